@@ -1,0 +1,220 @@
+"""One command for everything: make the environment, run ComfyUI with this pack, test, lint, benchmark.
+
+    python dev.py run              serve ComfyUI with the example workflow open
+    python dev.py run --headless   run the example workflow and write its pictures
+    python dev.py test             run all tests
+
+The environment goes to .venv, the host, models and outputs to .run; --home or QRLORA_HOME puts both
+elsewhere. COMFYUI_DIR names a ComfyUI of your own to use instead of a downloaded one. Needs Python 3.11
+and nothing else.
+"""
+
+from __future__ import annotations
+
+import sys
+
+if sys.version_info < (3, 11):  # before any import that an older Python cannot read
+    sys.exit(f"Python 3.11 or newer is needed; this is {sys.version.split()[0]}.")
+
+import argparse
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from devtools.environment import ROOT, Environment, SetupError, dev_group, host_group, say
+from devtools.server import Server, ServerError, exit_on_sigterm, free_port, has_gpu, is_port_free
+from devtools.workspace import PACK_NAME, Home, copy_workflows, ensure_host, make_base, own_host
+
+EXAMPLE = "compose_content_and_style"
+WORKFLOWS = ROOT / "example_workflows"
+DEFAULT_PORT = 8188
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    options = parse(arguments)
+    os.environ["QRLORA_HOME"] = str(options.home.folder)
+    exit_on_sigterm()
+    try:
+        return options.command(options)
+    except (SetupError, ServerError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line; what `test` and `bench` do not know themselves goes to `options.rest`."""
+    parser = build_parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and options.command not in (test, bench):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    options.rest = rest
+    options.home = Home(options.home.expanduser().resolve()) if options.home else Home.from_environment()
+    return options
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The commands and their options."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--home", type=Path, help="folder of .venv and .run (default: QRLORA_HOME, else here)"
+    )
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, function: object, text: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text, parents=[common], allow_abbrev=False)
+        made.set_defaults(command=function)
+        return made
+
+    running = add("run", run, "Serve ComfyUI with this pack, or run a workflow without a browser.")
+    running.add_argument("--headless", action="store_true", help="run the example workflow, then stop")
+    running.add_argument("--workflow", type=Path, help="with --headless: another workflow in API form")
+    running.add_argument("--port", type=int, help=f"port (default: {DEFAULT_PORT}, or the next free one)")
+    running.add_argument("--listen", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    running.add_argument("--cpu", action="store_true", help="use the CPU even where there is a GPU")
+    add("test", test, "Run the tests; further arguments go to pytest.")
+    add("lint", lint, "Check style, format and types.")
+    benching = add("bench", bench, "Run a benchmark; further arguments go to it.")
+    benching.add_argument("name", help="as in benchmarks/NAME.py")
+    add("setup", setup, "Make or repair the environment, the host and the model, and start nothing.")
+    return parser
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serve ComfyUI, or run one workflow."""
+    workflow = (options.workflow or WORKFLOWS / f"{EXAMPLE}_api.json").resolve()
+    if options.headless and not workflow.is_file():
+        raise SetupError(f"no workflow at {workflow}")
+    port = choose_port(options.port, options.listen, headless=options.headless)
+    environment, host = prepare(options.home)
+    prepare_base(options.home, environment)
+    cpu = options.cpu or not has_gpu(environment.python)
+    if options.headless:
+        return run_headless(options.home, environment, workflow, port=port, cpu=cpu)
+    return serve(options.home, environment, host, port=port, listen=options.listen, cpu=cpu)
+
+
+def test(options: argparse.Namespace) -> int:
+    """Run pytest. `-P` keeps the root off sys.path, where our `nodes` would shadow the host's."""
+    environment, _ = prepare(options.home, dev=True)
+    return call([environment.python, "-P", "-m", "pytest", *options.rest])
+
+
+def lint(options: argparse.Namespace) -> int:
+    """Run ruff and mypy; all of them, whichever fails."""
+    environment, _ = prepare(options.home, dev=True)
+    checks = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy", "qrlora_core"])
+    return max([call([environment.python, "-m", *check]) for check in checks])
+
+
+def bench(options: argparse.Namespace) -> int:
+    """Run one benchmark module."""
+    if not (ROOT / "benchmarks" / f"{options.name}.py").is_file():
+        known = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if path.stem != "__init__")
+        raise SetupError(f"no benchmark named {options.name}; there are: {', '.join(known)}")
+    environment, _ = prepare(options.home, dev=True)
+    return call([environment.python, "-m", f"benchmarks.{options.name}", *options.rest])
+
+
+def setup(options: argparse.Namespace) -> int:
+    """Make everything that the other commands need."""
+    environment, host = prepare(options.home, dev=True)
+    prepare_base(options.home, environment)
+    say(f"ready: ComfyUI in {host}, environment in {environment.folder}")
+    return 0
+
+
+def prepare(home: Home, *, dev: bool = False) -> tuple[Environment, Path]:
+    """Make or repair the environment and the host."""
+    groups = [host_group(own_host()), *([dev_group()] if dev else [])]
+    environment = Environment(home.venv)
+    environment.ensure(groups)
+    return environment, ensure_host(home, environment.install)
+
+
+def prepare_base(home: Home, environment: Environment) -> None:
+    """Make the base directory with the linked pack, the default model and the example workflows."""
+    make_base(home.base)
+    command = [environment.python, "-m", "playground.assemble"]
+    if call([*command, "--models", home.base / "models", "--input", home.base / "input"]):
+        raise SetupError("the default model could not be assembled (see above).")
+    copy_workflows(WORKFLOWS, home.base)
+
+
+def choose_port(wanted: int | None, listen: str, *, headless: bool = False) -> int:
+    """The port to listen on; a taken one is an error only where it was asked for.
+
+    Raises:
+        SetupError: `wanted` is taken; names one that is free.
+    """
+    address = listen.partition(",")[0]
+    if wanted is not None and is_port_free(wanted, address):
+        return wanted
+    if headless and wanted is None:
+        return free_port()
+    first = wanted or DEFAULT_PORT
+    port = next((port for port in range(first, first + 100) if is_port_free(port, address)), None)
+    if port is None:
+        raise SetupError(f"cannot listen on {address}: ports {first} to {first + 99} are all taken.")
+    if wanted is not None:
+        raise SetupError(f"port {wanted} is taken; free is, for example, --port {port}.")
+    if port != first:
+        say(f"port {first} is taken; using {port}")
+    return port
+
+
+def serve(home: Home, environment: Environment, host: Path, *, port: int, listen: str, cpu: bool) -> int:
+    """Serve until Ctrl-C."""
+    say("starting ComfyUI" + (" on the CPU" if cpu else ""))
+    server = Server(
+        home.base,
+        host=host,
+        python=environment.python,
+        port=port,
+        listen=listen,
+        cpu=cpu,
+        quiet=False,
+        timeout=600.0,
+    )
+    try:
+        with server:
+            announce(server.url)
+            return server.wait()
+    except KeyboardInterrupt:
+        say("stopped")
+        return 0
+
+
+def announce(url: str) -> None:
+    """Say where to look."""
+    say(f"open the example workflow: {url}/?template={EXAMPLE}&source={PACK_NAME}")
+    say(f"without it: {url}; the examples are in the workflows panel (press W) too; Ctrl-C stops the server")
+
+
+def run_headless(home: Home, environment: Environment, workflow: Path, *, port: int, cpu: bool) -> int:
+    """Run one workflow in a process that has the environment's packages."""
+    command = [environment.python, "-m", "devtools.headless", "--base", home.base, "--workflow", workflow]
+    return call([*command, "--port", str(port), *(["--cpu"] if cpu else [])])
+
+
+def call(command: Sequence[str | Path]) -> int:
+    """Run a command from the root. On Ctrl-C, which it gets too, wait for it to end by itself."""
+    with subprocess.Popen([str(part) for part in command], cwd=ROOT) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.wait()
+            raise
+        except SystemExit:
+            process.terminate()
+            raise
+
+
+if __name__ == "__main__":
+    sys.exit(main())

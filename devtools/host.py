@@ -1,0 +1,87 @@
+"""A real ComfyUI inside this process, and the pack under an alias."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import functools
+import os
+import shutil
+import sys
+import tempfile
+import types
+from pathlib import Path
+
+from devtools.environment import ROOT
+from devtools.server import comfyui_dir
+
+__all__ = ["PACK_ALIAS", "boot", "comfyui_dir", "import_pack"]
+
+PACK_ALIAS = "comfyui_qr_lora"
+
+
+def boot(*, nodes: bool = False) -> None:
+    """Make `comfy` and `folder_paths` importable, on the CPU unless QRLORA_TEST_DEVICE is cuda; idempotent.
+
+    Args:
+        nodes: load the host's built-in nodes as well (`import nodes` then has all of them).
+
+    Raises:
+        RuntimeError: host modules, or another module named `nodes`, were imported before.
+    """
+    _boot_core()
+    if nodes:
+        _load_nodes()
+
+
+@functools.cache
+def _boot_core() -> None:
+    early = {"comfy.cli_args", "folder_paths", "nodes"} & sys.modules.keys()
+    if early:
+        raise RuntimeError(f"call boot() before anything imports {', '.join(sorted(early))}")
+    # Ahead of the repository root, whose folder `nodes` would shadow the host's module.
+    sys.path.insert(0, str(comfyui_dir()))
+    import comfy.options  # noqa: F401  (args are parsed at import: it must not see our command line)
+    from comfy.cli_args import args
+
+    args.cpu = os.environ.get("QRLORA_TEST_DEVICE") != "cuda"
+    args.base_directory = _temporary_base()
+    args.disable_api_nodes = True
+    _register_output_folders()
+
+
+def _temporary_base() -> str:
+    base = tempfile.mkdtemp(prefix="qrlora-")
+    atexit.register(shutil.rmtree, base, ignore_errors=True)
+    for name in ("models", "custom_nodes", "input", "output", "user"):
+        (Path(base) / name).mkdir()
+    return base
+
+
+def _register_output_folders() -> None:
+    """What the host's main.py does at its start: saved models can be loaded again."""
+    import folder_paths
+
+    for name in ("checkpoints", "clip", "vae", "diffusion_models", "loras"):
+        folder_paths.add_model_folder_path(name, os.path.join(folder_paths.get_output_directory(), name))
+
+
+@functools.cache
+def _load_nodes() -> None:
+    import utils.install_util  # noqa: F401  (the host's `utils`, before another package of that name)
+
+    import nodes
+
+    asyncio.run(nodes.init_extra_nodes(init_custom_nodes=False, init_api_nodes=False))
+
+
+def import_pack() -> types.ModuleType:
+    """Return the pack as the package `comfyui_qr_lora`, whose submodules import as they do inside the host.
+
+    The root `__init__` is not executed, so `comfyui_qr_lora.qrlora_core` needs no host.
+    """
+    if PACK_ALIAS not in sys.modules:
+        module = types.ModuleType(PACK_ALIAS)
+        module.__path__ = [str(ROOT)]
+        sys.modules[PACK_ALIAS] = module
+    return sys.modules[PACK_ALIAS]

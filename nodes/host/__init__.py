@@ -1,0 +1,1 @@
+"""The only code that touches the host: its models, folders, sampling, progress and interrupt."""

@@ -1,0 +1,86 @@
+"""Make the host's frozen model differentiable with respect to its activations, and undo it without a trace."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.utils.checkpoint
+from torch import Tensor
+
+
+@contextlib.contextmanager
+def trainable_context() -> Iterator[None]:
+    """Leave the host's inference mode, in which autograd records nothing."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+@contextlib.contextmanager
+def aliased_parameters(model: torch.nn.Module) -> Iterator[None]:
+    """Within the context, parameters and buffers are normal frozen tensors on the very same memory.
+
+    The host loads weights in inference mode, and autograd refuses to save inference tensors. A clone would
+    double the model; an alias costs nothing. The original objects come back on exit.
+    """
+    replaced: list[tuple[dict[str, Any], str, Any]] = []
+    try:
+        for module in model.modules():
+            for store in (module._parameters, module._buffers):
+                for name, tensor in store.items():
+                    if tensor is not None and type(tensor.data) is Tensor:
+                        replaced.append((store, name, tensor))
+                        store[name] = _alias(tensor, as_parameter=store is module._parameters)
+        yield
+    finally:
+        for store, name, tensor in replaced:
+            store[name] = tensor
+
+
+def _alias(tensor: Tensor, *, as_parameter: bool) -> Tensor:
+    alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    alias.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
+    return torch.nn.Parameter(alias, requires_grad=False) if as_parameter else alias
+
+
+@contextlib.contextmanager
+def checkpointed_blocks(model: torch.nn.Module, *, enabled: bool) -> Iterator[None]:
+    """Within the context, every block recomputes its activations in backward instead of keeping them."""
+    blocks = list(_blocks(model)) if enabled else []
+    try:
+        for block in blocks:
+            block.forward = _checkpointed(block.forward)
+        yield
+    finally:
+        for block in blocks:
+            del block.forward  # the class's own method shows again
+
+
+def _checkpointed(forward: Any) -> Any:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        return torch.utils.checkpoint.checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+    return run
+
+
+def _blocks(module: torch.nn.Module, *, in_list: bool = False) -> Iterator[torch.nn.Module]:
+    """The members of module lists, outermost first; lists and sequences themselves are looked into."""
+    for child in module.children():
+        container = isinstance(child, (torch.nn.ModuleList, torch.nn.ModuleDict, torch.nn.Sequential))
+        if in_list and not container:
+            yield child
+        else:
+            yield from _blocks(child, in_list=container)
+
+
+def detached(value: Any) -> Any:
+    """A copy of nested conditioning in which every tensor is a normal one (inference tensors are cloned)."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        return {key: detached(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(detached(item) for item in value)
+    return value

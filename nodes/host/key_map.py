@@ -1,0 +1,133 @@
+"""Which weight, or row slice of a fused weight, an adapter's module path means on a host model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.lora
+import comfy.utils
+import torch
+from torch import Tensor
+
+_WEIGHT = ".weight"
+_HOST_PREFIX = "diffusion_model."
+
+
+@dataclass(frozen=True)
+class Target:
+    """A host weight, or rows of one, that an adapter layer belongs to.
+
+    Args:
+        key: state-dict key of the host weight.
+        shape: shape of the weight, or of the slice, as the adapter sees it.
+        rows: (start, length) of the slice, or None for the whole weight.
+        reorder: how the host orders rows against the adapter (swapped scale and shift), or None.
+    """
+
+    key: str
+    shape: tuple[int, ...]
+    rows: tuple[int, int] | None = None
+    reorder: Callable[[Tensor], Tensor] | None = None
+
+    @property
+    def module(self) -> str:
+        """Dotted name of the host module that holds the weight."""
+        return self.key.removesuffix(_WEIGHT)
+
+    @property
+    def patch_key(self) -> Any:
+        """The key as the host's ``add_patches`` takes it."""
+        offset = None if self.rows is None else (0, *self.rows)
+        if self.reorder is not None:
+            return (self.key, offset, self.reorder)
+        return self.key if offset is None else (self.key, offset)
+
+    def of(self, weight: Tensor) -> Tensor:
+        """The target's rows of the host weight, in the adapter's order."""
+        part = weight if self.rows is None else weight.narrow(0, *self.rows)
+        return part if self.reorder is None else self.reorder(part)
+
+
+class KeyMap:
+    """All names under which adapters may call the layers of one host model.
+
+    Args:
+        model: the host's BaseModel, as in ``ModelPatcher.model``.
+    """
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._shapes = {key: tuple(shape) for key, shape in _weight_shapes(model)}
+        self._names = dict(_published_names(model)) | dict(_host_names(self._shapes))
+        for name, entry in comfy.lora.model_lora_keys_unet(model, {}).items():
+            self._names.setdefault(name, entry)
+
+    def find(self, path: str) -> Target | None:
+        """The target of an adapter's module path, or None when this model has no such layer."""
+        for name in (path, f"transformer.{path}", f"unet.{path}", f"{_HOST_PREFIX}{path}"):
+            if name in self._names:
+                return self._target(self._names[name])
+        return None
+
+    def linear(self, model: torch.nn.Module) -> dict[str, Target]:
+        """Every linear layer once, by its published name where it has one, else by the host's own.
+
+        A fused weight appears as its slices when their published names cover all of its rows.
+        """
+        is_linear = {f"{name}{_WEIGHT}" for name, module in model.named_modules() if _is_linear(module)}
+        published: dict[str, dict[Target, str]] = {key: {} for key in self._shapes if key in is_linear}
+        for name, entry in _published_names(model):
+            target = self._target(entry)
+            if target is not None and target.key in published and target.reorder is None:
+                published[target.key].setdefault(target, name)
+        targets: dict[str, Target] = {}
+        for key, names in published.items():
+            if sum(target.shape[0] for target in names) == self._shapes[key][0]:
+                targets.update({name: target for target, name in names.items()})
+            else:
+                targets[key.removesuffix(_WEIGHT)] = Target(key, self._shapes[key])
+        return targets
+
+    def _target(self, entry: Any) -> Target | None:
+        key, offset, reorder = (entry, None, None) if isinstance(entry, str) else (*entry, None, None)[:3]
+        if key not in self._shapes:
+            return None
+        shape = self._shapes[key]
+        if offset is None:
+            return Target(key, shape, None, reorder)
+        dimension, start, length = offset
+        if dimension != 0 or start + length > shape[0]:  # the host's tables overstate some models' slices
+            return None
+        return Target(key, (length, *shape[1:]), (start, length), reorder)
+
+
+def _weight_shapes(model: torch.nn.Module) -> Iterator[tuple[str, torch.Size]]:
+    for key, parameter in model.named_parameters():
+        if key.startswith(_HOST_PREFIX) and key.endswith(_WEIGHT) and parameter.ndim >= 2:
+            yield (
+                key,
+                getattr(parameter, "tensor_shape", parameter.shape),
+            )  # GGUF packs the data, not the shape
+
+
+def _host_names(shapes: dict[str, tuple[int, ...]]) -> Iterator[tuple[str, Any]]:
+    for key in shapes:
+        yield key.removesuffix(_WEIGHT), key
+
+
+def _published_names(model: torch.nn.Module) -> Iterator[tuple[str, Any]]:
+    """(diffusers name, host entry): ``transformer.*`` or ``unet.*``, from the host's own tables."""
+    for name, entry in comfy.utils.unet_to_diffusers(model.model_config.unet_config).items():
+        if name.endswith(_WEIGHT):
+            yield f"unet.{name.removesuffix(_WEIGHT)}", f"{_HOST_PREFIX}{entry}"
+    for name, entry in comfy.lora.model_lora_keys_unet(model, {}).items():
+        sliced = not isinstance(entry, str)
+        if name.startswith("transformer.") or (sliced and name.startswith(_HOST_PREFIX) and ".linear1_qkv" not in name):
+            yield name, entry
+
+
+def _is_linear(module: torch.nn.Module) -> bool:
+    # By shape, not by class: the host's quantized layers are no torch.nn.Linear.
+    weight = getattr(module, "weight", None)
+    return hasattr(module, "in_features") and hasattr(module, "out_features") and weight is not None

@@ -1,0 +1,50 @@
+"""Read base weights as they are without any patch, whatever their storage: never changed, never kept."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import comfy.model_patcher
+from torch import Tensor
+
+from .key_map import Target
+
+_FINGERPRINT_SAMPLES = 4096
+
+
+def base_weight(patcher: Any, target: Target) -> Tensor:
+    """The unpatched base weight of a target: float32, (out, in), on the device where it is stored.
+
+    Float8 and other quantized storage is dequantized; a stock LoRA loaded before is not part of it.
+    """
+    return target.of(_dequantized(patcher, target.key)).float()
+
+
+def _dequantized(patcher: Any, key: str) -> Tensor:
+    weight, _, convert = comfy.model_patcher.get_key_weight(patcher.model, key)
+    if key in patcher.backup:  # a patched weight is in place of the base one
+        weight = patcher.backup[key].weight
+    if hasattr(weight, "dequantize") and hasattr(weight, "_layout_params"):  # the host's QuantizedTensor
+        return weight.dequantize()
+    # Exact for float8 and half storage; the scale of scaled float8 must be applied in float32.
+    weight = weight.float()
+    return convert(weight, inplace=False) if convert is not None else weight
+
+
+def fingerprint(patcher: Any, targets: Mapping[str, Target]) -> dict[str, str]:
+    """Module path to a digest of its base weight: 4096 entries at even distance, as float32."""
+    return {path: _digest(base_weight(patcher, target)) for path, target in targets.items()}
+
+
+def _digest(weight: Tensor) -> str:
+    flat = weight.flatten()
+    step = max(1, flat.numel() // _FINGERPRINT_SAMPLES)
+    sample = flat[::step].contiguous().cpu().numpy()
+    return hashlib.blake2b(sample.tobytes(), digest_size=8).hexdigest()
+
+
+def base_name(patcher: Any) -> str:
+    """What the host calls the architecture of the model, for example ``SD3`` or ``Flux``."""
+    return type(patcher.model.model_config).__name__

@@ -1,0 +1,81 @@
+"""`QRLoRA_Merge`: up to eight adapters, a scale each, on a model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..qrlora_core import QRLoRA
+from .host.apply import APPLY_MODES, apply_adapters
+from .host.display import show_text
+from .sockets import CATEGORY, QRLoRASocket
+
+SLOTS = range(1, 9)
+
+
+class Merge(io.ComfyNode):
+    """Merges adapters and applies them to a model."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """See `io.Schema`."""
+        return io.Schema(
+            node_id="QRLoRA_Merge",
+            display_name="QR-LoRA Merge",
+            category=CATEGORY,
+            description="Applies up to eight adapters to a model, each with its own scale. The given model stays "
+            "as it is; the output model carries the merge.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model that the adapters were trained on."),
+                *(
+                    QRLoRASocket.Input(
+                        f"adapter_{slot}", optional=True, tooltip=f"Adapter {slot}; leave free if not needed."
+                    )
+                    for slot in SLOTS
+                ),
+                *(
+                    io.Float.Input(
+                        f"scale_{slot}",
+                        default=1.0,
+                        min=-10.0,
+                        max=10.0,
+                        step=0.05,
+                        optional=True,
+                        tooltip=f"How strongly adapter {slot} acts: 0 is off, 1 as trained, below 0 the opposite.",
+                    )
+                    for slot in SLOTS
+                ),
+                io.Combo.Input(
+                    "apply",
+                    options=list(APPLY_MODES),
+                    default=APPLY_MODES[0],
+                    optional=True,
+                    tooltip="patch: the weights are patched by ComfyUI's own path, as LoRA loaders do.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="The model with the adapters applied."),
+                QRLoRASocket.Output(
+                    id="merged", display_name="merged", tooltip="The merge as one adapter, for Save QR-LoRA."
+                ),
+                io.String.Output(
+                    id="report",
+                    display_name="report",
+                    tooltip="Which layers of each adapter were applied, and how.",
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, apply: str = APPLY_MODES[0], **slots: Any) -> io.NodeOutput:
+        """Merge the connected adapters and apply the result."""
+        sources: list[tuple[QRLoRA, float]] = [
+            (slots[f"adapter_{slot}"], slots.get(f"scale_{slot}", 1.0))
+            for slot in SLOTS
+            if slots.get(f"adapter_{slot}") is not None
+        ]
+        applied = apply_adapters(model, sources, apply)
+        show_text(cls, applied.report)
+        return io.NodeOutput(applied.model, applied.merged, applied.report)

@@ -1,0 +1,80 @@
+"""What a user reads about adapters and merges."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from ..qrlora_core import QRLoRA
+from ..qrlora_core.merge import MERGE_KEY
+
+if TYPE_CHECKING:
+    from .host.matching import Match
+
+
+def describe_adapter(adapter: QRLoRA) -> str:
+    """``cat.safetensors: 48 layers, rank 16, made for SD3``."""
+    base = adapter.metadata.get("qr_lora.base_model")
+    made_for = f", made for {base}" if base else ""
+    return f"{adapter.name}: {len(adapter.layers)} layers, {_ranks(adapter)}{made_for}"
+
+
+def report_merge(matches: Sequence[Match], scales: Sequence[float], merged: QRLoRA) -> str:
+    """One line per adapter, and one where bases differ.
+
+    ``content.safetensors: 48 of 48 layers, rank 16, scale 0.90; shared basis``
+    """
+    how = json.loads(merged.metadata[MERGE_KEY])
+    lines = [_line(match, scale, how) for match, scale in zip(matches, scales, strict=True)]
+    lines += [_missing(match) for match in matches if match.missing]
+    if how["concatenated"]:
+        lines.append(
+            f"different bases in {len(how['concatenated'])} layers: their deltas were added side by side, exactly. "
+            "The adapters were trained on different base models or machines."
+        )
+    return "\n".join(lines) or "no adapter connected: the model is unchanged"
+
+
+def _line(match: Match, scale: float, how: dict[str, list[str]]) -> str:
+    adapter = match.adapter
+    applied = (
+        f"{adapter.name}: {len(match.targets)} of {len(adapter.layers)} layers, {_ranks(adapter)}, scale {scale:.2f}"
+    )
+    return f"{applied}; {'off' if scale == 0 else _basis(match, how)}"
+
+
+def _basis(match: Match, how: dict[str, list[str]]) -> str:
+    shared, different = (len(set(how[kind]) & set(match.targets)) for kind in ("shared", "concatenated"))
+    if not shared and not different:
+        return "alone on its layers"
+    if not different:
+        return "shared basis"
+    return f"shared basis in {shared} layers, own basis in {different}" if shared else "own basis"
+
+
+def _missing(match: Match) -> str:
+    return (
+        f"warning: {match.adapter.name}: {len(match.missing)} of its layers do not exist in this model and were "
+        f"left out: {paths_as_text(match.missing)}"
+    )
+
+
+def paths_as_text(paths: Iterable[str], limit: int = 3) -> str:
+    """The first few module paths and how many more there are."""
+    listed = list(paths)
+    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
+    return ", ".join(listed[:limit]) + more
+
+
+def _ranks(adapter: QRLoRA) -> str:
+    ranks = adapter.ranks
+    return f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]} to {ranks[-1]}" if ranks else "no rank"
+
+
+def describe_training(adapter: QRLoRA, losses: Sequence[float], narrow_layers: int) -> str:
+    """Layers, rank, and how the loss went from its first tenth to its last."""
+    tenth = max(1, len(losses) // 10)
+    first, last = sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
+    narrow = f"; {narrow_layers} narrower layers at their full rank" if narrow_layers else ""
+    return f"{len(adapter.layers)} layers, {_ranks(adapter)}{narrow}\nloss {first:.4g} at first, {last:.4g} at last"

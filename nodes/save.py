@@ -1,0 +1,51 @@
+"""`QRLoRA_Save`: an adapter to a file."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..qrlora_core import QRLoRA, save_adapter
+from .host.display import show_text
+from .host.files import name_of, new_output_path
+from .sockets import CATEGORY, QRLoRASocket
+
+
+class Save(io.ComfyNode):
+    """Saves an adapter under the output folder."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """See `io.Schema`."""
+        return io.Schema(
+            node_id="QRLoRA_Save",
+            display_name="Save QR-LoRA",
+            category=CATEGORY,
+            description="Saves a trained or merged adapter as safetensors under output/qr_loras, where Load QR-LoRA "
+            "finds it. The name is shown on the node.",
+            inputs=[
+                QRLoRASocket.Input("adapter", tooltip="The adapter to save: from Train QR-LoRA or QR-LoRA Merge."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="adapter",
+                    tooltip="Start of the file name under output/qr_loras; 'animals/cat' makes a subfolder. "
+                    "A number is added, so nothing is overwritten.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(
+                    id="adapter_name",
+                    display_name="adapter_name",
+                    tooltip="The name under which Load QR-LoRA lists the file.",
+                )
+            ],
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, adapter: QRLoRA, filename_prefix: str) -> io.NodeOutput:
+        """Save, and show where."""
+        path = save_adapter(adapter, new_output_path(filename_prefix))
+        name = name_of(path)
+        show_text(cls, f"saved as {name}")
+        return io.NodeOutput(name, ui={"text": (name,)})

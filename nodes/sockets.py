@@ -1,0 +1,8 @@
+"""Custom socket types of the pack, and the category of its nodes."""
+
+from comfy_api.latest import io
+
+CATEGORY = "QR-LoRA"
+
+QRLoRASocket = io.Custom("QR_LORA")
+LossMapSocket = io.Custom("LOSS_MAP")  # the host's own type: its Plot Loss Graph node takes it

@@ -1,0 +1,238 @@
+"""Train the playground's decoder and diffusion model on drawn pictures: `python -m playground.train`.
+
+Both runs are resumable (checkpoints in the work folder) and deterministic under a seed: step n draws its batch
+from a generator seeded with n. Weights are written to playground/weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from devtools.host import boot
+from playground import autoencoder, text_encoder
+from playground.draw import Scene, all_scenes, draw, held_out
+
+log = logging.getLogger("playground")
+
+WEIGHTS = Path(__file__).parent / "weights"
+DEPTH = 3
+HIDDEN = 64 * DEPTH  # the host detects the depth from this
+TEXT_WIDTH = 768  # CLIP-L's; SD3 pads it with zeros to 4096 and 2048, assemble.py adds those columns
+GRID = 16  # positions per side: pictures up to 256 pixels
+SHIFT = 3.0  # the host's timestep shift for SD3
+
+
+def generator(seed: int, step: int) -> torch.Generator:
+    """The random numbers of one step."""
+    return torch.Generator().manual_seed(seed * 1_000_003 + step)
+
+
+def fit(model: nn.Module, loss_at: Callable[[int], Tensor], *, steps: int, peak: float, checkpoint: Path,
+        decay: float = 0.999) -> dict[str, Tensor]:  # fmt: skip
+    """Minimise a loss by AdamW with warm-up and cosine decay, and return the averaged weights."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.99), weight_decay=0.01)
+    average = {key: value.detach().clone() for key, value in model.state_dict().items()}
+    start = 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        average, start = state["average"], state["step"]
+    recent: list[float] = []
+    began = time.monotonic()
+    for step in range(start, steps):
+        warmup = min(1.0, (step + 1) / 100)
+        for group in optimizer.param_groups:
+            group["lr"] = peak * warmup * (0.02 + 0.98 * (1 + math.cos(math.pi * step / steps)) / 2)
+        loss = loss_at(step)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        rate = min(decay, (1 + step) / (10 + step))
+        for key, value in model.state_dict().items():
+            average[key].lerp_(value, 1 - rate)
+        recent.append(loss.item())
+        if (step + 1) % 100 == 0 or step + 1 == steps:
+            mean, recent = sum(recent) / len(recent), []
+            log.info("step %d of %d: loss %.5f, %.0f s", step + 1, steps, mean, time.monotonic() - began)
+        if (step + 1) % 500 == 0 or step + 1 == steps:
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average}
+            torch.save({**state, "step": step + 1}, checkpoint.with_suffix(".tmp"))
+            checkpoint.with_suffix(".tmp").replace(checkpoint)
+    return average
+
+
+def training_scenes() -> list[Scene]:
+    """The scenes that the model may see: of those with both a texture and a background, every third."""
+    scenes = [scene for scene in all_scenes() if not held_out(scene)]
+    return [scene for i, scene in enumerate(scenes) if not (scene.texture and scene.background) or i % 3 == 0]
+
+
+def draw_pictures(count: int, seed: int) -> tuple[np.ndarray, Tensor]:
+    """Pictures (count, 128, 128, 3) as bytes and the indices of their scenes; plain ones come more often."""
+    rng = np.random.default_rng(seed)
+    scenes = training_scenes()
+    weights = np.array([(1 if s.texture else 3) * (1 if s.background else 3) for s in scenes], dtype=np.float64)
+    chosen = rng.choice(len(scenes), size=count, p=weights / weights.sum())
+    return np.stack([draw(scenes[i], rng) for i in chosen]), torch.from_numpy(chosen)
+
+
+def to_tensor(pictures: np.ndarray) -> Tensor:
+    """Bytes (n, h, w, 3) as float32 (n, 3, h, w) from 0 to 1."""
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
+
+
+def train_decoder(steps: int, work: Path, seed: int, batch: int = 16, crop: int = 8) -> None:
+    """Train the narrow TAESD decoder to undo the hand-set encoder, with slightly noisy latents."""
+    pictures = to_tensor(draw_pictures(2000, seed)[0])
+    latents = autoencoder.encode(pictures)
+    torch.manual_seed(seed)
+    model = autoencoder.narrow_decoder().to(memory_format=torch.channels_last)
+    side = crop * autoencoder.BLOCK
+
+    def loss_at(step: int) -> Tensor:
+        random = generator(seed, step)
+        rows = torch.randint(len(pictures), (batch,), generator=random).tolist()
+        corners = torch.randint(latents.shape[-1] - crop + 1, (batch, 2), generator=random).tolist()
+        x = torch.stack([latents[i, :, y : y + crop, x : x + crop]
+                         for i, (y, x) in zip(rows, corners, strict=True)])  # fmt: skip
+        target = torch.stack([pictures[i, :, y * 8 : y * 8 + side, x * 8 : x * 8 + side]
+                              for i, (y, x) in zip(rows, corners, strict=True)])  # fmt: skip
+        level = 0.08 * torch.rand(batch, 1, 1, 1, generator=random)
+        x = x + level * torch.randn(x.shape, generator=random)
+        with torch.autocast("cpu", torch.bfloat16):
+            out = model(x.to(memory_format=torch.channels_last)).float()
+        return (out - target).abs().mean() + 2 * (out - target).square().mean()
+
+    average = fit(model, loss_at, steps=steps, peak=2e-3, checkpoint=work / "decoder.pt", decay=0.995)
+    save_half(average, WEIGHTS / "taesd_decoder.safetensors")
+
+
+def build_model() -> nn.Module:
+    """A tiny SD3 of the host's own classes, initialised as diffusion transformers are."""
+    import comfy.supported_models  # type: ignore[import-not-found]
+    from comfy.ldm.modules.diffusionmodules.mmdit import get_2d_sincos_pos_embed  # type: ignore[import-not-found]
+
+    text = {"target": "torch.nn.Linear", "params": {"in_features": TEXT_WIDTH, "out_features": HIDDEN}}
+    config = comfy.supported_models.SD3(
+        dict(in_channels=16, out_channels=16, patch_size=2, depth=DEPTH, input_size=None, adm_in_channels=TEXT_WIDTH,
+             context_embedder_config=text, num_patches=GRID**2, pos_embed_max_size=GRID, pos_embed_scaling_factor=None,
+             qk_norm="rms", x_block_self_attn_layers=[])
+    )  # fmt: skip
+    config.set_inference_dtype(torch.float32, None)
+    model: nn.Module = config.get_model({}, "").diffusion_model
+    for name, weight in model.named_parameters():
+        if weight.ndim == 1:
+            nn.init.constant_(weight, 1.0 if "ln_" in name else 0.0)
+        elif "adaLN_modulation" in name or name.startswith("final_layer.linear"):
+            nn.init.zeros_(weight)
+        elif "embedder.mlp" in name:
+            nn.init.normal_(weight, std=0.02)
+        else:
+            nn.init.xavier_uniform_(weight.flatten(1))
+    positions = torch.from_numpy(get_2d_sincos_pos_embed(HIDDEN, GRID)).float()
+    model.get_buffer("pos_embed").copy_(positions[None])
+    return model.train().requires_grad_(True)
+
+
+@torch.no_grad()
+def encode_captions(captions: list[str], batch: int = 64) -> tuple[Tensor, Tensor]:
+    """Hidden states (n, 77, 768) and pooled states (n, 768) of the seeded CLIP-L, by the host, in bfloat16."""
+    import comfy.sd  # type: ignore[import-not-found]
+
+    clip = comfy.sd.load_text_encoder_state_dicts([text_encoder.weights()], clip_type=comfy.sd.CLIPType.SD3)
+    encoder = clip.cond_stage_model.clip_l
+    tokens = [[token for token, _ in clip.tokenize(caption)["l"][0]] for caption in captions]
+    hidden, pooled = [], []
+    for i in range(0, len(tokens), batch):
+        with torch.autocast("cpu", torch.bfloat16):
+            states, last = encoder.encode(tokens[i : i + batch])
+        hidden.append(states.bfloat16())
+        pooled.append(last.bfloat16())
+    return torch.cat(hidden), torch.cat(pooled)
+
+
+def cached(path: Path, make: Callable[[], Any]) -> Any:
+    """What `make` returns, kept in a file."""
+    if not path.exists():
+        torch.save(make(), path)
+    return torch.load(path, weights_only=True)
+
+
+def train_diffusion(steps: int, work: Path, seed: int, batch: int, count: int) -> None:
+    """Train the tiny SD3 by rectified flow: predict noise - x0 at (1 - sigma) x0 + sigma noise."""
+    from comfy.ldm.modules.attention import attention_pytorch  # type: ignore[import-not-found]
+
+    def latents_and_scenes() -> tuple[Tensor, Tensor]:
+        pictures, scenes = draw_pictures(count, seed + 1)
+        parts = [autoencoder.encode(to_tensor(pictures[i : i + 256])) for i in range(0, count, 256)]
+        return torch.cat(parts), scenes
+
+    captions = [scene.caption for scene in training_scenes()]
+    hidden, pooled = cached(work / "captions.pt", lambda: encode_captions([*captions, ""]))
+    latents, scenes = cached(work / f"latents_{count}.pt", latents_and_scenes)
+    torch.manual_seed(seed)
+    model = build_model()
+    options = {"optimized_attention_override": lambda _, *args, **kwargs: attention_pytorch(*args, **kwargs)}
+    log.info("%.2f million parameters", sum(p.numel() for p in model.parameters()) / 1e6)
+
+    def loss_at(step: int) -> Tensor:
+        random = generator(seed, step)
+        rows = torch.randint(len(latents), (batch,), generator=random)
+        dropped = torch.rand(batch, generator=random) < 0.1
+        caption = torch.where(dropped, len(captions), scenes[rows])
+        u = (torch.arange(batch) + torch.rand(batch, generator=random)) / batch  # stratified
+        sigma = SHIFT * u / (1 + (SHIFT - 1) * u)
+        x0 = latents[rows]
+        noise = torch.randn(x0.shape, generator=random)
+        mixed = torch.lerp(x0, noise, sigma[:, None, None, None])
+        with torch.autocast("cpu", torch.bfloat16):
+            velocity = model(mixed, sigma * 1000, y=pooled[caption].float(), context=hidden[caption].float(),
+                             transformer_options=options)  # fmt: skip
+        return (velocity.float() - (noise - x0)).square().mean()
+
+    average = fit(model, loss_at, steps=steps, peak=1.5e-3, checkpoint=work / "diffusion.pt")
+    save_half(average, WEIGHTS / "tiny_sd3.safetensors")
+
+
+def save_half(weights: dict[str, Tensor], path: Path) -> None:
+    """Write weights as float16."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({key: value.half().contiguous() for key, value in weights.items()}, path)
+    log.info("wrote %s, %.2f MB", path.name, path.stat().st_size / 1e6)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--stage", choices=("decoder", "diffusion", "all"), default="all")
+    parser.add_argument("--decoder-steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--pictures", type=int, default=16000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--work", type=Path, default=Path(".run/playground"), help="checkpoints and caches")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    options.work.mkdir(parents=True, exist_ok=True)
+    if options.stage != "diffusion":
+        train_decoder(options.decoder_steps, options.work, options.seed)
+    if options.stage != "decoder":
+        boot()
+        train_diffusion(options.steps, options.work, options.seed, options.batch, options.pictures)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""The adapter: a trained set of low-rank terms, one or more per layer."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from .errors import AdapterError
+
+
+@dataclass(frozen=True)
+class Term:
+    """One product ``scaling * q @ delta_r``, with ``scaling = alpha / rank`` (QR-LoRA, arXiv 2507.04599, eq. 4-6).
+
+    Args:
+        q: (out, rank), floating. Orthonormal columns for a trained term; any matrix is accepted,
+            since a basis stored in bfloat16 is orthonormal to 4e-4 only.
+        delta_r: (rank, in), floating; (rank, in, kh, kw) for a convolution.
+        alpha: numerator of ``scaling``. Defaults to the rank, as in the published files.
+        base_r: (rank, in) or None. The fixed R, with ``scaling * base_r = q.T @ base_weight``.
+
+    Raises:
+        AdapterError: shapes that do not fit together, a dtype that is not floating, alpha not finite.
+    """
+
+    q: Tensor
+    delta_r: Tensor
+    alpha: float = math.nan
+    base_r: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if math.isnan(self.alpha):
+            object.__setattr__(self, "alpha", float(self.delta_r.shape[0]) if self.delta_r.ndim else 0.0)
+        _check_term(self)
+
+    @property
+    def rank(self) -> int:
+        return self.q.shape[1]
+
+    @property
+    def scaling(self) -> float:
+        return self.alpha / self.rank
+
+    def delta_weight(self) -> Tensor:
+        """``scaling * q @ delta_r`` as float32 of the weight's shape, (out, in) or (out, in, kh, kw)."""
+        product = self.q.float() @ self.delta_r.float().flatten(1)
+        return (self.scaling * product).reshape(self.q.shape[0], *self.delta_r.shape[1:])
+
+    @cached_property
+    def basis_id(self) -> str:
+        """Digest of q's shape, dtype and bits. Equal digests mean that delta_r's may be summed."""
+        raw = self.q.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+        digest = hashlib.blake2b(raw.data, digest_size=16, person=b"qr-lora basis")
+        digest.update(f"{tuple(self.q.shape)}{self.q.dtype}".encode())
+        return digest.hexdigest()
+
+    def is_finite(self) -> bool:
+        """True when no entry of the term is NaN or infinite."""
+        tensors = (self.q, self.delta_r) if self.base_r is None else (self.q, self.delta_r, self.base_r)
+        return all(bool(torch.isfinite(tensor.float()).all()) for tensor in tensors)
+
+
+def _check_term(term: Term) -> None:
+    for name in ("q", "delta_r", "base_r"):
+        tensor = getattr(term, name)
+        if tensor is not None and not tensor.dtype.is_floating_point:
+            raise AdapterError(f"{name}: expected a floating dtype, found {tensor.dtype}.")
+    if term.q.ndim != 2 or term.delta_r.ndim < 2:
+        raise AdapterError(
+            f"expected q (out, rank) and delta_r (rank, in), "
+            f"found q {tuple(term.q.shape)} and delta_r {tuple(term.delta_r.shape)}."
+        )
+    if 0 in term.q.shape or 0 in term.delta_r.shape:
+        raise AdapterError(f"a dimension is zero: q {tuple(term.q.shape)}, delta_r {tuple(term.delta_r.shape)}.")
+    if term.q.shape[1] != term.delta_r.shape[0]:
+        raise AdapterError(
+            f"rank mismatch: q {tuple(term.q.shape)} has rank {term.q.shape[1]}, "
+            f"delta_r {tuple(term.delta_r.shape)} has rank {term.delta_r.shape[0]}."
+        )
+    if term.base_r is not None and term.base_r.flatten(1).shape != term.delta_r.flatten(1).shape:
+        raise AdapterError(
+            f"base_r {tuple(term.base_r.shape)} and delta_r {tuple(term.delta_r.shape)} differ in shape."
+        )
+    if not math.isfinite(term.alpha):
+        raise AdapterError(f"alpha: expected a finite number, found {term.alpha}.")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """All terms of one layer; its delta is their sum (``[Q1 Q2]`` need not be orthonormal).
+
+    Raises:
+        AdapterError: no term, or terms for weights of different shapes.
+    """
+
+    terms: tuple[Term, ...]
+
+    def __post_init__(self) -> None:
+        if not self.terms:
+            raise AdapterError("a layer needs at least one term, found none.")
+        shapes = sorted({(term.q.shape[0], *term.delta_r.shape[1:]) for term in self.terms})
+        if len(shapes) > 1:
+            raise AdapterError(f"terms of one layer are for weights of different shapes: {shapes}.")
+
+    @classmethod
+    def single(cls, q: Tensor, delta_r: Tensor, *, alpha: float = math.nan, base_r: Tensor | None = None) -> Layer:
+        """A layer of one term; arguments as in `Term`."""
+        return cls((Term(q, delta_r, alpha, base_r),))
+
+    @property
+    def rank(self) -> int:
+        """Sum of the ranks of the terms: an upper bound of the rank of the delta."""
+        return sum(term.rank for term in self.terms)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the weight that this layer belongs to: (out, in) or (out, in, kh, kw)."""
+        return (self.terms[0].q.shape[0], *self.terms[0].delta_r.shape[1:])
+
+    def delta_weight(self) -> Tensor:
+        """``sum_i scaling_i * q_i @ delta_r_i`` in float32, of `shape`."""
+        return torch.stack([term.delta_weight() for term in self.terms]).sum(0)
+
+
+@dataclass(frozen=True)
+class QRLoRA:
+    """An adapter: layers by module path, and metadata as text.
+
+    Args:
+        layers: module path (for example ``transformer.transformer_blocks.0.attn.to_q``) to `Layer`.
+        metadata: text by name, saved with the file; see `checkpoint` for the names in use.
+
+    Raises:
+        AdapterError: no layer at all, or a name or value that is not text.
+    """
+
+    layers: Mapping[str, Layer]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not all(isinstance(key, str) and isinstance(value, str) for key, value in self.metadata.items()):
+            raise AdapterError("metadata: names and values must be text.")
+        object.__setattr__(self, "layers", MappingProxyType(dict(self.layers)))
+        object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
+
+    @property
+    def name(self) -> str:
+        """What reports call this adapter: its file name, or "unsaved adapter"."""
+        return self.metadata.get("name", "unsaved adapter")
+
+    @property
+    def ranks(self) -> list[int]:
+        """The different ranks of its layers, ascending."""
+        return sorted({layer.rank for layer in self.layers.values()})
+
+    def terms(self) -> Iterator[tuple[str, Term]]:
+        """All (module path, term) pairs."""
+        for path, layer in self.layers.items():
+            for term in layer.terms:
+                yield path, term
+
+    def require_finite(self) -> None:
+        """Raise `AdapterError` that names the first layer with a NaN or an infinity."""
+        for path, term in self.terms():
+            if not term.is_finite():
+                raise AdapterError(
+                    f"layer {path}: NaN or infinity in the adapter. It was damaged or its training diverged; "
+                    "train again with a lower learning rate or take an earlier file."
+                )

@@ -1,0 +1,233 @@
+"""Read and write adapter files: safetensors in the published layout, with metadata."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .adapter import Layer, QRLoRA, Term
+from .errors import AdapterError, AdapterFileError
+
+FORMAT_VERSION = "1"
+METADATA_PREFIX = "qr_lora."
+
+# `{module}.lora.q.weight` as published; further terms of a layer are `{module}.lora.1.q.weight` and so on.
+_KEY = re.compile(
+    r"^(?P<path>.+)\.lora\.(?:(?P<index>[1-9]\d*)\.)?(?P<part>q\.weight|delta_r\.weight|base_r\.weight|alpha)$"
+)
+_PART_NAMES = {"q.weight": "q", "delta_r.weight": "delta_r", "base_r.weight": "base_r", "alpha": "alpha"}
+_PICKLE_MAGIC = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+_PICKLE_SUFFIXES = {".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle"}
+
+
+def save_adapter(adapter: QRLoRA, path: str | os.PathLike[str], *, format: str = "full") -> Path:
+    """Write an adapter file: to a temporary name first, then renamed, so that no half file is ever left.
+
+    Keys per term (the published layout): ``{module}.lora.q.weight`` (out, rank), ``.delta_r.weight`` and
+    ``.base_r.weight`` (rank, in), and ``.alpha``, a scalar that the published files lack.
+
+    Args:
+        adapter: what to save; tensors keep their dtype.
+        path: where to; ends in ``.safetensors``. Folders are made.
+        format: ``"full"``, the only one so far.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        AdapterFileError: unknown format or suffix, nothing to save, or the file cannot be written.
+    """
+    target = Path(path)
+    if format != "full":
+        raise AdapterFileError(f"{target.name}: unknown format {format!r}; expected 'full'.")
+    if target.suffix != ".safetensors":
+        raise AdapterFileError(f"{target.name}: an adapter file ends in .safetensors.")
+    if not adapter.layers:
+        raise AdapterFileError(f"{target.name}: the adapter has no layers, so there is nothing to save.")
+    adapter.require_finite()
+    title = {"modelspec.title": target.stem}
+    metadata = {**title, **adapter.metadata, f"{METADATA_PREFIX}format_version": FORMAT_VERSION}
+    metadata.pop("name", None)  # a file is called what its path says
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _temporary_sibling(target) as temporary:
+            save_file(dict(_tensors(adapter)), temporary, metadata={"format": "pt", **metadata})
+            temporary.replace(target)
+    except (OSError, SafetensorError) as error:
+        raise AdapterFileError(
+            f"{target}: cannot be written ({error}). Free some space or choose another folder."
+        ) from error
+    return target
+
+
+@contextlib.contextmanager
+def _temporary_sibling(target: Path) -> Iterator[Path]:
+    handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=".tmp", dir=target.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _tensors(adapter: QRLoRA) -> Iterator[tuple[str, Tensor]]:
+    for path, layer in adapter.layers.items():
+        for index, term in enumerate(layer.terms):
+            stem = f"{path}.lora" if index == 0 else f"{path}.lora.{index}"
+            # A clone each: safetensors refuses tensors that share memory, as a basis shared by layers does.
+            yield f"{stem}.q.weight", _plain(term.q)
+            yield f"{stem}.delta_r.weight", _plain(term.delta_r)
+            if term.base_r is not None:
+                yield f"{stem}.base_r.weight", _plain(term.base_r)
+            yield f"{stem}.alpha", torch.tensor(term.alpha, dtype=torch.float32)
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True).contiguous()
+
+
+def load_adapter(path: str | os.PathLike[str]) -> QRLoRA:
+    """Read an adapter file, ours or one in the published layout (where alpha = rank).
+
+    Args:
+        path: a ``.safetensors`` file.
+
+    Returns:
+        The adapter on the CPU in the file's dtypes; ``metadata["name"]`` is the file's name.
+
+    Raises:
+        AdapterFileError: the file is missing, damaged, of another kind, or its tensors do not fit together;
+            the message names file and layer.
+    """
+    source = Path(path)
+    _refuse_other_kinds(source)
+    try:
+        with safe_open(source, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            grouped = _group_keys(source, file.keys())
+            layers = {
+                module: _read_layer(
+                    source,
+                    module,
+                    {i: {p: file.get_tensor(k) for p, k in parts.items()} for i, parts in terms.items()},
+                )
+                for module, terms in grouped.items()
+            }
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise AdapterFileError(
+            f"{source.name}: not a readable safetensors file ({error}). It is damaged, cut short, or of another "
+            "kind; download or train it again."
+        ) from error
+    metadata.pop("format", None)
+    adapter = QRLoRA(layers, {**metadata, "name": source.name})
+    try:
+        adapter.require_finite()
+    except AdapterError as error:
+        raise AdapterFileError(f"{source.name}: {error}") from error
+    return adapter
+
+
+def _refuse_other_kinds(source: Path) -> None:
+    if not source.is_file():
+        raise AdapterFileError(f"{source}: no such file. It was moved, renamed or deleted; choose another.")
+    with source.open("rb") as file:
+        start = file.read(4)
+    if source.suffix in _PICKLE_SUFFIXES or start.startswith(_PICKLE_MAGIC):
+        raise AdapterFileError(
+            f"{source.name}: this is a pickle file, which can run code when opened, so it is never opened here. "
+            "Convert it to safetensors with the tool that made it."
+        )
+
+
+def _group_keys(source: Path, keys: Iterable[str]) -> dict[str, dict[int, dict[str, str]]]:
+    """module path -> index of the term -> part -> key."""
+    grouped: dict[str, dict[int, dict[str, str]]] = {}
+    unknown = []
+    for key in keys:
+        match = _KEY.match(key)
+        if match is None:
+            unknown.append(key)
+            continue
+        terms = grouped.setdefault(match["path"], {})
+        terms.setdefault(int(match["index"] or 0), {})[_PART_NAMES[match["part"]]] = key
+    if unknown or not grouped:
+        raise AdapterFileError(_explain_unknown(source, unknown))
+    return grouped
+
+
+def _explain_unknown(source: Path, keys: list[str]) -> str:
+    expected = "expected keys like 'transformer.<module>.lora.q.weight' and '... .lora.delta_r.weight'"
+    if any(key.endswith(".residual.weight") for key in keys):
+        return f"{source.name}: this is the companion file of residuals, which is not needed; choose the adapter file."
+    if any("lora_down" in key or "lora_A" in key or key.endswith(".down.weight") for key in keys):
+        return (
+            f"{source.name}: this is an ordinary LoRA, not a QR-LoRA adapter ({expected}, found {keys[0]!r}). "
+            "Load it with ComfyUI's own LoRA loader."
+        )
+    found = f"found {', '.join(map(repr, keys[:3]))}" if keys else "found no tensors"
+    return f"{source.name}: not a QR-LoRA adapter: {expected}, {found}."
+
+
+def _read_layer(source: Path, module: str, terms: Mapping[int, Mapping[str, Tensor]]) -> Layer:
+    if sorted(terms) != list(range(len(terms))):
+        raise AdapterFileError(
+            f"{source.name}: layer {module}: terms {sorted(terms)} are not numbered from 0 without a gap."
+        )
+    try:
+        return Layer(tuple(_read_term(terms[index]) for index in range(len(terms))))
+    except AdapterError as error:
+        raise AdapterFileError(f"{source.name}: layer {module}: {error}") from error
+
+
+def _read_term(parts: Mapping[str, Tensor]) -> Term:
+    missing = [name for name in ("q", "delta_r") if name not in parts]
+    if missing:
+        raise AdapterError(f"expected q.weight and delta_r.weight, found no {' and no '.join(missing)}.")
+    alpha = parts.get("alpha")
+    if alpha is not None and alpha.numel() != 1:
+        raise AdapterError(f"alpha: expected one number, found shape {tuple(alpha.shape)}.")
+    if alpha is not None and not math.isfinite(float(alpha)):
+        raise AdapterError(f"alpha: expected a finite number, found {float(alpha)}.")
+    return Term(parts["q"], parts["delta_r"], math.nan if alpha is None else float(alpha), parts.get("base_r"))
+
+
+def describe(
+    *,
+    base_model: str,
+    architecture: str,
+    rank: int,
+    alpha: float,
+    variant: str,
+    training: Mapping[str, object],
+    base_fingerprint: Mapping[str, str],
+    triggers: str = "",
+) -> dict[str, str]:
+    """The metadata of a trained adapter, under our names and, as other tools show them, under ``modelspec.*``."""
+    ours = {
+        "base_model": base_model,
+        "rank": str(rank),
+        "alpha": f"{alpha:g}",
+        "variant": variant,
+        "triggers": triggers,
+        "training": json.dumps(dict(training)),
+        "base_fingerprint": json.dumps(dict(base_fingerprint)),
+    }
+    modelspec = {
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": f"{architecture}/qr-lora",
+        "modelspec.implementation": "ComfyUI",
+        "modelspec.trigger_phrase": triggers,
+    }
+    return {**{METADATA_PREFIX + key: value for key, value in ours.items()}, **modelspec}
