@@ -59,9 +59,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def build_parser() -> argparse.ArgumentParser:
     """The commands and their options."""
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
-        "--home", type=Path, help="folder of .venv and .run (default: QRLORA_HOME, else here)"
-    )
+    common.add_argument("--home", type=Path, help="folder of .venv and .run (default: QRLORA_HOME, else here)")
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )

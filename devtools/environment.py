@@ -112,9 +112,7 @@ class Environment:
             self._create()
             probe = self._probe()
         if probe is None:
-            raise SetupError(
-                f"{self.python} was made but does not start; delete {self.folder} and try again."
-            )
+            raise SetupError(f"{self.python} was made but does not start; delete {self.folder} and try again.")
         python, site = probe
         stamp = self._repaired_stamp(site)
         missing = [group for group in groups if stamp["groups"].get(group.name) != group.key(python)]
@@ -137,9 +135,7 @@ class Environment:
         if self.folder.exists():
             say(f"{self.folder} is broken: making it anew")
             if not (self.scripts.exists() or self.stamp.exists()) and any(self.folder.iterdir()):
-                raise SetupError(
-                    f"{self.folder} is no virtual environment; move it or choose another --home."
-                )
+                raise SetupError(f"{self.folder} is no virtual environment; move it or choose another --home.")
             shutil.rmtree(self.folder)
         else:
             say(f"making the virtual environment {self.folder}")
@@ -208,9 +204,7 @@ def _top_levels(dist_info: Path) -> list[str]:
     record = dist_info / "RECORD"
     if not record.is_file():
         return []
-    tops = {
-        line.split("/", 1)[0].split(",", 1)[0] for line in record.read_text(encoding="utf-8").splitlines()
-    }
+    tops = {line.split("/", 1)[0].split(",", 1)[0] for line in record.read_text(encoding="utf-8").splitlines()}
     return sorted(tops - {"..", "__pycache__", dist_info.name, ""})
 
 

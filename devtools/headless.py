@@ -81,15 +81,14 @@ def run(base: Path, workflow: Path, *, cpu: bool, port: int | None) -> int:
     """Run a workflow in the base directory; return the exit status."""
     prompt = json.loads(workflow.read_text(encoding="utf-8"))
     moment = time.time() - 1.0  # file systems with coarse times
-    server = Server(base, cpu=cpu, port=port)
     try:
         say("starting ComfyUI")
-        with server:
+        with Server(base, cpu=cpu, port=port) as server:
             say(f"running {workflow.name} ({len(prompt)} nodes)")
             asyncio.run(run_prompt(server, prompt))
             files = written_since(server.output_dir, moment)
     except (PromptError, ServerError, TimeoutError) as error:
-        print("error:", error, *server.import_errors, sep="\n  ", file=sys.stderr, flush=True)
+        print(f"error: {error}", file=sys.stderr, flush=True)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -23,12 +23,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from devtools.workspace import Home, make_base, own_host
+from devtools.workspace import PACK_NAME, Home, make_base, own_host
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 _POLL_SECONDS = 0.05
+_LOAD_FAILURES = ("Cannot import", "Error while calling comfy_entrypoint")
 _ASK_TORCH = "import torch as t; exit(not (t.cuda.is_available() or t.backends.mps.is_available()))"
 # A proxy from the environment must not stand between us and this machine.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -157,8 +158,8 @@ class Server:
 
     @property
     def import_errors(self) -> list[str]:
-        """What the log says of custom nodes that could not be imported."""
-        return [line for line in self.log.splitlines() if line.startswith("Cannot import")]
+        """What the log says of custom nodes that could not be loaded."""
+        return [line for line in self.log.splitlines() if line.startswith(_LOAD_FAILURES)]
 
     @property
     def command(self) -> list[str]:
@@ -189,7 +190,7 @@ class Server:
         """Start the process and wait until it answers.
 
         Raises:
-            ServerError: it ended, or did not answer in time.
+            ServerError: it ended, did not answer in time, or could not load this pack.
         """
         make_base(self.base)
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
@@ -204,6 +205,9 @@ class Server:
                 stderr=subprocess.STDOUT if self.quiet else None,
             )
         self._await_answer()
+        failed = [line for line in self.import_errors if PACK_NAME in line]
+        if failed:
+            raise ServerError("\n".join(failed) + self._log_tail())
 
     def _await_answer(self) -> None:
         deadline = time.monotonic() + self.timeout

@@ -149,9 +149,7 @@ def is_link(path: Path) -> bool:
     except FileNotFoundError:
         return False
     junction = getattr(stat, "IO_REPARSE_TAG_MOUNT_POINT", None)
-    return stat.S_ISLNK(status.st_mode) or (
-        junction is not None and getattr(status, "st_reparse_tag", 0) == junction
-    )
+    return stat.S_ISLNK(status.st_mode) or (junction is not None and getattr(status, "st_reparse_tag", 0) == junction)
 
 
 def copy_workflows(source: Path, base: Path) -> list[str]:

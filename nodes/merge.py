@@ -6,10 +6,10 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..qrlora_core import QRLoRA
 from .host.apply import APPLY_MODES, apply_adapters
 from .host.display import show_text
-from .sockets import CATEGORY, QRLoRASocket
+from .host.live import Source
+from .sockets import CATEGORY, QRLoRASocket, ScheduleSocket
 
 SLOTS = range(1, 9)
 
@@ -51,7 +51,16 @@ class Merge(io.ComfyNode):
                     options=list(APPLY_MODES),
                     default=APPLY_MODES[0],
                     optional=True,
-                    tooltip="patch: the weights are patched by ComfyUI's own path, as LoRA loaders do.",
+                    tooltip="live: branches beside the layers; a new scale costs nothing, quantized models work. "
+                    "patch: weights are patched as LoRA loaders do; for saving checkpoints, compiling, model merging.",
+                ),
+                *(
+                    ScheduleSocket.Input(
+                        f"schedule_{slot}",
+                        optional=True,
+                        tooltip=f"How scale {slot} changes while sampling, from QR-LoRA Schedule; needs apply = live.",
+                    )
+                    for slot in SLOTS
                 ),
             ],
             outputs=[
@@ -71,11 +80,16 @@ class Merge(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, apply: str = APPLY_MODES[0], **slots: Any) -> io.NodeOutput:
         """Merge the connected adapters and apply the result."""
-        sources: list[tuple[QRLoRA, float]] = [
-            (slots[f"adapter_{slot}"], slots.get(f"scale_{slot}", 1.0))
-            for slot in SLOTS
-            if slots.get(f"adapter_{slot}") is not None
-        ]
-        applied = apply_adapters(model, sources, apply)
+        applied = apply_adapters(model, [_source(slot, slots) for slot in SLOTS if _is_connected(slot, slots)], apply)
         show_text(cls, applied.report)
         return io.NodeOutput(applied.model, applied.merged, applied.report)
+
+
+def _is_connected(slot: int, slots: dict[str, Any]) -> bool:
+    return slots.get(f"adapter_{slot}") is not None
+
+
+def _source(slot: int, slots: dict[str, Any]) -> Source:
+    adapter = slots[f"adapter_{slot}"]
+    label = adapter.metadata.get("name", f"adapter {slot} (not saved)")
+    return Source(label, adapter, slots.get(f"scale_{slot}", 1.0), slots.get(f"schedule_{slot}"))

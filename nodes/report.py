@@ -10,6 +10,7 @@ from ..qrlora_core import QRLoRA
 from ..qrlora_core.merge import MERGE_KEY
 
 if TYPE_CHECKING:
+    from .host.live import Source
     from .host.matching import Match
 
 
@@ -20,14 +21,14 @@ def describe_adapter(adapter: QRLoRA) -> str:
     return f"{adapter.name}: {len(adapter.layers)} layers, {_ranks(adapter)}{made_for}"
 
 
-def report_merge(matches: Sequence[Match], scales: Sequence[float], merged: QRLoRA) -> str:
-    """One line per adapter, and one where bases differ.
+def report_merge(sources: Sequence[Source], matches: Sequence[Match], merged: QRLoRA) -> str:
+    """One line per adapter, and one for what needs attention.
 
     ``content.safetensors: 48 of 48 layers, rank 16, scale 0.90; shared basis``
     """
     how = json.loads(merged.metadata[MERGE_KEY])
-    lines = [_line(match, scale, how) for match, scale in zip(matches, scales, strict=True)]
-    lines += [_missing(match) for match in matches if match.missing]
+    lines = [_line(source, matched, how) for source, matched in zip(sources, matches, strict=True)]
+    lines += [_missing(source, matched) for source, matched in zip(sources, matches, strict=True) if matched.missing]
     if how["concatenated"]:
         lines.append(
             f"different bases in {len(how['concatenated'])} layers: their deltas were added side by side, exactly. "
@@ -36,16 +37,15 @@ def report_merge(matches: Sequence[Match], scales: Sequence[float], merged: QRLo
     return "\n".join(lines) or "no adapter connected: the model is unchanged"
 
 
-def _line(match: Match, scale: float, how: dict[str, list[str]]) -> str:
-    adapter = match.adapter
-    applied = (
-        f"{adapter.name}: {len(match.targets)} of {len(adapter.layers)} layers, {_ranks(adapter)}, scale {scale:.2f}"
-    )
-    return f"{applied}; {'off' if scale == 0 else _basis(match, how)}"
+def _line(source: Source, matched: Match, how: dict[str, list[str]]) -> str:
+    layers = f"{len(matched.targets)} of {len(source.adapter.layers)} layers, {_ranks(source.adapter)}"
+    scheduled = ", scheduled" if source.schedule is not None else ""
+    state = "off" if source.scale == 0 else _basis(matched, how)
+    return f"{source.label}: {layers}, scale {source.scale:.2f}{scheduled}; {state}"
 
 
-def _basis(match: Match, how: dict[str, list[str]]) -> str:
-    shared, different = (len(set(how[kind]) & set(match.targets)) for kind in ("shared", "concatenated"))
+def _basis(matched: Match, how: dict[str, list[str]]) -> str:
+    shared, different = (len(set(how[kind]) & set(matched.targets)) for kind in ("shared", "concatenated"))
     if not shared and not different:
         return "alone on its layers"
     if not different:
@@ -53,10 +53,10 @@ def _basis(match: Match, how: dict[str, list[str]]) -> str:
     return f"shared basis in {shared} layers, own basis in {different}" if shared else "own basis"
 
 
-def _missing(match: Match) -> str:
+def _missing(source: Source, matched: Match) -> str:
     return (
-        f"warning: {match.adapter.name}: {len(match.missing)} of its layers do not exist in this model and were "
-        f"left out: {paths_as_text(match.missing)}"
+        f"warning: {source.label}: {len(matched.missing)} of its layers do not exist in this model and were "
+        f"left out: {paths_as_text(matched.missing)}"
     )
 
 

@@ -5,4 +5,5 @@ from comfy_api.latest import io
 CATEGORY = "QR-LoRA"
 
 QRLoRASocket = io.Custom("QR_LORA")
+ScheduleSocket = io.Custom("QR_LORA_SCHEDULE")
 LossMapSocket = io.Custom("LOSS_MAP")  # the host's own type: its Plot Loss Graph node takes it

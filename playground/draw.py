@@ -188,6 +188,11 @@ def to_bytes(picture: Array) -> NDArray[np.uint8]:
     return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
 
 
+def example_pictures() -> dict[str, NDArray[np.uint8]]:
+    """The two pictures of the example workflow: a content and a style, neither known to the base model."""
+    return {"content.png": draw(Scene("red", "house")), "style.png": draw_neon("circle")}
+
+
 def all_scenes() -> list[Scene]:
     """Every scene that the captions can name, in a fixed order."""
     return [Scene(*names) for names in itertools.product(COLOURS, SHAPES, TEXTURES, BACKGROUNDS)]
@@ -212,3 +217,8 @@ def save_png(picture: NDArray[np.uint8], path: Path) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture).save(path)
+
+
+if __name__ == "__main__":
+    for name, picture in example_pictures().items():
+        save_png(picture, Path(__file__).parents[1] / "example_workflows" / "assets" / name)

@@ -171,9 +171,15 @@ def cached(path: Path, make: Callable[[], Any]) -> Any:
     return torch.load(path, weights_only=True)
 
 
+def attention(_host: Any, q: Tensor, k: Tensor, v: Tensor, heads: int, **_options: Any) -> Tensor:
+    """Plain attention for the host to call: on so few tokens its backward is several times faster on a CPU."""
+    q, k, v = (x.flatten(2).unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    weights = torch.softmax(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5, dim=-1)
+    return (weights.to(v.dtype) @ v).transpose(1, 2).flatten(2)
+
+
 def train_diffusion(steps: int, work: Path, seed: int, batch: int, count: int) -> None:
     """Train the tiny SD3 by rectified flow: predict noise - x0 at (1 - sigma) x0 + sigma noise."""
-    from comfy.ldm.modules.attention import attention_pytorch  # type: ignore[import-not-found]
 
     def latents_and_scenes() -> tuple[Tensor, Tensor]:
         pictures, scenes = draw_pictures(count, seed + 1)
@@ -185,7 +191,7 @@ def train_diffusion(steps: int, work: Path, seed: int, batch: int, count: int) -
     latents, scenes = cached(work / f"latents_{count}.pt", latents_and_scenes)
     torch.manual_seed(seed)
     model = build_model()
-    options = {"optimized_attention_override": lambda _, *args, **kwargs: attention_pytorch(*args, **kwargs)}
+    options = {"optimized_attention_override": attention}
     log.info("%.2f million parameters", sum(p.numel() for p in model.parameters()) / 1e6)
 
     def loss_at(step: int) -> Tensor:
@@ -219,8 +225,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--stage", choices=("decoder", "diffusion", "all"), default="all")
     parser.add_argument("--decoder-steps", type=int, default=2000)
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=3200)
+    parser.add_argument("--batch", type=int, default=48)
     parser.add_argument("--pictures", type=int, default=16000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=Path(".run/playground"), help="checkpoints and caches")

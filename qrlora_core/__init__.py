@@ -12,10 +12,12 @@ from .errors import (
     AdapterFileError,
     DecompositionError,
     QRLoRAError,
+    ScheduleError,
     TargetError,
     TrainingError,
 )
 from .merge import merge
+from .schedule import Schedule
 from .targets import PRESETS, select
 from .train import OptimizerSettings, TrainableDelta, Trainer
 
@@ -29,6 +31,8 @@ __all__ = [
     "OptimizerSettings",
     "QRLoRA",
     "QRLoRAError",
+    "Schedule",
+    "ScheduleError",
     "TargetError",
     "Term",
     "TrainableDelta",

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -15,7 +17,7 @@ from torch import Tensor
 from .errors import AdapterError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Term:
     """One product ``scaling * q @ delta_r``, with ``scaling = alpha / rank`` (QR-LoRA, arXiv 2507.04599, eq. 4-6).
 
@@ -42,10 +44,12 @@ class Term:
 
     @property
     def rank(self) -> int:
+        """Number of columns of q."""
         return self.q.shape[1]
 
     @property
     def scaling(self) -> float:
+        """``alpha / rank``."""
         return self.alpha / self.rank
 
     def delta_weight(self) -> Tensor:
@@ -84,7 +88,7 @@ def _check_term(term: Term) -> None:
             f"rank mismatch: q {tuple(term.q.shape)} has rank {term.q.shape[1]}, "
             f"delta_r {tuple(term.delta_r.shape)} has rank {term.delta_r.shape[0]}."
         )
-    if term.base_r is not None and term.base_r.flatten(1).shape != term.delta_r.flatten(1).shape:
+    if term.base_r is not None and not _same_matrix(term.base_r, term.delta_r):
         raise AdapterError(
             f"base_r {tuple(term.base_r.shape)} and delta_r {tuple(term.delta_r.shape)} differ in shape."
         )
@@ -92,7 +96,12 @@ def _check_term(term: Term) -> None:
         raise AdapterError(f"alpha: expected a finite number, found {term.alpha}.")
 
 
-@dataclass(frozen=True)
+def _same_matrix(base_r: Tensor, delta_r: Tensor) -> bool:
+    """True when the shapes are equal but for a kernel that one of them keeps apart."""
+    return base_r.ndim >= 2 and base_r.flatten(1).shape == delta_r.flatten(1).shape
+
+
+@dataclass(frozen=True, eq=False)
 class Layer:
     """All terms of one layer; its delta is their sum (``[Q1 Q2]`` need not be orthonormal).
 
@@ -129,7 +138,7 @@ class Layer:
         return torch.stack([term.delta_weight() for term in self.terms]).sum(0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class QRLoRA:
     """An adapter: layers by module path, and metadata as text.
 
@@ -137,17 +146,22 @@ class QRLoRA:
         layers: module path (for example ``transformer.transformer_blocks.0.attn.to_q``) to `Layer`.
         metadata: text by name, saved with the file; see `checkpoint` for the names in use.
 
+    ``bindings`` is scratch space for what a host works out per model (targets, tensors on a device); an entry
+    lives as long as both the model and this adapter.
+
     Raises:
-        AdapterError: no layer at all, or a name or value that is not text.
+        AdapterError: a metadata name or value that is not text.
     """
 
     layers: Mapping[str, Layer]
     metadata: Mapping[str, str] = field(default_factory=dict)
+    bindings: WeakKeyDictionary[Any, Any] = field(default_factory=WeakKeyDictionary, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not all(isinstance(key, str) and isinstance(value, str) for key, value in self.metadata.items()):
             raise AdapterError("metadata: names and values must be text.")
-        object.__setattr__(self, "layers", MappingProxyType(dict(self.layers)))
+        if not isinstance(self.layers, MappingProxyType):
+            object.__setattr__(self, "layers", MappingProxyType(dict(self.layers)))
         object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
 
     @property

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import re
-import tempfile
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -47,6 +47,7 @@ def save_adapter(adapter: QRLoRA, path: str | os.PathLike[str], *, format: str =
 
     Raises:
         AdapterFileError: unknown format or suffix, nothing to save, or the file cannot be written.
+        AdapterError: NaN or infinity in the adapter.
     """
     target = Path(path)
     if format != "full":
@@ -62,7 +63,10 @@ def save_adapter(adapter: QRLoRA, path: str | os.PathLike[str], *, format: str =
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _temporary_sibling(target) as temporary:
+            temporary.touch(exist_ok=False)
+            usual_mode = temporary.stat().st_mode
             save_file(dict(_tensors(adapter)), temporary, metadata={"format": "pt", **metadata})
+            temporary.chmod(usual_mode)  # safetensors leaves the file readable to its owner alone
             temporary.replace(target)
     except (OSError, SafetensorError) as error:
         raise AdapterFileError(
@@ -73,9 +77,7 @@ def save_adapter(adapter: QRLoRA, path: str | os.PathLike[str], *, format: str =
 
 @contextlib.contextmanager
 def _temporary_sibling(target: Path) -> Iterator[Path]:
-    handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=".tmp", dir=target.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         yield temporary
     finally:
@@ -91,7 +93,7 @@ def _tensors(adapter: QRLoRA) -> Iterator[tuple[str, Tensor]]:
             yield f"{stem}.delta_r.weight", _plain(term.delta_r)
             if term.base_r is not None:
                 yield f"{stem}.base_r.weight", _plain(term.base_r)
-            yield f"{stem}.alpha", torch.tensor(term.alpha, dtype=torch.float32)
+            yield f"{stem}.alpha", torch.tensor(term.alpha, dtype=torch.float64)
 
 
 def _plain(tensor: Tensor) -> Tensor:
@@ -112,8 +114,8 @@ def load_adapter(path: str | os.PathLike[str]) -> QRLoRA:
             the message names file and layer.
     """
     source = Path(path)
-    _refuse_other_kinds(source)
     try:
+        _refuse_other_kinds(source)
         with safe_open(source, framework="pt") as file:
             metadata = dict(file.metadata() or {})
             grouped = _group_keys(source, file.keys())
@@ -143,8 +145,10 @@ def _refuse_other_kinds(source: Path) -> None:
     if not source.is_file():
         raise AdapterFileError(f"{source}: no such file. It was moved, renamed or deleted; choose another.")
     with source.open("rb") as file:
-        start = file.read(4)
-    if source.suffix in _PICKLE_SUFFIXES or start.startswith(_PICKLE_MAGIC):
+        start = file.read(9)
+    # A safetensors header of 640 bytes starts like a pickle too; its ninth byte tells them apart.
+    is_pickle = start.startswith(_PICKLE_MAGIC) and start[8:] != b"{"
+    if source.suffix in _PICKLE_SUFFIXES or is_pickle:
         raise AdapterFileError(
             f"{source.name}: this is a pickle file, which can run code when opened, so it is never opened here. "
             "Convert it to safetensors with the tool that made it."

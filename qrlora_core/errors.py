@@ -21,5 +21,9 @@ class TargetError(QRLoRAError):
     """A choice of layers matches nothing, or an adapter fits none of a model's layers."""
 
 
+class ScheduleError(QRLoRAError):
+    """A scale schedule that cannot be read, or cannot be applied as asked."""
+
+
 class TrainingError(QRLoRAError):
     """Training cannot start or go on (data, captions, settings, loss)."""

@@ -37,7 +37,7 @@ class TrainableDelta(torch.nn.Module):
         self.delta_r = torch.nn.Parameter(torch.zeros_like(factors.base_r))
         if variant == "triu":
             # AdamW leaves an entry at zero whose gradient was always zero.
-            self.delta_r.register_hook(torch.triu)
+            self.delta_r.register_hook(torch.triu)  # type: ignore[no-untyped-call]
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) to (..., out)."""

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...qrlora_core import QRLoRA, QRLoRAError, merge
+from ...qrlora_core import QRLoRA, QRLoRAError, ScheduleError, merge
 from ..report import report_merge
+from .binding import bind
 from .key_map import KeyMap
-from .matching import match
+from .live import Source, apply_live
+from .matching import Match, match
 from .patching import apply_patch
 
-APPLY_MODES = ("patch",)
+APPLY_MODES = ("live", "patch")
 
 
 @dataclass(frozen=True)
@@ -24,17 +26,34 @@ class Applied:
     report: str
 
 
-def apply_adapters(patcher: Any, sources: Sequence[tuple[QRLoRA, float]], mode: str) -> Applied:
+def apply_adapters(patcher: Any, sources: Sequence[Source], mode: str) -> Applied:
     """Merge the sources and apply the result to a clone of the model.
 
     Raises:
         TargetError, AdapterError: an adapter that does not fit; the given model stays as it is.
-        QRLoRAError: an unknown mode, or the host refused a patch.
+        ScheduleError: a schedule with ``patch``, whose weights cannot change while sampling.
+        QRLoRAError: an unknown mode, or a layer that the mode cannot serve.
     """
     if mode not in APPLY_MODES:
         raise QRLoRAError(f"apply: expected one of {', '.join(APPLY_MODES)}, found {mode!r}.")
+    merged = merge([(source.adapter, source.scale) for source in sources])
+    apply = _live if mode == "live" else _patch
+    model, matches = apply(patcher, sources, merged)
+    return Applied(model, merged, report_merge(sources, matches, merged))
+
+
+def _live(patcher: Any, sources: Sequence[Source], merged: QRLoRA) -> tuple[Any, list[Match]]:
+    clone = apply_live(patcher, sources)
+    return clone, [bind(patcher, source.adapter).match for source in sources]
+
+
+def _patch(patcher: Any, sources: Sequence[Source], merged: QRLoRA) -> tuple[Any, list[Match]]:
+    scheduled = [source.label for source in sources if source.schedule is not None]
+    if scheduled:
+        raise ScheduleError(
+            f"{', '.join(scheduled)}: a schedule needs apply = live: patched weights cannot change while sampling. "
+            "Set apply to live, or disconnect the schedule."
+        )
     key_map = KeyMap(patcher.model)
-    matches = [match(patcher, adapter, key_map) for adapter, _ in sources]
-    merged = merge(sources)
-    clone = apply_patch(patcher, match(patcher, merged, key_map))
-    return Applied(clone, merged, report_merge(matches, [scale for _, scale in sources], merged))
+    matches = [match(patcher, source.adapter, key_map) for source in sources]
+    return apply_patch(patcher, match(patcher, merged, key_map)), matches

@@ -1,0 +1,474 @@
+"""Small random-weight models of true architecture: the host's own classes, key names and key maps.
+
+Only widths and depths are reduced. Call `devtools.host.boot()` first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
+__all__ = ["NAMES", "build", "predict", "real_width_flux", "sample_inputs"]
+
+_CONTEXT_WIDTH = 96
+_CONTEXT_LENGTH = 12
+_NOISE_LEVEL = 0.5  # share of the sampling schedule at which inputs are made
+_ROPE_AXES = (8, 12, 12)  # of heads 32 wide
+
+
+@dataclass(frozen=True)
+class _Architecture:
+    """A configuration class of the host, how to fill it, and what its model takes.
+
+    Args:
+        config: name in `comfy.supported_models`.
+        unet: keyword arguments of the model, as the host's detection would find them.
+        latent: shape of one latent, without the batch.
+        pooled: width of the pooled text embedding, where the model takes one.
+        masked: whether the model needs the text encoder's mask.
+    """
+
+    config: str
+    unet: dict[str, Any] = field(repr=False)
+    latent: tuple[int, ...]
+    pooled: int = 768
+    masked: bool = False
+
+
+_UNET = {
+    "use_checkpoint": False,
+    "image_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "use_spatial_transformer": True,
+    "legacy": False,
+    "model_channels": 32,
+    "context_dim": _CONTEXT_WIDTH,
+    "use_temporal_attention": False,
+    "use_temporal_resblock": False,
+}
+_SD15 = _UNET | {
+    "adm_in_channels": None,
+    "num_res_blocks": [2, 2, 2, 2],
+    "channel_mult": [1, 2, 4, 4],
+    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+    "transformer_depth_middle": 1,
+    "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
+    "use_linear_in_transformer": False,
+}
+_SDXL = _UNET | {
+    "num_classes": "sequential",
+    "adm_in_channels": 2816,
+    "num_res_blocks": [2, 2, 2],
+    "channel_mult": [1, 2, 4],
+    "transformer_depth": [0, 0, 2, 2, 10, 10],
+    "transformer_depth_middle": 10,
+    "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
+    "use_linear_in_transformer": True,
+}
+_SD3 = {  # the host fixes hidden size = 64 * depth
+    "in_channels": 16,
+    "out_channels": 16,
+    "patch_size": 2,
+    "depth": 2,
+    "input_size": None,
+    "adm_in_channels": 2048,
+    "context_embedder_config": {
+        "target": "torch.nn.Linear",
+        "params": {"in_features": _CONTEXT_WIDTH, "out_features": 128},
+    },
+    "num_patches": 16 * 16,
+    "pos_embed_max_size": 16,
+    "pos_embed_scaling_factor": None,
+}
+_FLUX = {
+    "image_model": "flux",
+    "in_channels": 16,
+    "out_channels": 16,
+    "patch_size": 2,
+    "vec_in_dim": 768,
+    "context_in_dim": _CONTEXT_WIDTH,
+    "hidden_size": 128,
+    "mlp_ratio": 4.0,
+    "num_heads": 4,
+    "depth": 2,
+    "depth_single_blocks": 2,
+    "axes_dim": list(_ROPE_AXES),
+    "theta": 10000,
+    "qkv_bias": True,
+    "guidance_embed": True,
+}
+_FLUX2 = _FLUX | {
+    "image_model": "flux2",
+    "in_channels": 128,
+    "out_channels": 128,
+    "patch_size": 1,
+    "vec_in_dim": None,
+    "mlp_ratio": 3.0,
+    "axes_dim": [8, 8, 8, 8],
+    "theta": 2000,
+    "qkv_bias": False,
+    "global_modulation": True,
+    "mlp_silu_act": True,
+    "ops_bias": False,
+    "default_ref_method": "index",
+    "ref_index_scale": 10.0,
+}
+_CHROMA = {key: value for key, value in _FLUX.items() if key not in ("vec_in_dim", "guidance_embed")} | {
+    "image_model": "chroma",
+    "in_channels": 64,
+    "out_channels": 64,
+    "in_dim": 64,
+    "out_dim": 128,
+    "hidden_dim": 64,
+    "n_layers": 2,
+}
+_LUMINA2 = {
+    "image_model": "lumina2",
+    "patch_size": 2,
+    "in_channels": 16,
+    "dim": 192,
+    "cap_feat_dim": _CONTEXT_WIDTH,
+    "n_layers": 2,
+    "qk_norm": True,
+    "n_heads": 6,
+    "n_kv_heads": 2,  # grouped queries, three to one as in the real model
+    "axes_dims": list(_ROPE_AXES),
+    "axes_lens": [300, 512, 512],
+    "rope_theta": 10000.0,
+    "ffn_dim_multiplier": 4.0,
+}
+_Z_IMAGE = _LUMINA2 | {
+    "dim": 256,  # at least: its time embedding is 256 wide
+    "n_heads": 8,
+    "n_kv_heads": 8,
+    "axes_lens": [1536, 512, 512],
+    "rope_theta": 256.0,
+    "ffn_dim_multiplier": 8.0 / 3.0,
+    "z_image_modulation": True,
+    "time_scale": 1000.0,
+    "pad_tokens_multiple": 32,
+}
+_QWEN_IMAGE = {
+    "image_model": "qwen_image",
+    "in_channels": 64,
+    "num_layers": 2,
+    "attention_head_dim": 32,
+    "num_attention_heads": 4,
+    "joint_attention_dim": _CONTEXT_WIDTH,
+    "axes_dims_rope": _ROPE_AXES,
+}
+_WAN = {
+    "image_model": "wan2.1",
+    "model_type": "t2v",
+    "dim": 128,
+    "out_dim": 16,
+    "num_heads": 4,
+    "ffn_dim": 512,
+    "num_layers": 2,
+    "patch_size": (1, 2, 2),
+    "freq_dim": 256,
+    "text_dim": _CONTEXT_WIDTH,
+    "window_size": (-1, -1),
+    "qk_norm": True,
+    "cross_attn_norm": True,
+    "eps": 1e-6,
+    "in_dim": 16,
+}
+_HUNYUAN = {
+    "image_model": "hunyuan_video",
+    "context_in_dim": _CONTEXT_WIDTH,
+    "hidden_size": 128,
+    "mlp_ratio": 4.0,
+    "num_heads": 4,
+    "depth": 2,
+    "depth_single_blocks": 2,
+    "theta": 256,
+    "qkv_bias": True,
+    "byt5": False,
+    "meanflow": False,
+    "use_cond_type_embedding": False,
+    "vision_in_dim": None,
+}
+_HUNYUAN_IMAGE = _HUNYUAN | {
+    "in_channels": 64,
+    "out_channels": 64,
+    "patch_size": [1, 1],
+    "axes_dim": [16, 16],
+    "vec_in_dim": None,
+    "guidance_embed": False,
+}
+_HUNYUAN_VIDEO = _HUNYUAN | {
+    "in_channels": 16,
+    "out_channels": 16,
+    "patch_size": [1, 2, 2],
+    "axes_dim": list(_ROPE_AXES),
+    "vec_in_dim": 768,
+    "guidance_embed": True,
+}
+_LTXV = {
+    "image_model": "ltxv",
+    "num_layers": 2,
+    "attention_head_dim": 32,
+    "num_attention_heads": 4,
+    "cross_attention_dim": 128,
+    "caption_channels": _CONTEXT_WIDTH,
+}
+_OMNIGEN2 = {
+    "image_model": "omnigen2",
+    "axes_dim_rope": list(_ROPE_AXES),
+    "axes_lens": [1024, 1664, 1664],
+    "ffn_dim_multiplier": None,
+    "hidden_size": 192,
+    "in_channels": 16,
+    "multiple_of": 256,
+    "norm_eps": 1e-5,
+    "num_attention_heads": 6,
+    "num_kv_heads": 2,
+    "num_layers": 2,
+    "num_refiner_layers": 2,
+    "out_channels": None,
+    "patch_size": 2,
+    "text_feat_dim": _CONTEXT_WIDTH,
+    "timestep_scale": 1000.0,
+}
+_COSMOS = {
+    "image_model": "cosmos",
+    "max_img_h": 240,
+    "max_img_w": 240,
+    "max_frames": 128,
+    "in_channels": 16,
+    "out_channels": 16,
+    "patch_spatial": 2,
+    "patch_temporal": 1,
+    "model_channels": 128,
+    "block_config": "FA-CA-MLP",
+    "num_blocks": 2,
+    "num_heads": 4,
+    "crossattn_emb_channels": _CONTEXT_WIDTH,
+    "concat_padding_mask": True,
+    "pos_emb_cls": "rope3d",
+    "pos_emb_learnable": False,
+    "pos_emb_interpolation": "crop",
+    "block_x_format": "THWBD",
+    "affline_emb_norm": True,
+    "use_adaln_lora": True,
+    "adaln_lora_dim": 32,
+    "rope_t_extrapolation_ratio": 2.0,
+    "extra_per_block_abs_pos_emb": True,
+    "extra_per_block_abs_pos_emb_type": "learnable",
+}
+_COSMOS_PREDICT2 = {
+    "image_model": "cosmos_predict2",
+    "max_img_h": 240,
+    "max_img_w": 240,
+    "max_frames": 128,
+    "in_channels": 16,
+    "out_channels": 16,
+    "patch_spatial": 2,
+    "patch_temporal": 1,
+    "model_channels": 128,
+    "num_blocks": 2,
+    "num_heads": 4,
+    "crossattn_emb_channels": _CONTEXT_WIDTH,
+    "concat_padding_mask": True,
+    "pos_emb_cls": "rope3d",
+    "pos_emb_learnable": True,
+    "pos_emb_interpolation": "crop",
+    "use_adaln_lora": True,
+    "adaln_lora_dim": 32,
+    "rope_h_extrapolation_ratio": 4.0,
+    "rope_w_extrapolation_ratio": 4.0,
+    "extra_per_block_abs_pos_emb": False,
+    "rope_enable_fps_modulation": False,
+}
+_PIXART = {  # latents below 33 x 33 make the host divide by zero
+    "image_model": "pixart_sigma",
+    "num_heads": 4,
+    "patch_size": 2,
+    "hidden_size": 128,
+    "in_channels": 4,
+    "depth": 2,
+    "caption_channels": _CONTEXT_WIDTH,
+    "model_max_length": 300,
+    "input_size": 128,
+    "pe_interpolation": 2,
+    "micro_condition": False,
+}
+_AURAFLOW = {
+    "max_seq": 16 * 16,
+    "cond_seq_dim": _CONTEXT_WIDTH,
+    "dim": 256,
+    "global_conddim": 256,
+    "n_heads": 2,
+    "n_double_layers": 2,
+    "n_layers": 4,
+}
+
+_ARCHITECTURES = {
+    "sd15": _Architecture("SD15", _SD15, (4, 16, 16)),
+    "sdxl": _Architecture("SDXL", _SDXL, (4, 16, 16), pooled=1280),
+    "sd3": _Architecture("SD3", _SD3, (16, 16, 16), pooled=2048),
+    "sd35": _Architecture(
+        "SD3", _SD3 | {"qk_norm": "rms", "x_block_self_attn_layers": [0]}, (16, 16, 16), pooled=2048
+    ),
+    "flux": _Architecture("Flux", _FLUX, (16, 16, 16)),
+    "flux2": _Architecture("Flux2", _FLUX2, (128, 8, 8)),
+    "chroma": _Architecture("Chroma", _CHROMA, (16, 16, 16)),
+    "lumina2": _Architecture("Lumina2", _LUMINA2, (16, 16, 16)),
+    "z_image": _Architecture("ZImage", _Z_IMAGE, (16, 16, 16)),
+    "qwen_image": _Architecture("QwenImage", _QWEN_IMAGE, (16, 1, 16, 16)),
+    "wan": _Architecture("WAN21_T2V", _WAN, (16, 2, 8, 8)),
+    "hunyuan_image": _Architecture("HunyuanImage21", _HUNYUAN_IMAGE, (64, 8, 8)),
+    "hunyuan_video": _Architecture("HunyuanVideo", _HUNYUAN_VIDEO, (16, 2, 8, 8)),
+    "ltxv": _Architecture("LTXV", _LTXV, (128, 2, 4, 4), masked=True),
+    "omnigen2": _Architecture("Omnigen2", _OMNIGEN2, (16, 16, 16), masked=True),
+    "cosmos": _Architecture("CosmosT2V", _COSMOS, (16, 2, 8, 8)),
+    "cosmos_predict2": _Architecture("CosmosT2IPredict2", _COSMOS_PREDICT2, (16, 1, 16, 16)),
+    "pixart": _Architecture("PixArtSigma", _PIXART, (4, 36, 36)),
+    "auraflow": _Architecture("AuraFlow", _AURAFLOW, (4, 16, 16)),
+}
+
+NAMES: tuple[str, ...] = tuple(_ARCHITECTURES)
+
+
+def build(
+    name: str,
+    *,
+    dtype: torch.dtype = torch.float32,
+    compute_dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    seed: int = 0,
+) -> ModelPatcher:
+    """A tiny model with seeded random weights, as the host's loaders would return it.
+
+    Args:
+        name: one of `NAMES`.
+        dtype: storage of the weights; float8 is computed by the host's manual cast.
+        compute_dtype: what a manual cast computes in, None for `dtype` itself (float32 where that is float8).
+        device: where the host runs it.
+        seed: of all weights.
+
+    Raises:
+        KeyError: an unknown name.
+    """
+    architecture = _ARCHITECTURES[name]
+    return _patcher(architecture.config, architecture.unet, dtype, compute_dtype, device, seed)
+
+
+def real_width_flux(
+    *,
+    hidden: int = 3072,
+    depth: int = 1,
+    depth_single: int = 1,
+    dtype: torch.dtype = torch.float32,
+    compute_dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    seed: int = 0,
+) -> ModelPatcher:
+    """FLUX.1-dev with its true widths and few blocks, for benchmarks: 545 million parameters at the defaults.
+
+    Args:
+        hidden: width, a multiple of 128.
+        depth: double blocks, 19 in the real model.
+        depth_single: single blocks, 38 in the real model.
+        dtype, compute_dtype, device, seed: as for `build`.
+    """
+    widths = {"hidden_size": hidden, "num_heads": hidden // 128, "axes_dim": [16, 56, 56], "context_in_dim": 4096}
+    depths = {"depth": depth, "depth_single_blocks": depth_single}
+    return _patcher("Flux", _FLUX | widths | depths, dtype, compute_dtype, device, seed)
+
+
+def sample_inputs(name: str, patcher: ModelPatcher, *, batch: int = 1, seed: int = 1) -> dict[str, Any]:
+    """Keyword arguments of the host's `apply_model`: a noisy latent, a sigma, a text and what else the model takes.
+
+    Args:
+        name: the patcher's entry in `NAMES`; "flux" also fits `real_width_flux`.
+        batch: number of latents, each with its own text.
+        seed: of latent, noise and text.
+    """
+    import comfy.model_management
+
+    model, architecture = patcher.model, _ARCHITECTURES[name]
+    unet, generator = model.model_config.unet_config, torch.Generator().manual_seed(seed)
+    context_width = unet.get("context_in_dim", _CONTEXT_WIDTH)
+    latent, noise = (torch.randn(batch, *architecture.latent, generator=generator) for _ in range(2))
+    text = torch.randn(batch, _CONTEXT_LENGTH, context_width, generator=generator)
+    pooled = torch.randn(batch, architecture.pooled, generator=generator)
+    device = patcher.load_device
+    sigma = torch.full((batch,), float(model.model_sampling.percent_to_sigma(_NOISE_LEVEL)))
+    per_sample = sigma.reshape(-1, *[1] * (latent.ndim - 1))
+    mask = torch.ones(1, _CONTEXT_LENGTH, dtype=torch.long) if architecture.masked else None
+    conds = model.extra_conds(
+        cross_attn=text, pooled_output=pooled, attention_mask=mask, noise=noise, device=noise.device
+    )
+    extra = {key: cond.process_cond(batch_size=batch, device=device, area=None).cond for key, cond in conds.items()}
+    inputs = {"x": model.model_sampling.noise_scaling(per_sample, noise, latent), "t": sigma} | extra
+    return {
+        key: comfy.model_management.cast_to_device(value, device, None) if torch.is_tensor(value) else value
+        for key, value in inputs.items()
+    }
+
+
+def predict(patcher: ModelPatcher, inputs: dict[str, Any]) -> Tensor:
+    """The denoised latent, float32, after the host has loaded the model with its patches and injections.
+
+    Args:
+        inputs: from `sample_inputs`.
+    """
+    import comfy.model_management
+
+    comfy.model_management.load_models_gpu([patcher])
+    options = patcher.model_options.get("transformer_options", {}).copy()  # models write into it
+    with torch.no_grad():
+        return patcher.model.apply_model(**inputs, transformer_options=options).float()
+
+
+def _patcher(
+    config_name: str,
+    unet: dict[str, Any],
+    dtype: torch.dtype,
+    compute_dtype: torch.dtype | None,
+    device: str | torch.device,
+    seed: int,
+) -> ModelPatcher:
+    import comfy.model_patcher
+    import comfy.supported_models
+
+    config = getattr(comfy.supported_models, config_name)(unet)
+    if dtype.itemsize == 1 and compute_dtype is None:
+        compute_dtype = torch.float32
+    config.set_inference_dtype(dtype, compute_dtype)
+    model = config.get_model({}, "")
+    _fill(model.diffusion_model, torch.Generator().manual_seed(seed))
+    return comfy.model_patcher.ModelPatcher(model, torch.device(device), torch.device("cpu"))
+
+
+@torch.no_grad()
+def _fill(model: nn.Module, generator: Generator) -> None:
+    """Overwrite everything that a checkpoint would hold: fresh host layers have uninitialised memory."""
+    saved = model.state_dict(keep_vars=True)
+    for path, module in model.named_modules():
+        tensors = {**module._parameters, **module._buffers}
+        for name, tensor in tensors.items():
+            if f"{path}.{name}".lstrip(".") in saved:
+                mean, spread = _scale_of(module, name, tensor)
+                # Drawn in float32, whatever the storage: the same seed means the same model in every dtype.
+                tensor.copy_(torch.empty(tensor.shape).normal_(mean, spread, generator=generator))
+
+
+def _scale_of(module: nn.Module, name: str, tensor: Tensor) -> tuple[float, float]:
+    """Mean and standard deviation that keep activations near one."""
+    if name == "bias":
+        return 0.0, 0.02
+    if name in ("weight", "scale") and (tensor.ndim == 1 or "Norm" in type(module).__name__):
+        return 1.0, 0.02
+    if name == "weight" and not isinstance(module, nn.Embedding):
+        return 0.0, tensor[0].numel() ** -0.5
+    return 0.0, 0.1  # position embeddings, learned tokens, modulation tables

@@ -1,0 +1,106 @@
+"""An adapter bound to one host model: what fits where, and its factors on the device, worked out once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_patcher
+import torch
+from torch import Tensor
+
+from ...qrlora_core import QRLoRA, QRLoRAError, Term
+from .key_map import KeyMap, Target
+from .matching import Match, match
+
+
+class _Factors(torch.nn.Module):
+    """Tensors by name as frozen parameters, so that the host moves, counts and frees them like a model's."""
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        super().__init__()
+        # One small module each: the host loads and offloads module by module.
+        for index, tensor in enumerate(tensors.values()):
+            holder = torch.nn.Module()
+            holder.tensor = torch.nn.Parameter(tensor, requires_grad=False)
+            self.add_module(str(index), holder)
+        self._index = {name: str(index) for index, name in enumerate(tensors)}
+
+    def get(self, name: str) -> Tensor:
+        return self.get_submodule(self._index[name]).tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Binding:
+    """An adapter on one model, for live application.
+
+    Args:
+        match: which layers fit.
+        basis: the q of every term, in the model's compute dtype and the host's row order.
+        deltas: the delta_r of every term, in the adapter's dtype.
+    """
+
+    match: Match
+    basis: Any
+    deltas: Any
+
+    def q(self, path: str, term: Term) -> Tensor:
+        """The term's q where the host has put it."""
+        return self.basis.model.get(_name(self.match.adapter, path, term))
+
+    def delta_r(self, path: str, term: Term) -> Tensor:
+        """The term's delta_r where the host has put it."""
+        return self.deltas.model.get(_name(self.match.adapter, path, term))
+
+
+def bind(patcher: Any, adapter: QRLoRA, key_map: KeyMap | None = None) -> Binding:
+    """The adapter's binding to the patcher's model: made at the first call, found again after.
+
+    Raises:
+        TargetError, AdapterError: the adapter does not fit, see `match`.
+        QRLoRAError: a layer that a forward hook cannot serve.
+    """
+    if patcher.model not in adapter.bindings:
+        matched = match(patcher, adapter, key_map)
+        for path, target in matched.targets.items():
+            _require_hookable(patcher, adapter, path, target)
+        with torch.inference_mode(False):  # normal tensors also serve a trainer that runs on a live model
+            adapter.bindings[patcher.model] = _upload(patcher, matched)
+    return adapter.bindings[patcher.model]
+
+
+def _upload(patcher: Any, matched: Match) -> Binding:
+    dtype = compute_dtype(patcher)
+    basis, deltas = {}, {}
+    for path, target in matched.targets.items():
+        for term in matched.adapter.layers[path].terms:
+            name = _name(matched.adapter, path, term)
+            q = term.q if target.reorder is None else target.reorder(term.q)
+            basis[name], deltas[name] = q.detach().to(dtype), term.delta_r.detach()
+    # A merge keeps sums of delta_r in the compute dtype beside them: reserve that room too.
+    room = sum(delta.numel() * (delta.element_size() + dtype.itemsize) for delta in deltas.values())
+    return Binding(matched, _as_model(patcher, basis), _as_model(patcher, deltas, room))
+
+
+def _as_model(patcher: Any, tensors: dict[str, Tensor], size: int = 0) -> Any:
+    factors = _Factors(tensors)
+    return comfy.model_patcher.ModelPatcher(factors, patcher.load_device, patcher.offload_device, size=size)
+
+
+def _name(adapter: QRLoRA, path: str, term: Term) -> str:
+    return f"{path} {adapter.layers[path].terms.index(term)}"
+
+
+def compute_dtype(patcher: Any) -> torch.dtype:
+    """The dtype in which the model computes, which for quantized weights is not their storage dtype."""
+    return patcher.model.manual_cast_dtype or patcher.model.get_dtype()
+
+
+def _require_hookable(patcher: Any, adapter: QRLoRA, path: str, target: Target) -> None:
+    module = patcher.model.get_submodule(target.module)
+    linear = hasattr(module, "in_features")
+    conv = hasattr(module, "kernel_size") and getattr(module, "groups", 1) == 1 and module.padding_mode == "zeros"
+    if not linear and not conv:
+        raise QRLoRAError(
+            f"{adapter.name}: layer {path} ({type(module).__name__}) cannot take a live branch; set apply to patch."
+        )

@@ -1,0 +1,147 @@
+"""One host layer with its live branch: a forward hook, and the sums of delta_r that it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Terms with one q on one row range of a layer: ``q @ sum_i(scale_i scaling_i delta_r_i)``.
+
+    Args:
+        rows: (start, length) in the layer's output, or None for all of it.
+        q: gives (length, rank) where the host has put it.
+        rank: columns of q.
+        deltas: (index of the source, scaling, gives delta_r) per term.
+    """
+
+    rows: tuple[int, int] | None
+    q: Callable[[], Tensor]
+    rank: int
+    deltas: tuple[tuple[int, float, Callable[[], Tensor]], ...]
+
+    def weights(self, scales: Sequence[float]) -> tuple[float, ...]:
+        """The factor of each delta_r at these scales."""
+        return tuple(scales[source] * scaling for source, scaling, _ in self.deltas)
+
+
+class LiveLayer:
+    """Adds ``sum_parts q (sum_i w_i delta_r_i) x`` to a layer's output.
+
+    The sums of all parts stand in one matrix (total rank, in), so that slices of a fused layer share the
+    product with x; each part's q then adds to its own rows in place. The base weight is never read.
+
+    Args:
+        module: a linear layer (or what acts as one) or a convolution.
+        parts: what to add.
+    """
+
+    def __init__(self, module: torch.nn.Module, parts: Sequence[Part]) -> None:
+        self.ran = False
+        self._parts = list(parts)
+        self._is_conv = hasattr(module, "kernel_size")
+        self._weights: list[tuple[float, ...]] = []
+        self._active: list[Part] = []
+        self._sums: Tensor | None = None
+        self._stale = True
+        self._handle = module.register_forward_hook(self._hook)
+
+    def set_scales(self, scales: Sequence[float]) -> None:
+        """Take new scales, one per source; the sums follow at the next call, and only if a weight changed."""
+        weights = [part.weights(scales) for part in self._parts]
+        if weights == self._weights:
+            return
+        self._weights, self._stale = weights, True
+        self._active = [part for part, own in zip(self._parts, weights, strict=True) if any(own)]
+
+    def remove(self) -> None:
+        """Remove the hook and free the sums."""
+        self._handle.remove()
+        self._sums = None
+
+    def _hook(self, module: Any, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        self.ran = True
+        if not self._active:
+            return output
+        x = args[0]
+        sums = self._current_sums(x)
+        inner = _convolve(module, x, sums) if self._is_conv else F.linear(x, sums)
+        in_place = not torch.is_grad_enabled() and output.is_contiguous()
+        return (_add_in_place if in_place else _add)(output, inner, self._placed(output), self._is_conv)
+
+    def _placed(self, output: Tensor) -> list[tuple[tuple[int, int] | None, Tensor]]:
+        return [(part.rows, _usable(part.q().to(output.device, output.dtype))) for part in self._active]
+
+    def _current_sums(self, x: Tensor) -> Tensor:
+        """(total rank, in) of the active parts in x's dtype, summed in float32 and rounded once."""
+        sums = self._sums
+        if not self._stale and sums is not None and sums.device == x.device and sums.dtype == x.dtype:
+            return _usable(sums)
+        totals = []
+        for part, weights in zip(self._parts, self._weights, strict=True):
+            if any(weights):
+                totals.append(_weighted_sum(part, weights, x.device).to(x.dtype))
+        self._sums = totals[0] if len(totals) == 1 else torch.cat(totals)
+        self._stale = False
+        return self._sums
+
+
+def _weighted_sum(part: Part, weights: Sequence[float], device: torch.device) -> Tensor:
+    total: Tensor | None = None
+    for weight, (_, _, give) in zip(weights, part.deltas, strict=True):
+        if weight == 0:
+            continue
+        delta = give().to(device, torch.float32)
+        total = delta * weight if total is None else total.add_(delta.reshape(total.shape), alpha=weight)
+    assert total is not None
+    return total
+
+
+def _usable(tensor: Tensor) -> Tensor:
+    """Autograd refuses to save inference tensors; only a trainer on a live model meets this."""
+    return tensor.clone() if torch.is_grad_enabled() and tensor.is_inference() else tensor
+
+
+def _convolve(module: Any, x: Tensor, sums: Tensor) -> Tensor:
+    kernel = tuple(module.kernel_size)
+    weight = sums.reshape(sums.shape[0], -1, *kernel)
+    convolution = (F.conv1d, F.conv2d, F.conv3d)[len(kernel) - 1]
+    return convolution(x, weight, None, module.stride, module.padding, module.dilation)
+
+
+Placed = Sequence[tuple[tuple[int, int] | None, Tensor]]
+
+
+def _add_in_place(output: Tensor, inner: Tensor, placed: Placed, is_conv: bool) -> Tensor:
+    if is_conv:
+        return output.add_(_add(torch.zeros_like(output), inner, placed, is_conv))
+    flat_out = output.view(-1, output.shape[-1])
+    flat_in = inner.view(-1, inner.shape[-1]).to(output.dtype)
+    column = 0
+    for rows, q in placed:
+        own = flat_in.narrow(1, column, q.shape[1])
+        (flat_out if rows is None else flat_out.narrow(1, *rows)).addmm_(own, q.t())
+        column += q.shape[1]
+    return output
+
+
+def _add(output: Tensor, inner: Tensor, placed: Placed, is_conv: bool) -> Tensor:
+    axis = 1 if is_conv else -1
+    column = 0
+    for rows, q in placed:
+        own = inner.narrow(axis, column, q.shape[1]).to(output.dtype)
+        branch = torch.einsum("or,br...->bo...", q, own) if is_conv else F.linear(own, q)
+        start, length = rows or (0, branch.shape[axis])
+        if length != output.shape[axis]:
+            padding = (start, output.shape[axis] - start - length)
+            branch = F.pad(branch, padding if axis == -1 else (0, 0) * (output.ndim - 2) + padding)
+        output = output + branch
+        column += q.shape[1]
+    return output
