@@ -86,7 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> int:
     """Serve ComfyUI, or run one workflow."""
-    workflow = (options.workflow or WORKFLOWS / f"{EXAMPLE}_api.json").resolve()
+    workflow = (options.workflow or WORKFLOWS / "api" / f"{EXAMPLE}.json").resolve()
     if options.headless and not workflow.is_file():
         raise SetupError(f"no workflow at {workflow}")
     port = choose_port(options.port, options.listen, headless=options.headless)

@@ -19,6 +19,8 @@ __all__ = ["NAMES", "build", "predict", "real_width_flux", "sample_inputs"]
 _CONTEXT_WIDTH = 96
 _CONTEXT_LENGTH = 12
 _NOISE_LEVEL = 0.5  # share of the sampling schedule at which inputs are made
+_GUIDANCE = 4.0  # 1000 times this is a bfloat16 number: the host embeds it in the model's dtype
+_BLOCK = 1_048_583  # random numbers drawn per tensor; a prime, so that no two rows of a larger one are equal
 _ROPE_AXES = (8, 12, 12)  # of heads 32 wide
 
 
@@ -315,9 +317,7 @@ _ARCHITECTURES = {
     "sd15": _Architecture("SD15", _SD15, (4, 16, 16)),
     "sdxl": _Architecture("SDXL", _SDXL, (4, 16, 16), pooled=1280),
     "sd3": _Architecture("SD3", _SD3, (16, 16, 16), pooled=2048),
-    "sd35": _Architecture(
-        "SD3", _SD3 | {"qk_norm": "rms", "x_block_self_attn_layers": [0]}, (16, 16, 16), pooled=2048
-    ),
+    "sd35": _Architecture("SD3", _SD3 | {"qk_norm": "rms", "x_block_self_attn_layers": [0]}, (16, 16, 16), pooled=2048),
     "flux": _Architecture("Flux", _FLUX, (16, 16, 16)),
     "flux2": _Architecture("Flux2", _FLUX2, (128, 8, 8)),
     "chroma": _Architecture("Chroma", _CHROMA, (16, 16, 16)),
@@ -406,7 +406,12 @@ def sample_inputs(name: str, patcher: ModelPatcher, *, batch: int = 1, seed: int
     per_sample = sigma.reshape(-1, *[1] * (latent.ndim - 1))
     mask = torch.ones(1, _CONTEXT_LENGTH, dtype=torch.long) if architecture.masked else None
     conds = model.extra_conds(
-        cross_attn=text, pooled_output=pooled, attention_mask=mask, noise=noise, device=noise.device
+        cross_attn=text,
+        pooled_output=pooled,
+        attention_mask=mask,
+        guidance=_GUIDANCE,
+        noise=noise,
+        device=noise.device,
     )
     extra = {key: cond.process_cond(batch_size=batch, device=device, area=None).cond for key, cond in conds.items()}
     inputs = {"x": model.model_sampling.noise_scaling(per_sample, noise, latent), "t": sigma} | extra
@@ -427,7 +432,8 @@ def predict(patcher: ModelPatcher, inputs: dict[str, Any]) -> Tensor:
     comfy.model_management.load_models_gpu([patcher])
     options = patcher.model_options.get("transformer_options", {}).copy()  # models write into it
     with torch.no_grad():
-        return patcher.model.apply_model(**inputs, transformer_options=options).float()
+        prediction: Tensor = patcher.model.apply_model(**inputs, transformer_options=options)
+    return prediction.float()
 
 
 def _patcher(
@@ -447,7 +453,8 @@ def _patcher(
     config.set_inference_dtype(dtype, compute_dtype)
     model = config.get_model({}, "")
     _fill(model.diffusion_model, torch.Generator().manual_seed(seed))
-    return comfy.model_patcher.ModelPatcher(model, torch.device(device), torch.device("cpu"))
+    load_device = torch.empty(0, device=device).device  # "cuda" with its index, as the host compares devices
+    return comfy.model_patcher.ModelPatcher(model, load_device, torch.device("cpu"))
 
 
 @torch.no_grad()
@@ -455,12 +462,16 @@ def _fill(model: nn.Module, generator: Generator) -> None:
     """Overwrite everything that a checkpoint would hold: fresh host layers have uninitialised memory."""
     saved = model.state_dict(keep_vars=True)
     for path, module in model.named_modules():
-        tensors = {**module._parameters, **module._buffers}
-        for name, tensor in tensors.items():
+        for name, tensor in {**module._parameters, **module._buffers}.items():
             if f"{path}.{name}".lstrip(".") in saved:
-                mean, spread = _scale_of(module, name, tensor)
-                # Drawn in float32, whatever the storage: the same seed means the same model in every dtype.
-                tensor.copy_(torch.empty(tensor.shape).normal_(mean, spread, generator=generator))
+                tensor.copy_(_draw(tensor.shape, *_scale_of(module, name, tensor), generator))
+
+
+def _draw(shape: torch.Size, mean: float, spread: float, generator: Generator) -> Tensor:
+    """Normal random numbers, float32 whatever the storage: a seed means the same model in every dtype."""
+    count = shape.numel()
+    block = torch.empty(min(count, _BLOCK)).normal_(mean, spread, generator=generator)
+    return block.repeat(-(-count // _BLOCK))[:count].reshape(shape)
 
 
 def _scale_of(module: nn.Module, name: str, tensor: Tensor) -> tuple[float, float]:

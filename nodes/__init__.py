@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .blocks import Blocks
+from .grid import Grid
 from .host.files import register_folders
 from .load import Load
 from .merge import Merge
 from .save import Save
+from .schedule import Schedule
+from .sweep import Sweep
 from .train import Train
 
 
 class QRLoRAExtension(ComfyExtension):
     """Train, save, load and merge QR-LoRA adapters."""
 
-    async def on_load(self) -> None:
-        """Make ``models/qr_loras`` known to the host."""
-        register_folders()
-
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """All nodes, in the order of the menu."""
-        return [Load, Merge, Train, Save]
+        return [Load, Merge, Train, Save, Schedule, Blocks, Sweep, Grid]
 
 
 async def comfy_entrypoint() -> QRLoRAExtension:
     """Called by the host once, when it loads the pack."""
+    register_folders()  # here, since not every supported host calls an extension's on_load
     return QRLoRAExtension()

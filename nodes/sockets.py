@@ -6,4 +6,5 @@ CATEGORY = "QR-LoRA"
 
 QRLoRASocket = io.Custom("QR_LORA")
 ScheduleSocket = io.Custom("QR_LORA_SCHEDULE")
+GridSocket = io.Custom("QR_LORA_GRID")
 LossMapSocket = io.Custom("LOSS_MAP")  # the host's own type: its Plot Loss Graph node takes it

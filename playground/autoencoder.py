@@ -56,8 +56,11 @@ def encoder_weights() -> dict[str, Tensor]:
     Three strided convolutions gather a block's pixels (2 x 2, then 4 x 4, then all), a channel of ones carries the
     offset, and every residual block is the identity: its inputs are kept positive, its convolutions are zero.
     """
-    weights = {f"{i}.conv.{j}.{name}": torch.zeros((WIDTH, WIDTH, 3, 3) if name == "weight" else WIDTH)
-               for i in (1, 3, 4, 5, 7, 8, 9, 11, 12, 13) for j in (0, 2, 4) for name in ("weight", "bias")}  # fmt: skip
+    weights = {}
+    for block in (1, 3, 4, 5, 7, 8, 9, 11, 12, 13):
+        for conv in (0, 2, 4):
+            weights[f"{block}.conv.{conv}.weight"] = torch.zeros(WIDTH, WIDTH, 3, 3)
+            weights[f"{block}.conv.{conv}.bias"] = torch.zeros(WIDTH)
     one = WIDTH - 1
     first = np.zeros((WIDTH, 3, 3, 3))
     first[range(3), range(3), 1, 1] = 1

@@ -183,6 +183,20 @@ def draw_neon(shape: str, size: int = SIZE) -> NDArray[np.uint8]:
     return to_bytes(mix(picture, (255, 235, 250), coverage(distance - 0.8)))
 
 
+def draw_any_style(rng: np.random.Generator, size: int = SIZE) -> NDArray[np.uint8]:
+    """A known shape, filled or as a line, in random colours with a random glow: for the decoder alone."""
+    shift, radius = rng.uniform(-8, 8, 2), rng.uniform(28, 48)
+    centre = (size / 2 + shift[0], size / 2 + shift[1])
+    distance = distance_field(rng.choice(list(SHAPES)), centre=centre, radius=radius)
+    if rng.random() < 0.6:
+        distance = np.abs(distance) - rng.uniform(1, 5)
+    ground, glow, edge, fill = rng.uniform(0, 255, (4, 3))
+    picture = np.broadcast_to(ground, (size, size, 3))
+    picture = mix(picture, glow, rng.uniform(0, 0.9) * np.exp(-np.maximum(distance, 0) / rng.uniform(3, 14)))
+    picture = mix(picture, edge, coverage(distance - rng.uniform(0, 4)))
+    return to_bytes(mix(picture, fill, coverage(distance)))
+
+
 def to_bytes(picture: Array) -> NDArray[np.uint8]:
     """Round a picture of 0 to 255 to bytes."""
     return np.clip(np.rint(picture), 0, 255).astype(np.uint8)

@@ -90,7 +90,7 @@ def decompose(
             weight = torch.ldexp(weight, torch.tensor(-exponent, device=weight.device))
         try:
             q, projection = _factorize(weight, rank, _TOLERANCE[method])
-        except torch.linalg.LinAlgError as error:
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
             raise DecompositionError(f"{prefix}eigendecomposition failed ({error}); check the weight") from error
         energy = _squared_norm(projection) / _squared_norm(weight) if peak else 1.0
         base_r = projection * math.ldexp(rank / alpha, exponent)
@@ -169,7 +169,7 @@ def _left_basis(weight: Tensor, rank: int, tolerance: float) -> Tensor:
 def _leading_eigenvectors(matrix: Tensor, rank: int, tolerance: float) -> Tensor:
     """Leading eigenvectors (side, block >= rank) of `matrix.T @ matrix` for a matrix of shape (long, side)."""
     side = matrix.shape[1]
-    block = min(rank + max(8, rank // 8), side)
+    block = min(rank + max(8, rank // 4), side)
     found = None
     if side > _DENSE_SIDE and rank <= side * _DENSE_RANK_SHARE:
         found = _block_krylov(matrix, rank, block, tolerance)
@@ -190,7 +190,7 @@ def _block_krylov(matrix: Tensor, rank: int, block: int, tolerance: float) -> Te
     latest = space = _orthonormal(start.to(matrix.device))
     projected = space.new_zeros(0, 0)
     next_check = 2 * block
-    while space.shape[1] <= side // 2:
+    while space.shape[1] <= side * 2 // 3:
         image = matrix.T @ (matrix @ latest)
         coefficients = space.T @ image
         # space.T @ G @ space, of which eigh reads the lower triangle alone.
@@ -200,9 +200,12 @@ def _block_krylov(matrix: Tensor, rank: int, block: int, tolerance: float) -> Te
             values, vectors = torch.linalg.eigh(projected)
             values, leading = values[-block:], vectors[:, -block:]
             residuals = torch.linalg.vector_norm(coupling @ leading[-block:, -rank:], dim=0)
-            if _energy_loss(values, residuals) <= tolerance:
-                return space @ leading
-            next_check = space.shape[1] * 5 // 4
+            loss = _energy_loss(values, residuals)
+            if loss <= tolerance:
+                basis: Tensor = space @ leading
+                return basis
+            # A check costs as much as a few blocks: far from the goal, look less often.
+            next_check = int(space.shape[1] * (1.5 if loss > 100 * tolerance else 1.2))
         latest = _orthonormal(rest - space @ (space.T @ rest))
         space = torch.cat([space, latest], dim=1)
     return None
@@ -216,12 +219,13 @@ def _energy_loss(values: Tensor, residuals: Tensor) -> float:
     """
     values, residuals = values.double(), residuals.double()
     leading = values[-len(residuals) :]
-    misses = torch.minimum(residuals.square() / (leading - values[0]), residuals)
-    return float(misses.nan_to_num().sum() / leading.sum())
+    gaps = (leading - values[0]).clamp_min(torch.finfo(torch.float64).tiny)
+    return float(torch.minimum(residuals.square() / gaps, residuals).sum() / leading.sum())
 
 
 def _orthonormal(columns: Tensor) -> Tensor:
-    return torch.linalg.qr(columns).Q
+    basis: Tensor = torch.linalg.qr(columns).Q
+    return basis
 
 
 def _squared_norm(matrix: Tensor) -> float:

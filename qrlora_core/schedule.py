@@ -63,3 +63,38 @@ def parse_points(text: str) -> Schedule:
             raise ScheduleError(f"points: expected progress:factor such as 0.5:0.3, found {part!r}.") from None
         points.append((progress, factor))
     return Schedule(tuple(points))
+
+
+# Each curve over its window: (share of the window, factor). Before and after it, a curve keeps its end values.
+CURVES: dict[str, tuple[tuple[float, float], ...]] = {
+    "constant": ((0.0, 1.0), (1.0, 1.0)),
+    "ramp up": ((0.0, 0.0), (1.0, 1.0)),
+    "ramp down": ((0.0, 1.0), (1.0, 0.0)),
+    "early": ((0.0, 1.0), (0.4, 1.0), (0.6, 0.0)),
+    "late": ((0.4, 0.0), (0.6, 1.0), (1.0, 1.0)),
+}
+
+
+def make_curve(curve: str | Schedule, start: float = 0.0, end: float = 1.0) -> Schedule:
+    """A named curve, or one through own points, laid into the window from start to end.
+
+    ``constant`` is off outside its window; every other curve keeps its first and last factor there.
+
+    Args:
+        curve: a name in `CURVES`, or a schedule over the window's own 0..1.
+        start, end: the window in sampling progress, 0 <= start < end <= 1.
+
+    Raises:
+        ScheduleError: an unknown name, or a window that is empty or outside 0..1.
+    """
+    if not 0 <= start < end <= 1:
+        raise ScheduleError(f"expected 0 <= start_percent < end_percent <= 1, found {start:g} and {end:g}.")
+    if isinstance(curve, str) and curve not in CURVES:
+        raise ScheduleError(f"curve: expected one of {', '.join(CURVES)}, found {curve!r}.")
+    shape = CURVES[curve] if isinstance(curve, str) else curve.points
+    points = [(start + share * (end - start), factor) for share, factor in shape]
+    if curve == "constant":
+        before = [(start, 0.0)] if start > 0 else []
+        after = [(end, 0.0)] if end < 1 else []
+        points = [*before, *points, *after]
+    return Schedule(tuple(points))

@@ -11,6 +11,8 @@ import comfy.utils
 import torch
 from torch import Tensor
 
+from ...qrlora_core import QRLoRA
+
 _WEIGHT = ".weight"
 _HOST_PREFIX = "diffusion_model."
 
@@ -131,3 +133,10 @@ def _is_linear(module: torch.nn.Module) -> bool:
     # By shape, not by class: the host's quantized layers are no torch.nn.Linear.
     weight = getattr(module, "weight", None)
     return hasattr(module, "in_features") and hasattr(module, "out_features") and weight is not None
+
+
+def host_names(patcher: Any, adapter: QRLoRA) -> dict[str, tuple[str, ...]]:
+    """Module path to the host's own dotted name of the layer, where the model has it."""
+    key_map = KeyMap(patcher.model)
+    targets = {path: key_map.find(path) for path in adapter.layers}
+    return {path: (target.module,) for path, target in targets.items() if target is not None}

@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+
 from comfyui_qr_lora.qrlora_core import AdapterError, Layer, QRLoRA, Term
 from comfyui_qr_lora.tests.core import oracle
 from comfyui_qr_lora.tests.core.oracle import normal, orthonormal
@@ -129,7 +130,9 @@ class TestBasisId:
     def of(q: torch.Tensor, seed: int = 0) -> str:
         return Term(q, normal(q.shape[1], 5, seed=seed)).basis_id
 
-    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn])
+    @pytest.mark.parametrize(
+        "dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn]
+    )
     def test_depends_on_the_bits_of_q_alone(self, dtype):
         q = orthonormal(8, 4, seed=1).to(dtype)
         assert self.of(q, seed=2) == self.of(q.clone(), seed=3)

@@ -6,12 +6,13 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from comfyui_qr_lora.qrlora_core import AdapterError, Layer, QRLoRA, Term, merge
 from comfyui_qr_lora.qrlora_core.merge import MERGE_KEY
 from comfyui_qr_lora.tests.core import oracle
 from comfyui_qr_lora.tests.core.oracle import normal, orthonormal
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 FLOAT32 = 2e-6
 OUT, RANK, WIDTH = 9, 4, 7
@@ -54,7 +55,9 @@ class TestSharedBasis:
         (term,) = merged.layers["x"].terms
         assert torch.equal(term.q, Q1)
         W = normal(OUT, WIDTH, seed=5).double()
-        delta = oracle.merged_delta(Q1, [(scale, alpha, normal(RANK, WIDTH, seed=seed)) for scale, alpha, seed in parts])
+        delta = oracle.merged_delta(
+            Q1, [(scale, alpha, normal(RANK, WIDTH, seed=seed)) for scale, alpha, seed in parts]
+        )
         assert oracle.error(W + merged.layers["x"].delta_weight(), W + delta, delta) < FLOAT32
         assert record(merged)["shared"] == ["x"]
 
@@ -210,7 +213,7 @@ class TestRecord:
 
     def test_every_layer_is_in_exactly_one_list(self):
         left = QRLoRA({path: adapter(Q1, 1).layers["x"] for path in "abc"})
-        right = QRLoRA({"b": adapter(Q1, 2).layers["x"], "c": adapter(Q2, 3).layers["x"], "d": adapter(Q2, 4).layers["x"]})
+        right = QRLoRA({path: adapter(q, 2).layers["x"] for path, q in (("b", Q1), ("c", Q2), ("d", Q2))})
         how = record(merge([(left, 1.0), (right, 1.0)]))
         assert (how["single"], how["shared"], how["concatenated"]) == (["a", "d"], ["b"], ["c"])
 
@@ -230,10 +233,11 @@ class TestRecord:
     )
     def test_of_layers_with_several_terms(self, left, right, kind):
         """Shared: every basis of the result is in every source, whatever the number of terms."""
-        sources = [
-            (QRLoRA({"x": Layer(tuple(Term(q, normal(RANK, WIDTH, seed=10 * side + i)) for i, q in enumerate(bases)))}), 0.5)
-            for side, bases in enumerate((left, right), 1)
+        seeds = itertools.count()
+        layers = [
+            Layer(tuple(Term(q, normal(RANK, WIDTH, seed=next(seeds))) for q in bases)) for bases in (left, right)
         ]
+        sources = [(QRLoRA({"x": layer}), 0.5) for layer in layers]
         merged = merge(sources)
         assert record(merged)[kind] == ["x"]
         assert_is_sum(merged, sources)
@@ -247,7 +251,11 @@ class TestRecord:
 
 
 def test_inputs_are_not_changed():
-    sources = [(adapter(Q1.clone(), 1, base_r=BASE_R.clone()), 0.7), (adapter(Q1.clone(), 2), -0.5), (adapter(Q2.clone(), 3), 2.0)]
+    sources = [
+        (adapter(Q1.clone(), 1, base_r=BASE_R.clone()), 0.7),
+        (adapter(Q1.clone(), 2), -0.5),
+        (adapter(Q2.clone(), 3), 2.0),
+    ]
     parts = [tensor for source, _ in sources for _, term in source.terms() for tensor in (term.q, term.delta_r)]
     copies = [part.clone() for part in parts]
     given_pairs = list(sources)
@@ -259,7 +267,7 @@ def test_inputs_are_not_changed():
 
 # Properties, on small random adapters whose layers share bases, differ in them, or are missing.
 
-SCALES = st.sampled_from([0.0, 1.0]) | st.floats(-3, 3, allow_subnormal=False).filter(lambda scale: scale == 0 or abs(scale) > 1e-3)
+SCALES = st.sampled_from([0.0, 1.0, -1.0]) | st.floats(0.001, 3) | st.floats(-3, -0.001)
 ALPHAS = st.sampled_from([1.0, 4.0, 8.0]) | st.floats(0.25, 16)
 SEEDS = st.integers(0, 2**16)
 
@@ -279,7 +287,7 @@ def adapters(draw):
 
 
 SOURCES = st.lists(st.tuples(adapters(), SCALES), min_size=1, max_size=4)
-properties = settings(max_examples=60, deadline=None, derandomize=True)
+properties = settings(max_examples=40, deadline=None, derandomize=True)
 
 
 @properties
