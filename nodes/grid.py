@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from comfy_api.latest import io
-from torch import Tensor
 
 from .pictures import labelled_grid
 from .sockets import CATEGORY, GridSocket
@@ -30,7 +31,7 @@ class Grid(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, images: list[Tensor], grid: list[SweepGrid]) -> io.NodeOutput:
+    def execute(cls, images: list[Any], grid: list[SweepGrid]) -> io.NodeOutput:
         """Lay the first image of every cell out row by row."""
         asked = grid[0]
         return io.NodeOutput(

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..qrlora_core import AdapterFileError, load_adapter
 from .host.display import show_text
 from .host.files import adapter_names, adapter_path
-from .report import describe_adapter
+from .host.report import describe_adapter
 from .sockets import CATEGORY, QRLoRASocket
 
 

@@ -10,8 +10,8 @@ from ..qrlora_core import PRESETS
 from ..qrlora_core.train import VARIANTS
 from .host.dataset import collect_examples
 from .host.display import show_text
+from .host.report import describe_training
 from .host.training import DTYPES, TrainingSettings, check_settings, train_adapter
-from .report import describe_training
 from .sockets import CATEGORY, LossMapSocket, QRLoRASocket
 
 _CUSTOM = "custom"

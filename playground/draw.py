@@ -162,8 +162,8 @@ def mix(below: Array, above: Array | tuple[int, int, int], alpha: Array) -> Arra
 
 def draw(scene: Scene, rng: np.random.Generator | None = None, size: int = SIZE) -> NDArray[np.uint8]:
     """Draw a scene, (size, size, 3); the generator jitters place and size, without one it is centred."""
-    shift = rng.uniform(-8, 8, 2) if rng else np.zeros(2)
-    radius = (rng.uniform(36, 48) if rng else 42.0) * size / SIZE
+    shift = rng.uniform(-4, 4, 2) if rng else np.zeros(2)
+    radius = (rng.uniform(39, 45) if rng else 42.0) * size / SIZE
     centre = (size / 2 + shift[0], size / 2 + shift[1])
     distance = distance_field(scene.shape, centre=centre, radius=radius, size=size)
     colour = np.array(COLOURS[scene.colour], dtype=np.float64)

@@ -254,7 +254,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--stage", choices=("decoder", "diffusion", "all"), default="all")
     parser.add_argument("--decoder-steps", type=int, default=3500)
-    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--steps", type=int, default=4500)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--pictures", type=int, default=16000)
     parser.add_argument("--seed", type=int, default=0)

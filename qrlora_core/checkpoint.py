@@ -21,6 +21,7 @@ from .errors import AdapterError, AdapterFileError
 
 FORMAT_VERSION = "1"
 METADATA_PREFIX = "qr_lora."
+_VERSION_KEY = f"{METADATA_PREFIX}format_version"
 
 # `{module}.lora.q.weight` as published; further terms of a layer are `{module}.lora.1.q.weight` and so on.
 _KEY = re.compile(
@@ -57,8 +58,8 @@ def save_adapter(adapter: QRLoRA, path: str | os.PathLike[str], *, format: str =
     if not adapter.layers:
         raise AdapterFileError(f"{target.name}: the adapter has no layers, so there is nothing to save.")
     adapter.require_finite()
-    title = {"modelspec.title": target.stem}
-    metadata = {**title, **adapter.metadata, f"{METADATA_PREFIX}format_version": FORMAT_VERSION}
+    own = {"modelspec.title": target.stem, _VERSION_KEY: FORMAT_VERSION}
+    metadata = {**adapter.metadata, **own}
     metadata.pop("name", None)  # a file is called what its path says
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -118,6 +119,7 @@ def load_adapter(path: str | os.PathLike[str]) -> QRLoRA:
         _refuse_other_kinds(source)
         with safe_open(source, framework="pt") as file:
             metadata = dict(file.metadata() or {})
+            _refuse_newer(source, metadata)
             grouped = _group_keys(source, file.keys())
             layers = {
                 module: _read_layer(
@@ -139,6 +141,15 @@ def load_adapter(path: str | os.PathLike[str]) -> QRLoRA:
     except AdapterError as error:
         raise AdapterFileError(f"{source.name}: {error}") from error
     return adapter
+
+
+def _refuse_newer(source: Path, metadata: Mapping[str, str]) -> None:
+    version = metadata.get(_VERSION_KEY, FORMAT_VERSION)
+    if version != FORMAT_VERSION:
+        raise AdapterFileError(
+            f"{source.name}: format version {version!r}, expected {FORMAT_VERSION!r}. A newer ComfyUI QR-LoRA wrote "
+            "it; update this one."
+        )
 
 
 def _refuse_other_kinds(source: Path) -> None:
@@ -177,8 +188,9 @@ def _explain_unknown(source: Path, keys: list[str]) -> str:
         return f"{source.name}: this is the companion file of residuals, which is not needed; choose the adapter file."
     if any("lora_down" in key or "lora_A" in key or key.endswith(".down.weight") for key in keys):
         return (
-            f"{source.name}: this is an ordinary LoRA, not a QR-LoRA adapter ({expected}, found {keys[0]!r}). "
-            "Load it with ComfyUI's own LoRA loader."
+            f"{source.name}: this is an ordinary LoRA, or a published QR-LoRA file of the variant `qr`, neither of "
+            f"which can be loaded here yet ({expected}, found {keys[0]!r}). An ordinary LoRA loads with ComfyUI's "
+            "own LoRA loader."
         )
     found = f"found {', '.join(map(repr, keys[:3]))}" if keys else "found no tensors"
     return f"{source.name}: not a QR-LoRA adapter: {expected}, {found}."

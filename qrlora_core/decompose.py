@@ -204,8 +204,8 @@ def _block_krylov(matrix: Tensor, rank: int, block: int, tolerance: float) -> Te
             if loss <= tolerance:
                 basis: Tensor = space @ leading
                 return basis
-            # A check costs as much as a few blocks: far from the goal, look less often.
-            next_check = int(space.shape[1] * (1.5 if loss > 100 * tolerance else 1.2))
+            # A check costs as much as a few blocks: the further from the goal, the later the next one.
+            next_check = int(space.shape[1] * (1 + min(0.5, 0.2 * math.log10(loss / tolerance))))
         latest = _orthonormal(rest - space @ (space.T @ rest))
         space = torch.cat([space, latest], dim=1)
     return None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -89,30 +90,42 @@ class Trainer:
             weight_decay=self.settings.weight_decay,
         )
 
-    def step(self, losses: Iterable[Callable[[], Tensor]]) -> float:
+    def step(self, losses: Sequence[Callable[[], Tensor]]) -> float:
         """One update from ``grad_accumulation`` losses; returns their mean.
 
         Args:
             losses: callables that run the model and return a scalar loss; evaluated and differentiated one by one.
 
         Raises:
-            TrainingError: a loss that is not finite. dR is left as it was before the step.
+            TrainingError: another number of losses, or a loss or gradient that is not finite. dR is left as it
+                was before the step.
         """
+        if len(losses) != self.settings.grad_accumulation:
+            raise TrainingError(f"expected {self.settings.grad_accumulation} losses per update, found {len(losses)}.")
         self.optimizer.zero_grad(set_to_none=True)
         total = 0.0
         for compute_loss in losses:
             loss = compute_loss() / self.settings.grad_accumulation
             value = float(loss.detach())
-            if not torch.isfinite(loss.detach()):
-                raise TrainingError(
-                    f"the loss became {value}. dR is kept as it was before this step; lower learning_rate, "
-                    "or choose training_dtype fp32."
-                )
+            _require_finite("loss", value)
             loss.backward()  # type: ignore[no-untyped-call]
             total += value
+        _require_finite("gradient", self._gradient_norm())
         self.optimizer.step()
         return total
+
+    def _gradient_norm(self) -> float:
+        gradients = [delta.delta_r.grad for delta in self.deltas.values() if delta.delta_r.grad is not None]
+        return float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
 
     def adapter(self, metadata: Mapping[str, str]) -> QRLoRA:
         """What is trained so far, as an adapter on the CPU."""
         return QRLoRA({path: delta.layer() for path, delta in self.deltas.items()}, metadata)
+
+
+def _require_finite(name: str, value: float) -> None:
+    if not math.isfinite(value):
+        raise TrainingError(
+            f"the {name} became {value}. dR is kept as it was before this step; lower learning_rate, "
+            "or choose training_dtype fp32."
+        )

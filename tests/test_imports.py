@@ -23,7 +23,8 @@ ROOMS = {
     "core": (TENSORS, {"core"}),
     "host": (TENSORS | HOST | {"comfy_api"}, {"host", "core"}),
     "sockets": ({"comfy_api"}, set()),
-    "nodes": ({"comfy_api"}, {"nodes", "sockets", "host", "core"}),
+    "pictures": (TENSORS | {"PIL"}, {"core"}),
+    "nodes": ({"comfy_api"}, {"nodes", "sockets", "pictures", "host", "core"}),
 }
 # No network, no other programs, no pickles, no imports by a computed name.
 NEVER_IMPORTED = {
@@ -50,7 +51,7 @@ def room_of(path: str) -> str:
         return "core"
     if parts[0] != "nodes":
         return "root"
-    return parts[1] if parts[1:2] in (["host"], ["sockets"]) else "nodes"
+    return parts[1] if parts[1:2] in (["host"], ["sockets"], ["pictures"]) else "nodes"
 
 
 def resolve(name: str, node: ast.ImportFrom) -> list[str]:

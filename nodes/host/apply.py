@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...qrlora_core import QRLoRA, QRLoRAError, ScheduleError, merge
-from ..report import report_merge
 from .binding import bind
 from .key_map import KeyMap
 from .live import Source, apply_live
 from .matching import Match, match
 from .patching import apply_patch
+from .report import report_merge
 
 APPLY_MODES = ("live", "patch")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import uuid
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,6 +71,7 @@ class _LiveMerge:
         self._owner: int | None = None
         self._progress: SamplingProgress | None = None
         self._steps = 0
+        self._ran: set[str] = set()
 
     def models(self) -> list[Any]:
         """What the host must have on the device: all deltas, and the bases that some group uses."""
@@ -79,10 +81,15 @@ class _LiveMerge:
 
     def inject(self, patcher: Any) -> None:
         """Hook all layers for this patcher; hooks that another clone left are replaced."""
-        _refuse_compiled(patcher, self._parts)
         self._remove()
-        self._layers = [LiveLayer(patcher.model.get_submodule(name), parts) for name, parts in self._parts.items()]
-        self._owner, self._steps = id(patcher), 0
+        if isinstance(sys.exc_info()[1], _BakingRefusedError):
+            return  # the host injects once more while it unwinds the load that we refused
+        _refuse_compiled(patcher)
+        self._layers = [
+            LiveLayer(patcher.model.get_submodule(name), parts, self._admission(patcher, name))
+            for name, parts in self._parts.items()
+        ]
+        self._owner = id(patcher)
         self._progress = SamplingProgress(patcher) if any(source.schedule for source in self._sources) else None
         self._set_scales(0.0)
 
@@ -105,15 +112,27 @@ class _LiveMerge:
         """
         if self._owner != id(patcher) or self._steps == 0 or sys.exc_info()[0] is not None:
             return
-        ran = sum(layer.ran for layer in self._layers)
-        self._steps = 0
+        ran, self._ran, self._steps = len(self._ran), set(), 0
         if ran == 0:
             raise QRLoRAError(
                 "live adapters had no effect: this model runs other layers than those it names (it is wrapped, "
                 "compiled or replaced by another node). Set apply to patch."
             )
-        if ran < len(self._layers):
-            logging.info("QR-LoRA live: %d of %d layers were called by this model", ran, len(self._layers))
+        if ran < len(self._parts):
+            logging.info("QR-LoRA live: %d of %d layers were called by this model", ran, len(self._parts))
+
+    def _admission(self, patcher: Any, name: str) -> Callable[[], bool]:
+        """Tells a layer whether the model runs for this patcher: a load that failed may leave our hooks behind."""
+        model, owner = weakref.ref(patcher.model), id(patcher)
+
+        def admit() -> bool:
+            running = getattr(model(), "current_patcher", None)
+            if running is not None and id(running) != owner:
+                return False
+            self._ran.add(name)
+            return True
+
+        return admit
 
     def _remove(self) -> None:
         for layer in self._layers:
@@ -147,7 +166,7 @@ class _LiveMerge:
         )
 
 
-def _refuse_compiled(patcher: Any, parts: dict[str, Any]) -> None:
+def _refuse_compiled(patcher: Any) -> None:
     compiled = torch._dynamo.eval_frame.OptimizedModule
     wrapped = any("compile" in str(key) for key in patcher.wrappers.get(WrappersMP.APPLY_MODEL, {}))
     patched = any(isinstance(patch, compiled) for patch in patcher.object_patches.values())
@@ -159,9 +178,13 @@ def _refuse_compiled(patcher: Any, parts: dict[str, Any]) -> None:
         )
 
 
+class _BakingRefusedError(QRLoRAError):
+    """A checkpoint was to be saved from a live model."""
+
+
 def _refuse_baking(_patcher: Any, _device: Any, _memory: Any, force_patch_weights: bool, *_args: Any) -> None:
     if force_patch_weights:
-        raise QRLoRAError(
+        raise _BakingRefusedError(
             "a model with live adapters cannot be saved as a checkpoint: live branches are not in its weights. "
             "Set apply to patch in QR-LoRA Merge, then save."
         )

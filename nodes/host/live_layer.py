@@ -41,10 +41,11 @@ class LiveLayer:
     Args:
         module: a linear layer (or what acts as one) or a convolution.
         parts: what to add.
+        admit: asked at every call; the layer computes as without us where it says no.
     """
 
-    def __init__(self, module: torch.nn.Module, parts: Sequence[Part]) -> None:
-        self.ran = False
+    def __init__(self, module: torch.nn.Module, parts: Sequence[Part], admit: Callable[[], bool]) -> None:
+        self._admit = admit
         self._parts = list(parts)
         self._is_conv = hasattr(module, "kernel_size")
         self._weights: list[tuple[float, ...]] = []
@@ -67,8 +68,7 @@ class LiveLayer:
         self._sums = None
 
     def _hook(self, module: Any, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        self.ran = True
-        if not self._active:
+        if not self._admit() or not self._active:
             return output
         x = args[0]
         sums = self._current_sums(x)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...qrlora_core import AdapterError, QRLoRA, TargetError
-from ..report import paths_as_text
 from .key_map import KeyMap, Target
+from .report import paths_as_text
 from .weights import base_name
 
 

@@ -17,6 +17,15 @@ SHIFT = oracle.delta_weight(oracle.split(W, RANK).Q, normal(RANK, WIDTH, seed=3)
 TARGET = X @ (W + SHIFT).T
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Matrices this small only wait for a second thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def factors(seed=1, rank=RANK, alpha=ALPHA):
     parts = oracle.split(normal(OUT, WIDTH, seed=seed), rank, alpha)
     return Factors(parts.Q.float(), parts.R.float(), rank, alpha, captured_energy=0.9)

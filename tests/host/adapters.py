@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import folder_paths
-import nodes as host_nodes
 import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+import nodes as host_nodes
 from comfyui_qr_lora.nodes.host.key_map import KeyMap
 from comfyui_qr_lora.nodes.host.weights import base_weight
 from comfyui_qr_lora.qrlora_core import Layer, QRLoRA, decompose, select
-from safetensors.torch import save_file
-from torch import Tensor
 
 _numbers = itertools.count()
 

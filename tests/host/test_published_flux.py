@@ -146,7 +146,7 @@ def sum_of_products(W: Tensor, parts: Parts) -> Tensor:
 
 def test_both_programs_hold_the_same_model(pair: Pair) -> None:
     base = pair.base()
-    assert (host_velocity(pair.host, pair.inputs) - base).norm() < 1e-5 * base.norm()
+    assert (host_velocity(pair.host, pair.inputs) - base).norm() < 3e-6 * base.norm()
 
 
 @pytest.mark.parametrize("apply", ["live", "patch"])
@@ -156,7 +156,7 @@ class TestAgainstDiffusers:
         content = stored(files[0], dtype)
         adapter = write(content, tmp_path / "content.safetensors")
         expected, base = pair.theirs(published_equation, (content, 0.8)), pair.base()
-        assert 0.02 < (expected - base).norm() / base.norm() < 0.5  # an effect as trained adapters have
+        assert 0.02 < (expected - base).norm() / base.norm() < 0.5  # neither lost in rounding nor another model
         assert relative_error(pair.ours((adapter, 0.8), apply=apply), expected, base) < TOLERANCE
 
     def test_two_files_that_share_q(

@@ -6,12 +6,12 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from ..qrlora_core import QRLoRA
-from ..qrlora_core.merge import MERGE_KEY
+from ...qrlora_core import QRLoRA
+from ...qrlora_core.merge import MERGE_KEY
 
 if TYPE_CHECKING:
-    from .host.live import Source
-    from .host.matching import Match
+    from .live import Source
+    from .matching import Match
 
 
 def describe_adapter(adapter: QRLoRA) -> str:
