@@ -24,7 +24,9 @@ class Grid(io.ComfyNode):
             description="Joins the images of QR-LoRA Sweep into one picture, with the scales at its edges.",
             is_input_list=True,
             inputs=[
-                io.Image.Input("images", tooltip="The decoded images, one per cell of the sweep."),
+                io.Image.Input(
+                    "images", tooltip="The decoded images, one per cell of the sweep; of a batch, the first."
+                ),
                 GridSocket.Input("grid", tooltip="From QR-LoRA Sweep."),
             ],
             outputs=[io.Image.Output(id="image", display_name="image", tooltip="The labelled picture.")],

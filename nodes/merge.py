@@ -51,8 +51,9 @@ class Merge(io.ComfyNode):
                     options=list(APPLY_MODES),
                     default=APPLY_MODES[0],
                     optional=True,
-                    tooltip="live: branches beside the layers; a new scale costs nothing, quantized models work. "
-                    "patch: weights are patched as LoRA loaders do; for saving checkpoints, compiling, model merging.",
+                    tooltip="live: the adapters run beside the model's layers, so a new scale acts at once; quantized "
+                    "models work. patch: the weights are changed, as LoRA loaders do; for saving a checkpoint, "
+                    "torch.compile and model merging.",
                 ),
                 *(
                     ScheduleSocket.Input(
@@ -66,7 +67,9 @@ class Merge(io.ComfyNode):
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model with the adapters applied."),
                 QRLoRASocket.Output(
-                    id="merged", display_name="merged", tooltip="The merge as one adapter, for Save QR-LoRA."
+                    id="merged",
+                    display_name="merged",
+                    tooltip="The merge at these scales as one adapter, for Save QR-LoRA.",
                 ),
                 io.String.Output(
                     id="report",

@@ -21,14 +21,15 @@ class Schedule(io.ComfyNode):
             display_name="QR-LoRA Schedule",
             category=CATEGORY,
             description="A curve that multiplies an adapter's scale while sampling. Connect it to a schedule input of "
-            "QR-LoRA Merge; 'early' for the content and 'late' for the style is a good start.",
+            "QR-LoRA Merge; try 'early' for the content and 'late' for the style.",
             inputs=[
                 io.Combo.Input(
                     "curve",
                     options=[*CURVES, _CUSTOM],
                     default="early",
-                    tooltip="early: full, then off around the middle (content). late: the reverse (style). "
-                    "constant: full inside the window, off outside. custom: the points below.",
+                    tooltip="early: full, then off from the middle. late: off, then full from the middle. "
+                    "ramp up and ramp down: evenly from 0 to 1 or back. constant: full inside the window, off "
+                    "outside. custom: the points below.",
                 ),
                 io.Float.Input(
                     "start_percent",

@@ -41,9 +41,14 @@ class Sweep(io.ComfyNode):
                 io.Model.Input("model", tooltip="The model that the adapters were trained on."),
                 QRLoRASocket.Input("adapter_x", tooltip="Its scale changes from column to column."),
                 io.String.Input("scales_x", default="0, 0.5, 1", tooltip="The scales of the columns, with commas."),
-                QRLoRASocket.Input("adapter_y", optional=True, tooltip="Its scale changes from row to row."),
+                QRLoRASocket.Input(
+                    "adapter_y", optional=True, tooltip="Its scale changes from row to row; leave free for one row."
+                ),
                 io.String.Input(
-                    "scales_y", default="0, 0.5, 1", optional=True, tooltip="The scales of the rows, with commas."
+                    "scales_y",
+                    default="0, 0.5, 1",
+                    optional=True,
+                    tooltip="The scales of the rows, with commas; not used without adapter_y.",
                 ),
                 io.Combo.Input(
                     "apply",

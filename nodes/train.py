@@ -59,11 +59,11 @@ def _inputs() -> list[io.Input]:
         io.Conditioning.Input("positive", tooltip="The caption: one for all pictures, or one for each, in order."),
         io.Int.Input(
             "steps", default=1000, min=1, max=100000,
-            tooltip="How many updates. 500 to 1000 for one picture; watch the loss and the result.",
+            tooltip="How many updates; 1000 for one picture as published. Judge by the result, the loss is noisy.",
         ),
         io.Float.Input(
             "learning_rate", default=1e-4, min=1e-7, max=1.0, step=1e-7,
-            tooltip="Size of an update. 0.0001 as published; small models take ten times more.",
+            tooltip="Size of an update. 0.0001 as published for FLUX; small models may take ten times more.",
         ),
         io.Int.Input(
             "rank", default=64, min=1, max=1024,
@@ -85,7 +85,8 @@ def _inputs() -> list[io.Input]:
         io.Int.Input("batch_size", default=1, min=1, max=256, tooltip="Pictures per step; more needs more memory."),
         io.Int.Input(
             "grad_accumulation", default=1, min=1, max=1024,
-            tooltip="Batches averaged per update: a larger batch without more memory, as many times slower.",
+            tooltip="Batches averaged per update, 4 as published: a larger batch without more memory, as many times "
+            "slower.",
         ),
         io.Int.Input(
             "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=False,
@@ -97,7 +98,7 @@ def _inputs() -> list[io.Input]:
         ),
         io.Boolean.Input(
             "gradient_checkpointing", default=True,
-            tooltip="Saves much memory for about a third more time. Switch off for small models.",
+            tooltip="Saves much memory and takes longer. Switch off for small models.",
         ),
         io.String.Input(
             "custom_targets", default="", multiline=True, optional=True,

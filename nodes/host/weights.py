@@ -26,6 +26,7 @@ def _dequantized(patcher: Any, key: str) -> Tensor:
     weight, _, convert = comfy.model_patcher.get_key_weight(patcher.model, key)
     if key in patcher.backup:  # a patched weight is in place of the base one
         weight = patcher.backup[key].weight
+    weight = weight.detach()
     if hasattr(weight, "dequantize") and hasattr(weight, "_layout_params"):  # the host's QuantizedTensor
         return weight.dequantize()
     # Exact for float8 and half storage; the scale of scaled float8 must be applied in float32.
