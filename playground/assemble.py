@@ -76,7 +76,7 @@ def checkpoint_weights() -> dict[str, Tensor]:
 
 def write(weights: dict[str, Tensor], path: Path) -> None:
     """Write stamped weights under a temporary name, then rename."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")

@@ -6,7 +6,7 @@ import logging
 import sys
 import uuid
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,9 +84,10 @@ class _LiveMerge:
         self._remove()
         if isinstance(sys.exc_info()[1], _BakingRefusedError):
             return  # the host injects once more while it unwinds the load that we refused
-        _refuse_compiled(patcher)
+        modules = dict(patcher.model.named_modules())
+        _refuse_compiled(patcher, modules.values())
         self._layers = [
-            LiveLayer(patcher.model.get_submodule(name), parts, self._admission(patcher, name))
+            LiveLayer(modules[name], parts, self._admission(patcher, name))
             for name, parts in self._parts.items()
         ]
         self._owner = id(patcher)
@@ -166,11 +167,11 @@ class _LiveMerge:
         )
 
 
-def _refuse_compiled(patcher: Any) -> None:
+def _refuse_compiled(patcher: Any, modules: Iterable[torch.nn.Module]) -> None:
     compiled = torch._dynamo.eval_frame.OptimizedModule
     wrapped = any("compile" in str(key) for key in patcher.wrappers.get(WrappersMP.APPLY_MODEL, {}))
     patched = any(isinstance(patch, compiled) for patch in patcher.object_patches.values())
-    inside = any(isinstance(module, compiled) for module in patcher.model.modules())
+    inside = any(isinstance(module, compiled) for module in modules)
     if wrapped or patched or inside:
         raise QRLoRAError(
             "apply = live does not work on a model that torch.compile wraps: the compiled code would leave the "

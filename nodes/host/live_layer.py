@@ -11,6 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+# Rows of the output, q, and the factor of what is added there.
+Placed = tuple[tuple[int, int] | None, Tensor, float]
+
+
 @dataclass(frozen=True, eq=False)
 class Part:
     """Terms with one q on one row range of a layer: ``q @ sum_i(scale_i scaling_i delta_r_i)``.
@@ -32,6 +36,33 @@ class Part:
         return tuple(scales[source] * scaling for source, scaling, _ in self.deltas)
 
 
+@dataclass(frozen=True)
+class _Blend:
+    """A part at some scales: ``factor * q @ sum_i(shares_i delta_r_i)``, the largest share being one.
+
+    So an adapter alone is used as it lies in memory, whatever its scale, and only new ratios need new sums.
+    """
+
+    part: Part
+    factor: float
+    shares: tuple[float, ...]
+
+    def sum_deltas(self, x: Tensor) -> Tensor:
+        """``sum_i(shares_i delta_r_i)`` as (rank, in) on x's device in its dtype, summed in float32."""
+        used = [(share, delta[2]()) for share, delta in zip(self.shares, self.part.deltas, strict=True) if share]
+        used.sort(key=lambda item: item[0] != 1.0)  # the one that needs no product comes first
+        total = used[0][1].to(x.device)
+        for share, delta in used[1:]:
+            delta = delta.to(x.device, torch.float32).reshape(total.shape)
+            total = torch.add(total.float(), delta, alpha=share)
+        return total.to(x.dtype)
+
+
+def _blend(part: Part, weights: Sequence[float]) -> _Blend:
+    factor = max(weights, key=abs)
+    return _Blend(part, factor, tuple(weight / factor for weight in weights))
+
+
 class LiveLayer:
     """Adds ``sum_parts q (sum_i w_i delta_r_i) x`` to a layer's output.
 
@@ -47,20 +78,22 @@ class LiveLayer:
     def __init__(self, module: torch.nn.Module, parts: Sequence[Part], admit: Callable[[], bool]) -> None:
         self._admit = admit
         self._parts = list(parts)
-        self._is_conv = hasattr(module, "kernel_size")
+        self._is_conv = "kernel_size" in vars(module)  # hasattr is slow where a module lacks it
         self._weights: list[tuple[float, ...]] = []
-        self._active: list[Part] = []
+        self._active: list[_Blend] = []
         self._sums: Tensor | None = None
-        self._stale = True
         self._handle = module.register_forward_hook(self._hook)
 
     def set_scales(self, scales: Sequence[float]) -> None:
-        """Take new scales, one per source; the sums follow at the next call, and only if a weight changed."""
+        """Take new scales, one per source; the sums follow at the next call, and only if a ratio changed."""
         weights = [part.weights(scales) for part in self._parts]
         if weights == self._weights:
             return
-        self._weights, self._stale = weights, True
-        self._active = [part for part, own in zip(self._parts, weights, strict=True) if any(own)]
+        before = [(blend.part, blend.shares) for blend in self._active]
+        self._weights = weights
+        self._active = [_blend(part, own) for part, own in zip(self._parts, weights, strict=True) if any(own)]
+        if before != [(blend.part, blend.shares) for blend in self._active]:
+            self._sums = None
 
     def remove(self) -> None:
         """Remove the hook and free the sums."""
@@ -76,32 +109,19 @@ class LiveLayer:
         in_place = not torch.is_grad_enabled() and output.is_contiguous()
         return (_add_in_place if in_place else _add)(output, inner, self._placed(output), self._is_conv)
 
-    def _placed(self, output: Tensor) -> list[tuple[tuple[int, int] | None, Tensor]]:
-        return [(part.rows, _usable(part.q().to(output.device, output.dtype))) for part in self._active]
+    def _placed(self, output: Tensor) -> list[Placed]:
+        return [
+            (blend.part.rows, _usable(blend.part.q().to(output.device, output.dtype)), blend.factor)
+            for blend in self._active
+        ]
 
     def _current_sums(self, x: Tensor) -> Tensor:
-        """(total rank, in) of the active parts in x's dtype, summed in float32 and rounded once."""
+        """(total rank, in) of the active parts in x's dtype, rounded once."""
         sums = self._sums
-        if not self._stale and sums is not None and sums.device == x.device and sums.dtype == x.dtype:
-            return _usable(sums)
-        totals = []
-        for part, weights in zip(self._parts, self._weights, strict=True):
-            if any(weights):
-                totals.append(_weighted_sum(part, weights, x.device).to(x.dtype))
-        self._sums = totals[0] if len(totals) == 1 else torch.cat(totals)
-        self._stale = False
-        return self._sums
-
-
-def _weighted_sum(part: Part, weights: Sequence[float], device: torch.device) -> Tensor:
-    total: Tensor | None = None
-    for weight, (_, _, give) in zip(weights, part.deltas, strict=True):
-        if weight == 0:
-            continue
-        delta = give().to(device, torch.float32)
-        total = delta * weight if total is None else total.add_(delta.reshape(total.shape), alpha=weight)
-    assert total is not None
-    return total
+        if sums is None or sums.device != x.device or sums.dtype != x.dtype:
+            totals = [blend.sum_deltas(x).flatten(1) for blend in self._active]
+            self._sums = sums = totals[0] if len(totals) == 1 else torch.cat(totals)
+        return _usable(sums)
 
 
 def _usable(tensor: Tensor) -> Tensor:
@@ -116,27 +136,24 @@ def _convolve(module: Any, x: Tensor, sums: Tensor) -> Tensor:
     return convolution(x, weight, None, module.stride, module.padding, module.dilation)
 
 
-Placed = Sequence[tuple[tuple[int, int] | None, Tensor]]
-
-
-def _add_in_place(output: Tensor, inner: Tensor, placed: Placed, is_conv: bool) -> Tensor:
+def _add_in_place(output: Tensor, inner: Tensor, placed: Sequence[Placed], is_conv: bool) -> Tensor:
     if is_conv:
         return output.add_(_add(torch.zeros_like(output), inner, placed, is_conv))
     flat_out = output.view(-1, output.shape[-1])
     flat_in = inner.view(-1, inner.shape[-1]).to(output.dtype)
     column = 0
-    for rows, q in placed:
+    for rows, q, factor in placed:
         own = flat_in.narrow(1, column, q.shape[1])
-        (flat_out if rows is None else flat_out.narrow(1, *rows)).addmm_(own, q.t())
+        (flat_out if rows is None else flat_out.narrow(1, *rows)).addmm_(own, q.t(), alpha=factor)
         column += q.shape[1]
     return output
 
 
-def _add(output: Tensor, inner: Tensor, placed: Placed, is_conv: bool) -> Tensor:
+def _add(output: Tensor, inner: Tensor, placed: Sequence[Placed], is_conv: bool) -> Tensor:
     axis = 1 if is_conv else -1
     column = 0
-    for rows, q in placed:
-        own = inner.narrow(axis, column, q.shape[1]).to(output.dtype)
+    for rows, q, factor in placed:
+        own = inner.narrow(axis, column, q.shape[1]).to(output.dtype) * factor
         branch = torch.einsum("or,br...->bo...", q, own) if is_conv else F.linear(own, q)
         start, length = rows or (0, branch.shape[axis])
         if length != output.shape[axis]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from ...qrlora_core import (
     select,
 )
 from ...qrlora_core.checkpoint import describe
-from .autograd import aliased_parameters, checkpointed_blocks, trainable_context
+from .autograd import aliased_parameters, checkpointed_blocks, protected_inputs, trainable_context
 from .branches import attached
 from .dataset import BatchOrder, Example
 from .key_map import KeyMap, Target
@@ -140,13 +140,18 @@ class _TrainSampler(comfy.samplers.Sampler):
             aliased_parameters(model),
             checkpointed_blocks(model.diffusion_model, enabled=self.settings.gradient_checkpointing),
             attached(model, branches),
+            protected_inputs(model, {target.module for target in self.targets.values()}) as decide_on_copies,
         ):
-            self._train(model, model_wrap.conds["positive"], extra_args["model_options"], noise.device)
+            conditioning, options = model_wrap.conds["positive"], extra_args["model_options"]
+            trial, compute_loss = (self._losses(model, conditioning, options, noise.device) for _ in range(2))
+            decide_on_copies(trial)
+            self._train(compute_loss)
         return noise
 
-    def _train(
+    def _losses(
         self, model: Any, conditioning: list[dict[str, Any]], options: dict[str, Any], device: torch.device
-    ) -> None:
+    ) -> Callable[[], Tensor]:
+        """Gives the loss of the next batch at every call, for a seed always the same ones."""
         latents = [model.process_latent_in(example.latent.to(device, torch.float32)) for example in self.examples]
         conds = [
             encode_conditioning(model, entry, latent, self.settings.seed)
@@ -164,6 +169,9 @@ class _TrainSampler(comfy.samplers.Sampler):
             noise = torch.randn(latent.shape, generator=generator).to(device)
             return objective_loss(model, latent, [conds[index] for index in indices], sigma, noise, transformer_options)
 
+        return compute_loss
+
+    def _train(self, compute_loss: Callable[[], Tensor]) -> None:
         progress = comfy.utils.ProgressBar(self.settings.steps)
         for _ in range(self.settings.steps):
             self.losses.append(self.trainer.step([compute_loss] * self.settings.grad_accumulation))
