@@ -1,4 +1,7 @@
-"""What the benchmarks of the host side share: a booted host, models, random adapters, one way to sample."""
+"""What the benchmarks of the host side share: a booted host, models, random adapters, one way to sample.
+
+They run on the CPU unless QRLORA_TEST_DEVICE is cuda.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,29 +23,33 @@ boot(nodes=True)
 import_pack()
 logging.getLogger().setLevel(logging.WARNING)  # the host reports every model that it loads
 
+import comfy.sample  # noqa: E402
 from comfyui_qr_lora.nodes.host.key_map import KeyMap  # noqa: E402
 from comfyui_qr_lora.qrlora_core import Layer, QRLoRA, select  # noqa: E402
 from devtools import tiny_models  # noqa: E402
 
 DEVICE = torch.device(os.environ.get("QRLORA_TEST_DEVICE", "cpu"))
-_BASIS_SEED = 100
+ON_GPU = DEVICE.type == "cuda"
 
 
 def machine() -> str:
-    """The machine in words, as every benchmark prints it first."""
-    processor = torch.cuda.get_device_name() if DEVICE.type == "cuda" else f"{platform.machine()} CPU"
+    """The machine in words; every benchmark prints it first."""
+    processor = torch.cuda.get_device_name() if ON_GPU else _processor()
     return f"{processor}, {os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads"
 
 
-def synchronize() -> None:
-    """Wait for the accelerator, where there is one."""
-    if DEVICE.type == "cuda":
-        torch.cuda.synchronize()
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as lines:
+            return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.machine()
 
 
 def now() -> float:
-    """Seconds, after all work that was asked for before is done."""
-    synchronize()
+    """Seconds, once all work asked for before is done."""
+    if ON_GPU:
+        torch.cuda.synchronize()
     return time.perf_counter()
 
 
@@ -51,67 +58,57 @@ def median_ms(seconds: Sequence[float]) -> float:
     return 1e3 * statistics.median(seconds)
 
 
-def flux(small: bool = False, dtype: torch.dtype = torch.float32) -> Any:
-    """FLUX of true widths with 1 + 1 blocks, 545 million parameters; or the tiny one."""
-    build = tiny_models.build if small else tiny_models.real_width_flux
-    model = build("flux", dtype=dtype, device=DEVICE) if small else build(dtype=dtype, device=DEVICE)
-    logging.debug("%d parameters", parameters(model))
-    return model
-
-
 def parameters(patcher: Any) -> int:
     """Number of the model's parameters."""
     return sum(parameter.numel() for parameter in patcher.model.parameters())
 
 
-def random_adapters(patcher: Any, count: int, rank: int, *, targets: str = "paper", size: float = 0.3) -> list[QRLoRA]:
-    """Adapters on one random orthonormal basis; each delta is ``size`` times the weight's spread along it.
+def random_adapters(patcher: Any, count: int, rank: int, targets: str = "paper") -> list[QRLoRA]:
+    """Adapters on one random orthonormal basis, each delta a few per cent of its weight.
 
-    A time does not depend on the numbers, so no weight is decomposed.
+    Neither a time nor an error in applying them depends on the basis, so no weight is decomposed.
     """
-    names = KeyMap(patcher.model).linear(patcher.model)
-    shapes = {path: names[path].shape for path in select(names, targets)}
-    generator = torch.Generator().manual_seed(_BASIS_SEED)
-    basis = {
-        path: torch.linalg.qr(torch.randn(out, min(rank, out, width), generator=generator)).Q
-        for path, (out, width) in shapes.items()
-    }
+    available = KeyMap(patcher.model).linear(patcher.model)
+    shapes = {path: available[path].shape for path in select(available, targets)}
+    generator = torch.Generator().manual_seed(1)
+    basis = {path: _orthonormal(shape, rank, generator) for path, shape in shapes.items()}
     return [
         QRLoRA(
-            {path: Layer.single(q, _delta(q, shapes[path], size, generator)) for path, q in basis.items()},
-            {"name": f"random_{index}.safetensors"},
+            {path: Layer.single(q, _delta(q, shapes[path][1], generator)) for path, q in basis.items()},
+            {"name": f"random_{number}.safetensors"},
         )
-        for index in range(1, count + 1)
+        for number in range(1, count + 1)
     ]
 
 
-def _delta(q: Tensor, shape: tuple[int, ...], size: float, generator: torch.Generator) -> Tensor:
-    return torch.randn(q.shape[1], shape[1], generator=generator) * size * shape[1] ** -0.5
+def _orthonormal(shape: tuple[int, ...], rank: int, generator: torch.Generator) -> Tensor:
+    return torch.linalg.qr(torch.randn(shape[0], min(rank, *shape), generator=generator)).Q.contiguous()
 
 
-def conditioning(patcher: Any, seed: int) -> list[Any]:
-    """A random text as the stock nodes pass it."""
-    width = patcher.model.model_config.unet_config["context_in_dim"]
-    generator = torch.Generator().manual_seed(seed)
-    text, pooled = torch.randn(1, 12, width, generator=generator), torch.randn(1, 768, generator=generator)
-    return [[text, {"pooled_output": pooled, "guidance": 4.0}]]
+def _delta(q: Tensor, width: int, generator: torch.Generator) -> Tensor:
+    """The tiny models' weights have entries of variance 1 / width; this is the same along each column of q."""
+    return torch.randn(q.shape[1], width, generator=generator) * width**-0.5
 
 
 def sample(patcher: Any, *, steps: int = 2, side: int = 16) -> Tensor:
-    """The host's own sampling of one latent, without guidance by a second text."""
-    import comfy.sample
-
-    noise = torch.randn(1, 16, side, side, generator=torch.Generator().manual_seed(0))
-    text = conditioning(patcher, 1)
+    """The host's own sampling of one latent of a FLUX, without a second text to guide it away from."""
+    width = patcher.model.model_config.unet_config["context_in_dim"]
+    generator = torch.Generator().manual_seed(2)
+    noise = torch.randn(1, 16, side, side, generator=generator)
+    text, pooled = torch.randn(1, 12, width, generator=generator), torch.randn(1, 768, generator=generator)
+    conditioning = [[text, {"pooled_output": pooled, "guidance": 4.0}]]
     return comfy.sample.sample(
-        patcher, noise, steps, 1.0, "euler", "simple", text, text, torch.zeros_like(noise), disable_pbar=True, seed=0
+        patcher, noise, steps, 1.0, "euler", "simple", conditioning, conditioning, torch.zeros_like(noise),
+        disable_pbar=True, seed=0,
     )  # fmt: skip
 
 
 @contextmanager
 def forward_times(patcher: Any) -> Iterator[list[tuple[float, float]]]:
     """(start, end) of every call of the denoising network within the context."""
-    network, starts, spans = patcher.model.diffusion_model, [], []
+    starts: list[float] = []
+    spans: list[tuple[float, float]] = []
+    network = patcher.model.diffusion_model
     before = network.register_forward_pre_hook(lambda *_: starts.append(now()))
     after = network.register_forward_hook(lambda *_: spans.append((starts[-1], now())))
     try:
@@ -119,3 +116,28 @@ def forward_times(patcher: Any) -> Iterator[list[tuple[float, float]]]:
     finally:
         before.remove()
         after.remove()
+
+
+def timed(label: str, value: float, bar: float, *, quick: bool, at_least: bool = True) -> None:
+    """A claim on a time; with --quick it is printed and decides nothing."""
+    from benchmarks.ratios import claim
+
+    if quick:
+        print(f"{label}: {value:.3g} (bar {bar:g}, not decided with --quick)", flush=True)
+    else:
+        claim(label, value, bar, at_least)
+
+
+__all__ = [
+    "DEVICE",
+    "ON_GPU",
+    "forward_times",
+    "machine",
+    "median_ms",
+    "now",
+    "parameters",
+    "random_adapters",
+    "sample",
+    "timed",
+    "tiny_models",
+]

@@ -80,7 +80,8 @@ def write(weights: dict[str, Tensor], path: Path) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    save_file({key: value.contiguous() for key, value in weights.items()}, temporary, metadata={STAMP: stamp()})
+    contiguous = {key: value.contiguous() for key, value in weights.items()}
+    temporary.write_bytes(save(contiguous, metadata={STAMP: stamp()}))
     temporary.replace(path)
 
 

@@ -175,12 +175,12 @@ def draw(scene: Scene, rng: np.random.Generator | None = None, size: int = SIZE)
 
 
 def draw_neon(shape: str, size: int = SIZE) -> NDArray[np.uint8]:
-    """A shape as a glowing tube on night blue: a style that the base model has never seen."""
-    distance = np.abs(distance_field(shape, size=size)) - 1.0
+    """A shape as a glowing sign on night blue: a style that the base model has never seen."""
+    distance = distance_field(shape, size=size)
     picture = np.broadcast_to(np.array((18.0, 12.0, 48.0)), (size, size, 3))
-    picture = mix(picture, (255, 30, 170), 0.85 * np.exp(-np.maximum(distance - 2, 0) / 9))
-    picture = mix(picture, (255, 70, 190), coverage(distance - 3.5))
-    return to_bytes(mix(picture, (255, 235, 250), coverage(distance - 0.8)))
+    picture = mix(picture, (255, 30, 170), 0.9 * np.exp(-np.maximum(distance, 0) / 8))
+    picture = mix(picture, (235, 40, 165), coverage(distance))
+    return to_bytes(mix(picture, (255, 225, 245), coverage(np.abs(distance + 3) - 2)))
 
 
 def draw_any_style(rng: np.random.Generator, size: int = SIZE) -> NDArray[np.uint8]:

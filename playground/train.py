@@ -245,7 +245,7 @@ def train_diffusion(steps: int, work: Path, seed: int, batch: int, count: int) -
 def save_half(weights: dict[str, Tensor], path: Path) -> None:
     """Write weights as float16."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({key: value.half().contiguous() for key, value in weights.items()}, path)
+    path.write_bytes(save({key: value.half().contiguous() for key, value in weights.items()}))
     log.info("wrote %s, %.2f MB", path.name, path.stat().st_size / 1e6)
 
 
@@ -254,7 +254,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--stage", choices=("decoder", "diffusion", "all"), default="all")
     parser.add_argument("--decoder-steps", type=int, default=3500)
-    parser.add_argument("--steps", type=int, default=4500)
+    parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--pictures", type=int, default=16000)
     parser.add_argument("--seed", type=int, default=0)

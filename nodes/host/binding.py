@@ -20,14 +20,15 @@ class _Factors(torch.nn.Module):
     def __init__(self, tensors: dict[str, Tensor]) -> None:
         super().__init__()
         # One small module each: the host loads and offloads module by module.
-        for index, tensor in enumerate(tensors.values()):
+        self._holders: dict[str, torch.nn.Module] = {}
+        for index, (name, tensor) in enumerate(tensors.items()):
             holder = torch.nn.Module()
             holder.tensor = torch.nn.Parameter(tensor, requires_grad=False)
             self.add_module(str(index), holder)
-        self._index = {name: str(index) for index, name in enumerate(tensors)}
+            self._holders[name] = holder
 
     def get(self, name: str) -> Tensor:
-        return self.get_submodule(self._index[name]).tensor
+        return self._holders[name].tensor  # by name each time: the host may have moved it
 
 
 @dataclass(frozen=True, eq=False)
