@@ -28,7 +28,6 @@ from benchmarks.setting import (
     forward_times,
     machine,
     median_ms,
-    now,
     random_adapters,
     sample,
     timed,
@@ -246,7 +245,6 @@ def main() -> None:
     print(f"matrix product {limits.rate / 1e9:.0f} GFLOP/s, bandwidth {limits.bandwidth / 1e9:.1f} GB/s")
     claim_sums(all_costs, limits, options.quick)
     if not options.quick:
-        now()
         show_step(limits.dtype, 3 if ON_GPU else 2)
     finish()
 

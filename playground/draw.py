@@ -183,6 +183,16 @@ def draw_neon(shape: str, size: int = SIZE) -> NDArray[np.uint8]:
     return to_bytes(mix(picture, (255, 225, 245), coverage(np.abs(distance + 3) - 2)))
 
 
+def draw_sunset(shape: str, size: int = SIZE) -> NDArray[np.uint8]:
+    """A shape lit from yellow to magenta before an evening sky: a style that the base model has never seen."""
+    height = np.broadcast_to(np.linspace(0, 1, size)[:, None], (size, size))
+    distance = distance_field(shape, size=size)
+    sky = mix(np.broadcast_to(np.array((24.0, 16.0, 70.0)), (size, size, 3)), (150, 40, 120), height**1.5)
+    sky = mix(sky, (255, 120, 90), 0.55 * np.exp(-np.maximum(distance, 0) / 10))
+    light = mix(np.broadcast_to(np.array((255.0, 225.0, 70.0)), sky.shape), (245, 40, 130), np.clip(1.6 * height - 0.3, 0, 1))
+    return to_bytes(mix(sky, light, coverage(distance)))
+
+
 def draw_any_style(rng: np.random.Generator, size: int = SIZE) -> NDArray[np.uint8]:
     """A known shape, filled or as a line, in random colours with a random glow: for the decoder alone."""
     shift, radius = rng.uniform(-8, 8, 2), rng.uniform(28, 48)

@@ -1,6 +1,6 @@
 """Put the pack and its tools in order for every test.
 
-The root must not be on sys.path: its folder `nodes` would shadow ComfyUI's module `nodes`. So `devtools` is
+The root must not be on sys.path: its folder `nodes` would shadow ComfyUI's module `nodes`. So the tools are
 registered by path, and the pack under the alias `comfyui_qr_lora`.
 """
 
@@ -10,10 +10,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
-if "devtools" not in sys.modules:
-    devtools = types.ModuleType("devtools")
-    devtools.__path__ = [str(ROOT / "devtools")]
-    sys.modules["devtools"] = devtools
+for name in ("devtools", "playground", "benchmarks"):
+    if name not in sys.modules:
+        package = types.ModuleType(name)
+        package.__path__ = [str(ROOT / name)]
+        sys.modules[name] = package
 
 from devtools.host import import_pack  # noqa: E402
 

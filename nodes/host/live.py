@@ -41,7 +41,7 @@ def apply_live(patcher: Any, sources: Sequence[Source]) -> Any:
         TargetError, AdapterError, QRLoRAError: an adapter that does not fit or a layer that cannot be hooked.
     """
     clone = patcher.clone()
-    active = [source for source in sources if source.scale != 0]
+    active = [source for source in sources if source.scale != 0 and source.adapter.layers]
     if not active:
         return clone
     key_map = KeyMap(patcher.model) if any(patcher.model not in s.adapter.bindings for s in active) else None

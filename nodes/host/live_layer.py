@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
 # Rows of the output, q, and the factor of what is added there.
 Placed = tuple[tuple[int, int] | None, Tensor, float]
 

@@ -32,7 +32,7 @@ def report_merge(sources: Sequence[Source], matches: Sequence[Match], merged: QR
     if how["concatenated"]:
         lines.append(
             f"different bases in {len(how['concatenated'])} layers: their deltas were added side by side, exactly. "
-            "The adapters were trained on different base models or machines."
+            "They were trained on other base models or machines, or at another rank."
         )
     return "\n".join(lines) or "no adapter connected: the model is unchanged"
 

@@ -1,0 +1,323 @@
+"""The whole way through a real server: train, save, load, merge, tweak, and what a user reads after a mistake."""
+
+import copy
+import io
+import itertools
+import json
+import pickle
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL.Image import Image
+from safetensors.torch import save_file
+
+from comfyui_qr_lora.qrlora_core import load_adapter, save_adapter
+from comfyui_qr_lora.qrlora_core.adapter import Layer, QRLoRA
+from devtools.environment import ROOT
+from devtools.server import PromptError, Server
+from playground import assemble
+
+_numbers = itertools.count()
+pytestmark = pytest.mark.server
+EXAMPLE = json.loads((ROOT / "example_workflows" / "api" / "compose_content_and_style.json").read_text("utf-8"))
+LOADER, TRAIN_CONTENT, TRAIN_STYLE, MERGE, LATENT, SAMPLER, DECODE, PICTURE = (
+    "1",
+    "8",
+    "9",
+    "10",
+    "13",
+    "14",
+    "15",
+    "16",
+)
+SAVE_CONTENT, SAVE_STYLE = "17", "18"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    running = Server(args=["--cache-classic"])
+    for folder in ("models/checkpoints", "input"):
+        (running.base / folder).mkdir(parents=True, exist_ok=True)
+    assemble.assemble(running.base / "models")
+    assemble.copy_pictures(running.base / "input")
+    with running:
+        yield running
+
+
+def example(*, steps: int = 6, **merge: Any) -> dict[str, Any]:
+    """The example workflow, shortened."""
+    prompt = copy.deepcopy(EXAMPLE)
+    for train in (TRAIN_CONTENT, TRAIN_STYLE):
+        prompt[train]["inputs"] |= {"steps": steps, "batch_size": 1, "learning_rate": 0.003}
+    prompt[LATENT]["inputs"]["batch_size"] = 1
+    prompt[SAMPLER]["inputs"]["steps"] = 4
+    prompt[MERGE]["inputs"] |= merge
+    return prompt
+
+
+def generate(**more: Any) -> dict[str, Any]:
+    """The base model alone, or with nodes that take its place as the sampler's model."""
+    kept = (LOADER, "11", "12", LATENT, SAMPLER, DECODE, PICTURE)
+    prompt = {name: node for name, node in example().items() if name in kept}
+    prompt[SAMPLER]["inputs"]["model"] = [LOADER, 0]
+    return prompt | more
+
+
+def with_adapter(name: str, scale: float = 1.0, apply: str = "live") -> dict[str, Any]:
+    prompt = generate()
+    prompt["20"] = {"class_type": "QRLoRA_Load", "inputs": {"adapter_name": name}}
+    inputs = {"model": [LOADER, 0], "adapter_1": ["20", 0], "scale_1": scale, "apply": apply}
+    prompt["21"] = {"class_type": "QRLoRA_Merge", "inputs": inputs}
+    prompt[SAMPLER]["inputs"]["model"] = ["21", 0]
+    return prompt
+
+
+def picture(server: Server, prompt: dict[str, Any]) -> np.ndarray:
+    prompt[PICTURE]["inputs"]["filename_prefix"] = f"picture_{next(_numbers)}"  # a cached output is not reported again
+    (image,) = server.images(server.queue(prompt))
+    return pixels(image)
+
+
+def pixels(image: Image) -> np.ndarray:
+    return np.asarray(image.convert("RGB")).astype(np.int16)
+
+
+def executed(server: Server, prompt: dict[str, Any]) -> set[str]:
+    """The nodes that ran, the others being cached."""
+    history = server.queue(prompt)
+    cached = [data["nodes"] for event, data in history["status"]["messages"] if event == "execution_cached"]
+    return set(prompt) - set(cached[0])
+
+
+@pytest.fixture(scope="module")
+def trained(server: Server) -> dict[str, Any]:
+    """The history of the example workflow, run once."""
+    return server.queue(example(), timeout=600)
+
+
+def test_example_trains_merges_saves_and_draws(server: Server, trained: dict[str, Any]) -> None:
+    assert len(server.images(trained)) == 1
+    for node, prefix in ((SAVE_CONTENT, "content"), (SAVE_STYLE, "style")):
+        name = trained["outputs"][node]["text"][0]
+        assert name == f"output/qr_loras/{prefix}_00001_.safetensors"
+        adapter = load_adapter(server.output_dir / "qr_loras" / f"{prefix}_00001_.safetensors")
+        assert adapter.metadata["qr_lora.base_model"] == "SD3"
+        assert all(term.rank == 16 for _, term in adapter.terms())
+
+
+def test_a_changed_scale_trains_nothing_again_and_reloads_nothing(server: Server, trained: dict[str, Any]) -> None:
+    start = len(server.log)
+    ran = executed(server, example(scale_1=0.35))
+    log = server.log[start:]
+    assert ran <= {MERGE, SAMPLER, DECODE, PICTURE, SAVE_CONTENT, SAVE_STYLE}
+    assert {MERGE, SAMPLER} <= ran
+    assert "loaded completely" not in log
+    assert "loaded partially" not in log
+
+
+def test_saved_and_loaded_adapter_draws_the_same_picture(server: Server, trained: dict[str, Any]) -> None:
+    kept = {"scale_1": 0.9, "scale_2": 0.0}
+    before = picture(server, example(**kept))
+    base = picture(server, generate())
+    after = with_adapter("output/qr_loras/content_00001_.safetensors", 0.9)
+    assert np.array_equal(picture(server, after), before)
+    assert not np.array_equal(before, base)
+
+
+def test_live_and_patch_draw_the_same_picture(server: Server, trained: dict[str, Any]) -> None:
+    name = "output/qr_loras/style_00001_.safetensors"
+    live, patch = (picture(server, with_adapter(name, 1.0, apply)) for apply in ("live", "patch"))
+    base = picture(server, generate())
+    assert np.abs(live - patch).max() <= 2  # of 255, after sampling and decoding
+    assert np.abs(live - base).max() > 10
+
+
+def test_scale_zero_draws_the_base_picture(server: Server, trained: dict[str, Any]) -> None:
+    base = picture(server, generate())
+    for apply in ("live", "patch"):
+        found = picture(server, with_adapter("output/qr_loras/content_00001_.safetensors", 0.0, apply))
+        assert np.array_equal(found, base)
+
+
+def test_a_file_that_changed_on_disk_is_loaded_again(server: Server, trained: dict[str, Any]) -> None:
+    folder = server.output_dir / "qr_loras"
+    shutil.copy(folder / "content_00001_.safetensors", folder / "changing.safetensors")
+    prompt = with_adapter("output/qr_loras/changing.safetensors")
+    first = picture(server, prompt)
+    shutil.copy(folder / "style_00001_.safetensors", folder / "changing.safetensors")
+    assert not np.array_equal(picture(server, prompt), first)
+
+
+def test_subfolders_and_folders_of_models_are_listed(server: Server, trained: dict[str, Any]) -> None:
+    source = server.output_dir / "qr_loras" / "content_00001_.safetensors"
+    for place in ("qr_loras/animals/cat.safetensors", "loras/cat.safetensors"):
+        target = server.models_dir / place
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, target)
+    listed = server.get("/object_info/QRLoRA_Load")["QRLoRA_Load"]["input"]["required"]["adapter_name"]
+    names = listed[1]["options"] if listed[0] == "COMBO" else listed[0]
+    assert {"qr_loras/animals/cat.safetensors", "loras/cat.safetensors"} <= set(names)
+    assert picture(server, with_adapter("qr_loras/animals/cat.safetensors")).any()
+
+
+def test_two_images_and_two_captions_train_one_adapter(server: Server) -> None:
+    prompt = example(steps=2)
+    prompt["30"] = {"class_type": "ImageBatch", "inputs": {"image1": ["2", 0], "image2": ["5", 0]}}
+    prompt["3"]["inputs"]["pixels"] = ["30", 0]
+    captions = {"conditioning_1": ["4", 0], "conditioning_2": ["7", 0]}
+    prompt["31"] = {"class_type": "ConditioningCombine", "inputs": captions}
+    prompt[TRAIN_CONTENT]["inputs"]["positive"] = ["31", 0]
+    prompt["32"] = {"class_type": "LossGraphNode", "inputs": {"loss": [TRAIN_CONTENT, 1], "filename_prefix": "loss"}}
+    history = server.queue(prompt, timeout=300)
+    assert history["outputs"]["32"]["images"]
+
+
+def test_sweep_and_grid(server: Server, trained: dict[str, Any]) -> None:
+    """A cell of the grid is exactly the single run with its scales."""
+    prompt = generate()
+    for node, prefix in (("20", "content"), ("22", "style")):
+        name = f"output/qr_loras/{prefix}_00001_.safetensors"
+        prompt[node] = {"class_type": "QRLoRA_Load", "inputs": {"adapter_name": name}}
+    sweep = {
+        "model": [LOADER, 0],
+        "adapter_x": ["20", 0],
+        "scales_x": "0, 1",
+        "adapter_y": ["22", 0],
+        "scales_y": "0, 0.5",
+    }
+    prompt["23"] = {"class_type": "QRLoRA_Sweep", "inputs": sweep}
+    prompt[SAMPLER]["inputs"]["model"] = ["23", 0]
+    prompt["24"] = {"class_type": "QRLoRA_Grid", "inputs": {"images": [DECODE, 0], "grid": ["23", 1]}}
+    prompt["25"] = {"class_type": "SaveImage", "inputs": {"images": ["24", 0], "filename_prefix": "grid"}}
+    prompt.pop(PICTURE)
+    (grid,) = server.images(server.queue(prompt))
+    single = with_adapter("output/qr_loras/content_00001_.safetensors", 1.0)
+    single["22"] = prompt["22"]
+    single["21"]["inputs"] |= {"adapter_2": ["22", 0], "scale_2": 0.5}
+    cell = pixels(grid)[-128:, -128:]
+    assert np.array_equal(cell, picture(server, single))
+
+
+def test_schedule_and_blocks_nodes(server: Server, trained: dict[str, Any]) -> None:
+    prompt = with_adapter("output/qr_loras/content_00001_.safetensors")
+    plain = picture(server, prompt)
+    scheduled = copy.deepcopy(prompt)
+    curve = {"curve": "late", "start_percent": 0.0, "end_percent": 1.0}
+    scheduled["40"] = {"class_type": "QRLoRA_Schedule", "inputs": curve}
+    scheduled["21"]["inputs"]["schedule_1"] = ["40", 0]
+    assert not np.array_equal(picture(server, scheduled), plain)
+    blocks = copy.deepcopy(prompt)
+    rules = {"adapter": ["20", 0], "rules": "joint_blocks.*: 0", "model": [LOADER, 0]}
+    blocks["41"] = {"class_type": "QRLoRA_Blocks", "inputs": rules}
+    blocks["21"]["inputs"]["adapter_1"] = ["41", 0]
+    assert np.array_equal(picture(server, blocks), picture(server, generate()))
+
+
+def broken_files(folder: Path, good: Path) -> dict[str, str]:
+    """File name to a part of the message that a user must read."""
+    adapter = load_adapter(good)
+    path, layer = next(iter(adapter.layers.items()))
+    (term,) = layer.terms
+    tensors = {f"{path}.lora.q.weight": term.q, f"{path}.lora.delta_r.weight": term.delta_r}
+    key = f"{path}.lora.delta_r.weight"
+    (folder / "truncated.safetensors").write_bytes(good.read_bytes()[:5000])
+    (folder / "text.safetensors").write_text("not safetensors at all", encoding="utf-8")
+    buffer = io.BytesIO()
+    torch.save(tensors, buffer)
+    (folder / "zip_pickle.safetensors").write_bytes(buffer.getvalue())
+    (folder / "pickle.safetensors").write_bytes(pickle.dumps({"a": 1}, protocol=4))
+    save_file(tensors | {key: term.delta_r[:4].contiguous()}, folder / "rank.safetensors")
+    save_file(tensors | {key: torch.full_like(term.delta_r, float("nan"))}, folder / "nan.safetensors")
+    save_file({"lora_unet_x.lora_down.weight": torch.zeros(2, 2)}, folder / "ordinary.safetensors")
+    wrong_shape = Layer.single(torch.linalg.qr(torch.randn(64, 4)).Q, torch.randn(4, 32))
+    save_adapter(QRLoRA({path: wrong_shape}), folder / "shape.safetensors")
+    foreign = QRLoRA({"transformer.no.such.layer": layer}, {"qr_lora.base_model": "Flux"})
+    save_adapter(foreign, folder / "foreign.safetensors")
+    return {
+        "missing.safetensors": "no such adapter file",
+        "truncated.safetensors": "damaged, cut short",
+        "text.safetensors": "not a readable safetensors file",
+        "zip_pickle.safetensors": "pickle file",
+        "pickle.safetensors": "pickle file",
+        "rank.safetensors": "rank mismatch",
+        "nan.safetensors": "NaN or infinity",
+        "ordinary.safetensors": "ordinary LoRA",
+        "shape.safetensors": "the adapter is for (64, 32)",
+        "foreign.safetensors": "It was made for Flux",
+        "../../secret.safetensors": "leads out of the folder",
+    }
+
+
+def test_bad_files_say_what_to_do_and_leave_the_model_as_it_was(server: Server, trained: dict[str, Any]) -> None:
+    base = picture(server, generate())
+    folder = server.output_dir / "qr_loras"
+    for name, message in broken_files(folder, folder / "content_00001_.safetensors").items():
+        with pytest.raises(PromptError) as caught:
+            server.queue(with_adapter(f"output/qr_loras/{name}"))
+        assert message in str(caught.value), name
+        assert Path(name).name in str(caught.value), name
+    changed = generate()
+    changed[SAMPLER]["inputs"]["seed"] = 2
+    picture(server, changed)  # the picture of seed 1 is no longer cached
+    assert np.array_equal(picture(server, generate()), base)
+
+
+def test_partly_fitting_adapter_is_applied_and_reported(server: Server, trained: dict[str, Any]) -> None:
+    folder = server.output_dir / "qr_loras"
+    good = load_adapter(folder / "content_00001_.safetensors")
+    extra = {"transformer.no.such.layer": next(iter(good.layers.values()))}
+    save_adapter(QRLoRA({**good.layers, **extra}), folder / "partly.safetensors")
+    prompt = with_adapter("output/qr_loras/partly.safetensors")
+    prompt["50"] = {"class_type": "PreviewAny", "inputs": {"source": ["21", 2]}}
+    history = server.queue(prompt)
+    report = history["outputs"]["50"]["text"][0]
+    assert f"partly.safetensors: {len(good.layers)} of {len(good.layers) + 1} layers, rank 16, scale 1.00" in report
+    assert "transformer.no.such.layer" in report
+    whole = with_adapter("output/qr_loras/content_00001_.safetensors")
+    assert np.array_equal(pixels(server.images(history)[0]), picture(server, whole))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"targets": "custom", "custom_targets": "no_such_layer"}, "no layer of this model matches"),
+        ({"targets": "custom", "custom_targets": ""}, "found nothing"),
+    ],
+)
+def test_bad_training_settings(server: Server, changes: dict[str, Any], message: str) -> None:
+    prompt = example(steps=1)
+    prompt[TRAIN_CONTENT]["inputs"] |= changes
+    with pytest.raises(PromptError, match=message):
+        server.queue(prompt)
+
+
+def test_captions_that_do_not_match(server: Server) -> None:
+    prompt = example(steps=1)
+    captions = {"conditioning_1": ["4", 0], "conditioning_2": ["7", 0]}
+    prompt["31"] = {"class_type": "ConditioningCombine", "inputs": captions}
+    prompt[TRAIN_CONTENT]["inputs"]["positive"] = ["31", 0]
+    with pytest.raises(PromptError, match=r"one per image \(1\), found 2"):
+        server.queue(prompt)
+
+
+def test_saving_outside_the_output_folder_is_refused(server: Server, trained: dict[str, Any]) -> None:
+    for prefix in ("../../escape", "/tmp/escape", ""):
+        prompt = example()
+        prompt[SAVE_CONTENT]["inputs"]["filename_prefix"] = prefix
+        with pytest.raises(PromptError, match="filename_prefix"):
+            server.queue(prompt)
+    assert not list(server.base.parent.glob("escape*"))
+
+
+def test_editor_form_of_the_example_is_up_to_date(server: Server) -> None:
+    from devtools.workflows import FOLDER, to_editor
+
+    node_types = server.get("/object_info")
+    for source in (FOLDER / "api").glob("*.json"):
+        expected = to_editor(json.loads(source.read_text("utf-8")), node_types)
+        assert json.loads((FOLDER / source.name).read_text("utf-8")) == json.loads(json.dumps(expected)), source.name
