@@ -4,10 +4,10 @@
     python -m benchmarks.overhead --dtype bfloat16
     python -m benchmarks.overhead --quick             narrow layers, nothing decides
 
-The layers are those of one double and one single block of FLUX, with 2,304 image tokens and adapters of rank 64. Two clocks
-stand inside the layer's call, one before the branch's hook and one behind it, so the branch is measured in its place and
-the layer beside it in the same call. Floor of a branch: the larger of its operations over the rate of a square matrix
-product and its bytes over the bandwidth of a copy or a sum, both measured between the calls.
+The layers are those of one double and one single block of FLUX, with 2,304 image tokens and adapters of rank 64.
+Marks inside the layer's call, right before the branch's hook and right behind it, time the branch in its place and the
+bare layer in the same call. Floor of a branch: the larger of its operations over the rate of a square matrix product
+and its bytes over the bandwidth of a copy or a sum, both measured between the calls.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -35,8 +36,8 @@ from benchmarks.setting import (
 )
 
 # isort: split
+
 from comfyui_qr_lora.nodes.host.live_layer import LiveLayer, Part
-from torch import Tensor
 
 RANK = 64
 COUNTS = (1, 8)
@@ -89,8 +90,8 @@ class Clock:
         marks, self._marks = self._marks, []
         if ON_GPU:
             torch.cuda.synchronize()
-            return [a.elapsed_time(b) / 1e3 for a, b in zip(marks, marks[1:], strict=False)]
-        return [b - a for a, b in zip(marks, marks[1:], strict=False)]
+            return [a.elapsed_time(b) / 1e3 for a, b in pairwise(marks)]
+        return [b - a for a, b in pairwise(marks)]
 
     def time(self, work: Callable[[], Any]) -> float:
         """Seconds of one call."""
@@ -193,7 +194,8 @@ def show(shape: Shape, width: int, costs: Costs, limits: Machine) -> None:
     one, eight = (median_ms(costs.branch[count]) for count in COUNTS)
     floor, bare = 1e3 * costs.floor(limits), median_ms(costs.bare)
     size = f"{shape.inputs * width} -> {shape.outputs * width}"
-    print(f"| {shape.name:14} | {size:14} | {bare:8.2f} | {one:7.3f} | {eight:7.3f} | {floor:7.3f} | {one / floor:.2f} |")
+    times = f"{bare:8.2f} | {one:7.3f} | {eight:7.3f} | {floor:7.3f}"
+    print(f"| {shape.name:14} | {size:14} | {times} | {one / floor:.2f} |", flush=True)
 
 
 def claim_sums(all_costs: list[Costs], limits: Machine, quick: bool) -> None:
@@ -221,8 +223,8 @@ def show_step(dtype: torch.dtype, turns: int) -> None:
     for _ in range(turns):
         for name, patcher in patchers.items():
             with forward_times(model) as forwards:
-                sample(patcher, side=SIDE)  # two steps, of which the second has its sums
-            seconds[name].append(forwards[-1][1] - forwards[-1][0])
+                sample(patcher, steps=1, side=SIDE)
+            seconds[name].append(forwards[0][1] - forwards[0][0])
     steps = ", ".join(f"{name} {median_ms(values):.0f} ms" for name, values in seconds.items())
     print(f"whole call of FLUX with 1 + 1 blocks, 2,304 image tokens: {steps}")
 

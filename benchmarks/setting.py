@@ -12,18 +12,23 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from benchmarks.ratios import claim
 from devtools.host import boot, import_pack
 
-boot(nodes=True)
+boot()
 import_pack()
+import utils.install_util  # noqa: E402, F401  (the host's `utils`, before its module `nodes` looks for it)
+
 logging.getLogger().setLevel(logging.WARNING)  # the host reports every model that it loads
 
 import comfy.sample  # noqa: E402
+
 from comfyui_qr_lora.nodes.host.key_map import KeyMap  # noqa: E402
 from comfyui_qr_lora.qrlora_core import Layer, QRLoRA, select  # noqa: E402
 from devtools import tiny_models  # noqa: E402
@@ -40,10 +45,10 @@ def machine() -> str:
 
 def _processor() -> str:
     try:
-        with open("/proc/cpuinfo") as lines:
-            return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
         return platform.machine()
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
 
 
 def now() -> float:
@@ -74,7 +79,7 @@ def random_adapters(patcher: Any, count: int, rank: int, targets: str = "paper")
     basis = {path: _orthonormal(shape, rank, generator) for path, shape in shapes.items()}
     return [
         QRLoRA(
-            {path: Layer.single(q, _delta(q, shapes[path][1], generator)) for path, q in basis.items()},
+            {path: _layer(q, shapes[path][1], generator) for path, q in basis.items()},
             {"name": f"random_{number}.safetensors"},
         )
         for number in range(1, count + 1)
@@ -85,9 +90,10 @@ def _orthonormal(shape: tuple[int, ...], rank: int, generator: torch.Generator) 
     return torch.linalg.qr(torch.randn(shape[0], min(rank, *shape), generator=generator)).Q.contiguous()
 
 
-def _delta(q: Tensor, width: int, generator: torch.Generator) -> Tensor:
-    """The tiny models' weights have entries of variance 1 / width; this is the same along each column of q."""
-    return torch.randn(q.shape[1], width, generator=generator) * width**-0.5
+def _layer(q: Tensor, width: int, generator: torch.Generator) -> Layer:
+    """With the variance of the tiny models' weights, 1 / width, along each column of q."""
+    delta_r, base_r = (torch.randn(q.shape[1], width, generator=generator) * width**-0.5 for _ in range(2))
+    return Layer.single(q, delta_r, base_r=base_r)
 
 
 def sample(patcher: Any, *, steps: int = 2, side: int = 16) -> Tensor:
@@ -120,8 +126,6 @@ def forward_times(patcher: Any) -> Iterator[list[tuple[float, float]]]:
 
 def timed(label: str, value: float, bar: float, *, quick: bool, at_least: bool = True) -> None:
     """A claim on a time; with --quick it is printed and decides nothing."""
-    from benchmarks.ratios import claim
-
     if quick:
         print(f"{label}: {value:.3g} (bar {bar:g}, not decided with --quick)", flush=True)
     else:

@@ -3,10 +3,10 @@
     python -m benchmarks.tweak            FLUX of true widths, 1 + 1 blocks, 545 million float32 parameters
     python -m benchmarks.tweak --quick    a tiny FLUX: equality decides, times are information
 
-The sides take turns, and each has run before its scale changes: it drops its old output, runs its nodes with the new
-scale, and samples with the host's own sampler; the clock stops when the network is called. The stock loaders keep their instances, so they read their files once, as in
-the server. Live sums its delta_r's inside the first call; that time is measured apart and counted in. On a GPU,
-FLUX itself (57 blocks, bfloat16) is built and must tweak in under 30 ms.
+The sides take turns, and each has run before its scale changes. It then drops its old output, runs its nodes with the
+new scale, and samples with the host's own sampler; the clock stops when the network is called. The stock loaders keep
+their instances, so they read their files once, as in the server. Live sums its delta_r's inside the first call; that
+time is measured apart and counted in. On a GPU, FLUX itself (57 blocks, bfloat16) must tweak in under 30 ms.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from benchmarks.setting import (
 
 # isort: split
 import folder_paths
-from comfyui_qr_lora.nodes.host.live_layer import LiveLayer
-from comfyui_qr_lora.tests.host.adapters import as_stock_tensors, merged, relative_error
 from safetensors.torch import save_file
 from torch import Tensor
 
 import nodes as host_nodes
+from comfyui_qr_lora.nodes.host.live_layer import LiveLayer
+from comfyui_qr_lora.tests.host.adapters import as_stock_tensors, merged, relative_error
 
 RANK = 64
 FIXED_SCALE = 0.4
@@ -179,7 +179,7 @@ def full_depth(quick: bool) -> None:
         model = tiny_models.real_width_flux(hidden=128, depth=19, depth_single=38)
     sides = (Live, Stock) if ON_GPU else (Live,)
     times, _ = compare(model, TURNS, sides)
-    show(model, "19 + 38 blocks" + ("" if ON_GPU else ", only 128 wide: what 342 layers cost besides arithmetic"), times)
+    show(model, "19 + 38 blocks" if ON_GPU else "19 + 38 blocks, 128 wide: the cost besides arithmetic", times)
     if ON_GPU:
         worst = median_ms(times["live"].in_all())
         timed("ms from a changed scale through all sums, FLUX", worst, GPU_BAR_MS, quick=quick, at_least=False)

@@ -174,22 +174,14 @@ def draw(scene: Scene, rng: np.random.Generator | None = None, size: int = SIZE)
     return to_bytes(mix(picture, fill, coverage(distance)))
 
 
-def draw_neon(shape: str, size: int = SIZE) -> NDArray[np.uint8]:
-    """A shape as a glowing sign on night blue: a style that the base model has never seen."""
-    distance = distance_field(shape, size=size)
-    picture = np.broadcast_to(np.array((18.0, 12.0, 48.0)), (size, size, 3))
-    picture = mix(picture, (255, 30, 170), 0.9 * np.exp(-np.maximum(distance, 0) / 8))
-    picture = mix(picture, (235, 40, 165), coverage(distance))
-    return to_bytes(mix(picture, (255, 225, 245), coverage(np.abs(distance + 3) - 2)))
-
-
 def draw_sunset(shape: str, size: int = SIZE) -> NDArray[np.uint8]:
     """A shape lit from yellow to magenta before an evening sky: a style that the base model has never seen."""
     height = np.broadcast_to(np.linspace(0, 1, size)[:, None], (size, size))
     distance = distance_field(shape, size=size)
     sky = mix(np.broadcast_to(np.array((24.0, 16.0, 70.0)), (size, size, 3)), (150, 40, 120), height**1.5)
     sky = mix(sky, (255, 120, 90), 0.55 * np.exp(-np.maximum(distance, 0) / 10))
-    light = mix(np.broadcast_to(np.array((255.0, 225.0, 70.0)), sky.shape), (245, 40, 130), np.clip(1.6 * height - 0.3, 0, 1))
+    top = np.broadcast_to(np.array((255.0, 225.0, 70.0)), sky.shape)
+    light = mix(top, (245, 40, 130), np.clip(1.6 * height - 0.3, 0, 1))
     return to_bytes(mix(sky, light, coverage(distance)))
 
 
@@ -214,7 +206,7 @@ def to_bytes(picture: Array) -> NDArray[np.uint8]:
 
 def example_pictures() -> dict[str, NDArray[np.uint8]]:
     """The two pictures of the example workflow: a content and a style, neither known to the base model."""
-    return {"content.png": draw(Scene("red", "house")), "style.png": draw_neon("circle")}
+    return {"content.png": draw(Scene("orange", "house", background="dark")), "style.png": draw_sunset("circle")}
 
 
 def all_scenes() -> list[Scene]:

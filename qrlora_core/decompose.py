@@ -12,8 +12,9 @@ from torch import Tensor
 
 from .errors import DecompositionError
 
-# Loss of captured energy, relative to that of the best rank-r subspace, that a method may leave.
-_TOLERANCE = {"exact": 1e-6, "fast": 1e-3}
+# Estimated loss of captured energy, relative to the best rank-r subspace, at which a method stops. On every
+# spectrum tried the true loss of `fast` came out at least three times lower than the estimate.
+_TOLERANCE = {"exact": 1e-6, "fast": 2.5e-3}
 _SEED = 0
 # Directions below this fraction of the largest singular value are rounding of float32, not content.
 _NEGLIGIBLE = 1e-6
@@ -145,11 +146,12 @@ def _plain_float32(device_type: str) -> Iterator[None]:
 def _factorize(weight: Tensor, rank: int, tolerance: float) -> tuple[Tensor, Tensor]:
     """Return `Q` (out, rank) and `Q^T W` (rank, in), upper triangular with diagonal >= 0."""
     left = _left_basis(weight, rank, tolerance)
-    rotation, values, _ = torch.linalg.svd(torch.linalg.qr((left.T @ weight).T, mode="r").R.T)
+    inside = left.T @ weight
+    rotation, values, _ = torch.linalg.svd(torch.linalg.qr(inside.T, mode="r").R.T)
     rotation, values = rotation[:, :rank], values[:rank]
     content = int((values > _NEGLIGIBLE * values[0]).sum())
     leading, completion = left @ rotation[:, :content], left @ rotation[:, content:]
-    inner_q, triangle = torch.linalg.qr(leading.T @ weight)
+    inner_q, triangle = torch.linalg.qr(rotation[:, :content].T @ inside)
     signs = torch.where(triangle.diagonal() < 0, -1.0, 1.0)
     q = torch.cat([leading @ (inner_q * signs), completion], dim=1)
     projection = torch.cat([triangle * signs[:, None], triangle.new_zeros(rank - content, weight.shape[1])])

@@ -87,8 +87,7 @@ class _LiveMerge:
         modules = dict(patcher.model.named_modules())
         _refuse_compiled(patcher, modules.values())
         self._layers = [
-            LiveLayer(modules[name], parts, self._admission(patcher, name))
-            for name, parts in self._parts.items()
+            LiveLayer(modules[name], parts, self._admission(patcher, name)) for name, parts in self._parts.items()
         ]
         self._owner = id(patcher)
         self._progress = SamplingProgress(patcher) if any(source.schedule for source in self._sources) else None

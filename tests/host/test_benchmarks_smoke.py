@@ -1,0 +1,39 @@
+"""The benchmarks run and print their claims. Times decide nothing here: with --quick they are information."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CLAIM = re.compile(r": ratio: \S+ \(bar \S+\)$", re.MULTILINE)
+
+
+@pytest.mark.parametrize(("name", "claims"), [("tweak", 1), ("memory", 5), ("precision", 5)])
+def test_quick_run_prints_claims_that_hold(name: str, claims: int) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{name}", "--quick"],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert len(CLAIM.findall(ended.stdout)) == claims, ended.stdout
+
+
+def test_quick_overhead_decides_nothing() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "benchmarks.overhead", "--quick"],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.stdout.count("not decided with --quick") == 2
