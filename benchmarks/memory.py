@@ -81,24 +81,17 @@ def digest(patcher: Any) -> str:
     return total.hexdigest()
 
 
-def run_counts(model: Any, files: list[Path]) -> list[float]:
-    """The table of N adapters; returns held memory over file sizes, one per N."""
-    print("| adapters | files MB | held by live MB | over files | reserved in the host's estimate MB |")
-    print("|---|---|---|---|---|")
-    ratios = []
-    for count in COUNTS:
-        adapters = [load_adapter(file) for file in files[:count]]
-        bare = held_while_running(model)
-        live = merged(model, *((adapter, 0.3 + 0.1 * index) for index, adapter in enumerate(adapters)))
-        held = held_while_running(live) - bare
-        size = sum(file.stat().st_size for file in files[:count])
-        reserved = sum(added.model_size() for added in live.get_nested_additional_models())
-        ratios.append(held / size)
-        print(
-            f"| {count} | {size / MB:.1f} | {held / MB:.1f} | {held / size:.2f} | {reserved / MB:.1f} |",
-            flush=True,
-        )
-    return ratios
+def run_count(model: Any, files: list[Path]) -> float:
+    """One line of the table: these adapters on the model; returns held memory over file sizes."""
+    bare = held_while_running(model)
+    adapters = [load_adapter(file) for file in files]
+    live = merged(model, *((adapter, 0.3 + 0.1 * index) for index, adapter in enumerate(adapters)))
+    held = held_while_running(live) - bare
+    size = sum(file.stat().st_size for file in files)
+    reserved = sum(added.model_size() for added in live.get_nested_additional_models())
+    figures = f"{size / MB:.1f} | {held / MB:.1f} | {held / size:.2f} | {reserved / MB:.1f}"
+    print(f"| {len(files)} | {figures} |", flush=True)
+    return held / size
 
 
 def tweak(model: Any, adapters: list[Any], times: int) -> None:
@@ -141,7 +134,9 @@ def main() -> None:
             save_adapter(adapter, Path(folder) / f"{index}.safetensors")
             for index, adapter in enumerate(random_adapters(model, COUNTS[-1], rank))
         ]
-        ratios = run_counts(model, files)
+        print("| adapters | files MB | held by live MB | over files | reserved in the host's estimate MB |")
+        print("|---|---|---|---|---|")
+        ratios = [run_count(model, files[:count]) for count in COUNTS]
         left, left_in_all = run_tweaks(model, files, times)
     hooks = sum(len(module._forward_hooks) for module in model.model.modules())
     claim("memory of live adapters over their files, worst count", max(ratios), 1.0, at_least=False)

@@ -58,7 +58,8 @@ class Model:
         self.stored = tiny_models.build(name, dtype=storage, compute_dtype=own, device=DEVICE)
         self.exact = tiny_models.build(name, device=DEVICE)
         # Copies: a patched model has other weights while it is loaded.
-        self.weights = {key: value.float().clone() for key, value in self.stored.model.state_dict().items()}
+        saved = self.stored.model.state_dict().items()
+        self.weights = {key: value.to(DEVICE, torch.float32, copy=True) for key, value in saved}
         self.exact.model.load_state_dict(self.weights)
         self.adapter = random_adapter(self.exact)
         self.base = self.predict(self.exact)

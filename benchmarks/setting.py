@@ -1,6 +1,7 @@
 """What the benchmarks of the host side share: a booted host, models, random adapters, one way to sample.
 
-They run on the CPU unless QRLORA_TEST_DEVICE is cuda.
+They run on the CPU unless QRLORA_TEST_DEVICE is cuda, and in one thread unless OMP_NUM_THREADS is set: with as many
+threads as cores, any other process on the machine makes each small operation wait for a thread that has no core.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ from devtools import tiny_models  # noqa: E402
 
 DEVICE = torch.device(os.environ.get("QRLORA_TEST_DEVICE", "cpu"))
 ON_GPU = DEVICE.type == "cuda"
+if "OMP_NUM_THREADS" not in os.environ:
+    torch.set_num_threads(1)
 
 
 def machine() -> str:

@@ -46,15 +46,11 @@ class _Blend:
     factor: float
     shares: tuple[float, ...]
 
-    def sum_deltas(self, x: Tensor) -> Tensor:
-        """``sum_i(shares_i delta_r_i)`` as (rank, in) on x's device in its dtype, summed in float32."""
-        used = [(share, delta[2]()) for share, delta in zip(self.shares, self.part.deltas, strict=True) if share]
-        used.sort(key=lambda item: item[0] != 1.0)  # the one that needs no product comes first
-        total = used[0][1].to(x.device)
-        for share, delta in used[1:]:
-            delta = delta.to(x.device, torch.float32).reshape(total.shape)
-            total = torch.add(total.float(), delta, alpha=share)
-        return total.to(x.dtype)
+    def terms(self, device: torch.device) -> list[tuple[float, Tensor]]:
+        """(share, delta_r as a matrix) of what takes part; the first has a share of one."""
+        terms = [(share, give) for share, (_, _, give) in zip(self.shares, self.part.deltas, strict=True) if share]
+        terms.sort(key=lambda term: term[0] != 1.0)
+        return [(share, give().to(device).flatten(1)) for share, give in terms]
 
 
 def _blend(part: Part, weights: Sequence[float]) -> _Blend:
@@ -118,9 +114,25 @@ class LiveLayer:
         """(total rank, in) of the active parts in x's dtype, rounded once."""
         sums = self._sums
         if sums is None or sums.device != x.device or sums.dtype != x.dtype:
-            totals = [blend.sum_deltas(x).flatten(1) for blend in self._active]
-            self._sums = sums = totals[0] if len(totals) == 1 else torch.cat(totals)
+            self._sums = sums = _sum_deltas([blend.terms(x.device) for blend in self._active], x)
         return _usable(sums)
+
+
+def _sum_deltas(parts: Sequence[Sequence[tuple[float, Tensor]]], x: Tensor) -> Tensor:
+    """The parts' ``sum_i(share_i delta_r_i)`` one below the other, added in float32, rounded once to x's dtype."""
+    if len(parts) == len(parts[0]) == 1:
+        return parts[0][0][1].to(x.dtype)
+    ranks = [terms[0][1].shape[0] for terms in parts]
+    sums = x.new_empty(sum(ranks), parts[0][0][1].shape[1])
+    for rows, ((_, total), *others) in zip(sums.split(ranks), parts, strict=True):
+        for share, delta in others[:-1]:
+            total = torch.add(total.float(), delta.float(), alpha=share)
+        if others:
+            share, delta = others[-1]
+            torch.add(total.float(), delta.float(), alpha=share, out=rows)
+        else:
+            rows.copy_(total)
+    return sums
 
 
 def _usable(tensor: Tensor) -> Tensor:
