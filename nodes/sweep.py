@@ -78,8 +78,8 @@ class Sweep(io.ComfyNode):
     ) -> io.NodeOutput:
         """One model per cell; a cell holds scales, not merged tensors."""
         grid = SweepGrid(
-            name_x=adapter_x.name,
-            name_y=adapter_y.name if adapter_y is not None else "",
+            name_x=adapter_x.metadata.get("name", "adapter_x"),
+            name_y=adapter_y.metadata.get("name", "adapter_y") if adapter_y is not None else "",
             scales_x=_scales("scales_x", scales_x),
             scales_y=_scales("scales_y", scales_y) if adapter_y is not None else (),
         )
