@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -90,7 +90,7 @@ class Trainer:
             weight_decay=self.settings.weight_decay,
         )
 
-    def step(self, losses: Sequence[Callable[[], Tensor]]) -> float:
+    def step(self, losses: Iterable[Callable[[], Tensor]]) -> float:
         """One update from ``grad_accumulation`` losses; returns their mean.
 
         Args:
@@ -100,16 +100,16 @@ class Trainer:
             TrainingError: another number of losses, or a loss or gradient that is not finite. dR is left as it
                 was before the step.
         """
-        if len(losses) != self.settings.grad_accumulation:
-            raise TrainingError(f"expected {self.settings.grad_accumulation} losses per update, found {len(losses)}.")
         self.optimizer.zero_grad(set_to_none=True)
-        total = 0.0
-        for compute_loss in losses:
+        total, count = 0.0, 0
+        for count, compute_loss in enumerate(losses, 1):
             loss = compute_loss() / self.settings.grad_accumulation
             value = float(loss.detach())
             _require_finite("loss", value)
             loss.backward()  # type: ignore[no-untyped-call]
             total += value
+        if count != self.settings.grad_accumulation:
+            raise TrainingError(f"expected {self.settings.grad_accumulation} losses per update, found {count}.")
         _require_finite("gradient", self._gradient_norm())
         self.optimizer.step()
         return total

@@ -74,7 +74,12 @@ def _ranks(adapter: QRLoRA) -> str:
 
 def describe_training(adapter: QRLoRA, losses: Sequence[float], narrow_layers: int) -> str:
     """Layers, rank, and how the loss went from its first tenth to its last."""
-    tenth = max(1, len(losses) // 10)
-    first, last = sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
+    first, last = loss_ends(losses).values()
     narrow = f"; {narrow_layers} narrower layers at their full rank" if narrow_layers else ""
     return f"{len(adapter.layers)} layers, {_ranks(adapter)}{narrow}\nloss {first:.4g} at first, {last:.4g} at last"
+
+
+def loss_ends(losses: Sequence[float]) -> dict[str, float]:
+    """The mean loss of the first tenth of the steps and of the last."""
+    tenth = max(1, len(losses) // 10)
+    return {"first_loss": sum(losses[:tenth]) / tenth, "last_loss": sum(losses[-tenth:]) / tenth}

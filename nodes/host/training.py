@@ -27,6 +27,7 @@ from .branches import attached
 from .dataset import BatchOrder, Example
 from .key_map import KeyMap, Target
 from .objective import encode_conditioning, objective_loss, sample_sigmas
+from .report import loss_ends
 from .weights import base_name, base_weight, fingerprint
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -187,7 +188,7 @@ def _metadata(
         rank=settings.rank,
         alpha=settings.alpha or float(settings.rank),
         variant=settings.variant,
-        training={**asdict(settings), "final_loss": losses[-1]},
+        training={**asdict(settings), **loss_ends(losses)},
         base_fingerprint=fingerprint(patcher, targets),
     )
 

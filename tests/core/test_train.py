@@ -38,7 +38,8 @@ def regression(delta, x=X, target=TARGET):
 
 def train(delta, steps, loss=regression, **settings):
     trainer = Trainer({"x": delta}, OptimizerSettings(**{"learning_rate": 0.05, **settings}))
-    return trainer, [trainer.step([lambda: loss(delta)]) for _ in range(steps)]
+    batches = trainer.settings.grad_accumulation
+    return trainer, [trainer.step([lambda: loss(delta)] * batches) for _ in range(steps)]
 
 
 def with_delta_r(seed, variant="full"):
@@ -273,6 +274,23 @@ class TestErrors:
         losses[position] = lambda: regression(delta) * value
         with pytest.raises(TrainingError, match=r"the loss became (nan|inf).*learning_rate"):
             trainer.step(losses)
+        assert torch.equal(delta.delta_r, before)
+
+    @pytest.mark.parametrize("count", [0, 1, 3])
+    def test_another_number_of_losses_leaves_delta_r_as_it_was(self, count):
+        delta = TrainableDelta(factors())
+        trainer, _ = train(delta, 3, grad_accumulation=2)
+        before = delta.delta_r.detach().clone()
+        with pytest.raises(TrainingError, match=f"expected 2 losses per update, found {count}"):
+            trainer.step([lambda: regression(delta)] * count)
+        assert torch.equal(delta.delta_r, before)
+
+    def test_a_gradient_that_is_not_finite_leaves_delta_r_as_it_was(self):
+        delta = TrainableDelta(factors())
+        trainer, _ = train(delta, 3)
+        before = delta.delta_r.detach().clone()
+        with pytest.raises(TrainingError, match="the gradient became nan"):
+            trainer.step([lambda: (0 * delta.delta_r).abs().sum().sqrt()])  # finite, with an infinite slope at zero
         assert torch.equal(delta.delta_r, before)
 
     def test_training_goes_on_as_if_the_bad_step_had_not_been(self):

@@ -52,8 +52,8 @@ def as_stock_tensors(adapter: QRLoRA) -> dict[str, Tensor]:
     for path, layer in adapter.layers.items():
         (term,) = layer.terms
         name = stock_lora_name(path)
-        tensors[f"{name}.lora_up.weight"] = term.q.clone()
-        tensors[f"{name}.lora_down.weight"] = term.delta_r.clone()
+        tensors[f"{name}.lora_up.weight"] = term.q.clone(memory_format=torch.contiguous_format)
+        tensors[f"{name}.lora_down.weight"] = term.delta_r.clone(memory_format=torch.contiguous_format)
         tensors[f"{name}.alpha"] = torch.tensor(term.alpha)
     return tensors
 

@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from comfyui_qr_lora.nodes.host.key_map import KeyMap
+from comfyui_qr_lora.qrlora_core import Layer, QRLoRA
 from devtools import tiny_models
 
 from .adapters import merged, random_adapter, relative_error, with_stock_lora
@@ -60,6 +62,31 @@ def test_all_linear_layers(name: str, mode: str) -> None:
     adapter = random_adapter(base_model, targets="all-linear", size=0.1)
     expected = predict(name, with_stock_lora(base_model, adapter, 1.0))
     assert relative_error(predict(name, merged(base_model, (adapter, 1.0), apply=mode)), expected, base) < TOLERANCE
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_convolutions(mode: str) -> None:
+    """Kernels of 3 and of 1, with stride and padding, from matrices and from kernels."""
+    base_model = model("sd15")
+    base = predict("sd15", base_model)
+    generator = torch.Generator().manual_seed(0)
+    layers = {}
+    for path in (
+        "unet.conv_in",
+        "unet.down_blocks.0.resnets.0.conv1",
+        "unet.down_blocks.0.downsamplers.0.conv",
+        "unet.down_blocks.0.attentions.0.proj_in",
+    ):
+        out, *inner = KeyMap(base_model.model).find(path).shape
+        q = torch.linalg.qr(torch.randn(out, 4, generator=generator)).Q
+        layers[path] = Layer.single(q, 0.2 * torch.randn(4, *inner, generator=generator), alpha=6.0)
+    adapter = QRLoRA(layers)
+    flat = QRLoRA({p: Layer.single(t.q, t.delta_r.flatten(1), alpha=t.alpha) for p, t in adapter.terms()})
+    expected = predict("sd15", with_stock_lora(base_model, adapter, 0.8))
+    for source in (adapter, flat):
+        assert (
+            relative_error(predict("sd15", merged(base_model, (source, 0.8), apply=mode)), expected, base) < TOLERANCE
+        )
 
 
 @pytest.mark.parametrize("mode", MODES)

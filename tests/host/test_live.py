@@ -17,6 +17,7 @@ from comfy_api.torch_helpers import set_torch_compile_wrapper
 from torch import Tensor
 
 import nodes as host_nodes
+from comfyui_qr_lora.nodes.sweep import Sweep
 from comfyui_qr_lora.qrlora_core import QRLoRA, QRLoRAError, ScheduleError
 from comfyui_qr_lora.qrlora_core.schedule import make_curve
 from devtools import tiny_models
@@ -231,6 +232,21 @@ def test_many_tweaks_leave_nothing_behind(model: Any, adapter: QRLoRA) -> None:
             counts.append(tensors())
     assert counts[0] == counts[1]
     assert forward_hooks(model) == before_hooks
+
+
+def test_a_sweep_holds_scales_not_tensors(model: Any, adapter: QRLoRA, other: QRLoRA) -> None:
+    sample(merged(model, (adapter, 1.0), (other, 1.0)))  # what is made once per adapter is there now
+
+    def tensors() -> int:
+        gc.collect()
+        return sum(isinstance(item, Tensor) for item in gc.get_objects())
+
+    before = tensors()
+    scales = "0.1, 0.2, 0.3, 0.4, 0.5"
+    cells = Sweep.execute(model, adapter, scales, other, scales).args[0]
+    assert len(cells) == 25
+    assert tensors() == before
+    assert torch.equal(sample(cells[7]), sample(merged(model, (adapter, 0.3), (other, 0.2))))
 
 
 def test_schedule_follows_the_sampling(model: Any, adapter: QRLoRA) -> None:

@@ -165,6 +165,18 @@ def test_subfolders_and_folders_of_models_are_listed(server: Server, trained: di
     assert picture(server, with_adapter("qr_loras/animals/cat.safetensors")).any()
 
 
+def test_training_lowers_the_loss(server: Server) -> None:
+    prompt = {name: node for name, node in example(steps=80).items() if name in (LOADER, "2", "3", "4", TRAIN_CONTENT)}
+    prompt[SAVE_CONTENT] = {
+        "class_type": "QRLoRA_Save",
+        "inputs": {"adapter": [TRAIN_CONTENT, 0], "filename_prefix": "loss"},
+    }
+    prompt[TRAIN_CONTENT]["inputs"] |= {"batch_size": 2, "learning_rate": 0.002}
+    (name,) = server.queue(prompt, timeout=300)["outputs"][SAVE_CONTENT]["text"]
+    told = json.loads(load_adapter(server.output_dir.parent / name).metadata["qr_lora.training"])
+    assert told["last_loss"] < 0.8 * told["first_loss"]
+
+
 def test_two_images_and_two_captions_train_one_adapter(server: Server) -> None:
     prompt = example(steps=2)
     prompt["30"] = {"class_type": "ImageBatch", "inputs": {"image1": ["2", 0], "image2": ["5", 0]}}
