@@ -101,18 +101,17 @@ class Trainer:
                 was before the step.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        total, count = 0.0, 0
-        for count, compute_loss in enumerate(losses, 1):
+        values: list[float] = []
+        for compute_loss in losses:
             loss = compute_loss() / self.settings.grad_accumulation
-            value = float(loss.detach())
-            _require_finite("loss", value)
+            values.append(float(loss.detach()))
+            _require_finite("loss", values[-1])
             loss.backward()  # type: ignore[no-untyped-call]
-            total += value
-        if count != self.settings.grad_accumulation:
-            raise TrainingError(f"expected {self.settings.grad_accumulation} losses per update, found {count}.")
+        if len(values) != self.settings.grad_accumulation:
+            raise TrainingError(f"expected {self.settings.grad_accumulation} losses per update, found {len(values)}.")
         _require_finite("gradient", self._gradient_norm())
         self.optimizer.step()
-        return total
+        return sum(values)
 
     def _gradient_norm(self) -> float:
         gradients = [delta.delta_r.grad for delta in self.deltas.values() if delta.delta_r.grad is not None]
