@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CLAIM = re.compile(r": ratio: \S+ \(bar \S+\)$", re.MULTILINE)
 
 
-@pytest.mark.parametrize(("name", "claims"), [("tweak", 1), ("memory", 5), ("precision", 5)])
+@pytest.mark.parametrize(("name", "claims"), [("tweak", 1), ("memory", 5), ("precision", 5), ("schedule", 1)])
 def test_quick_run_prints_claims_that_hold(name: str, claims: int) -> None:
     ended = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{name}", "--quick"],
