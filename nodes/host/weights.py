@@ -19,30 +19,33 @@ def base_weight(patcher: Any, target: Target) -> Tensor:
 
     Float8 and other quantized storage is dequantized; a stock LoRA loaded before is not part of it.
     """
-    return target.of(_dequantized(patcher, target.key)).float()
+    weight, convert = _stored(patcher, target.key)
+    if convert is None:
+        return target.of(weight).float()
+    # The scale of scaled float8 must be applied in float32, and may be one per row of the whole weight.
+    return target.of(convert(weight.float(), inplace=False)).float()
 
 
-def _dequantized(patcher: Any, key: str) -> Tensor:
+def _stored(patcher: Any, key: str) -> tuple[Tensor, Any]:
+    """The unpatched weight as it is stored, and the host's function that undoes its scaling, or None."""
     weight, _, convert = comfy.model_patcher.get_key_weight(patcher.model, key)
     if key in patcher.backup:  # a patched weight is in place of the base one
         weight = patcher.backup[key].weight
     weight = weight.detach()
     if hasattr(weight, "dequantize") and hasattr(weight, "_layout_params"):  # the host's QuantizedTensor
-        return weight.dequantize()
-    # Exact for float8 and half storage; the scale of scaled float8 must be applied in float32.
-    weight = weight.float()
-    return convert(weight, inplace=False) if convert is not None else weight
+        return weight.dequantize(), None
+    return weight, convert
 
 
 def fingerprint(patcher: Any, targets: Mapping[str, Target]) -> dict[str, str]:
-    """Module path to a digest of its base weight: 4096 entries at even distance, as float32."""
-    return {path: _digest(base_weight(patcher, target)) for path, target in targets.items()}
+    """Module path to a digest of its base weight as stored: 4096 entries at even distance, as float32."""
+    return {path: _digest(target.of(_stored(patcher, target.key)[0])) for path, target in targets.items()}
 
 
 def _digest(weight: Tensor) -> str:
     flat = weight.flatten()
     step = max(1, flat.numel() // _FINGERPRINT_SAMPLES)
-    sample = flat[::step].contiguous().cpu().numpy()
+    sample = flat[::step].float().cpu().contiguous().numpy()
     return hashlib.blake2b(sample.tobytes(), digest_size=8).hexdigest()
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import comfy.model_management
 import comfy.model_sampling
+import comfy.ops
 import pytest
 import torch
 from torch import Tensor
@@ -17,13 +18,15 @@ from comfyui_qr_lora.nodes.host.autograd import (
     trainable_context,
 )
 from comfyui_qr_lora.nodes.host.dataset import BatchOrder, collect_examples
+from comfyui_qr_lora.nodes.host.key_map import KeyMap, Target
 from comfyui_qr_lora.nodes.host.objective import encode_conditioning, objective_loss, sample_sigmas
 from comfyui_qr_lora.nodes.host.training import TrainingSettings, train_adapter
+from comfyui_qr_lora.nodes.host.weights import base_weight, fingerprint
 from comfyui_qr_lora.nodes.train import Train
 from comfyui_qr_lora.qrlora_core import TargetError, TrainingError
 from devtools import tiny_models
 
-from .adapters import merged, relative_error
+from .adapters import merged, random_adapter, relative_error
 
 SETTINGS = TrainingSettings(
     steps=6, learning_rate=1e-2, rank=8, alpha=0.0, variant="triu", targets="paper", batch_size=1,
@@ -339,3 +342,33 @@ def test_the_node_takes_lists_and_gives_a_loss_map(model: Any) -> None:
     options |= {"targets": ["custom"], "custom_targets": ["attn.to_v\n*ff.net.2"]}
     chosen = Train.execute(model=[model], latents=[latent(0)], positive=[caption(0)], **options).args[0]
     assert {path.split(".", 3)[-1] for path in chosen.layers} == {"attn.to_v", "ff.net.2"}
+
+
+def test_base_weights_are_read_without_patches_and_dequantized() -> None:
+    """Under a loaded stock LoRA, and from scaled float8: what comes back is the base."""
+    patcher = tiny_models.build("sd3")
+    targets = KeyMap(patcher.model).linear(patcher.model)
+    before = {path: base_weight(patcher, target) for path, target in targets.items()}
+    marks = fingerprint(patcher, targets)
+    patched = merged(patcher, (random_adapter(patcher), 1.0), apply="patch")
+    comfy.model_management.load_models_gpu([patched])
+    path = "transformer.transformer_blocks.0.attn.to_k"
+    changed = patcher.model.get_parameter(targets[path].key)
+    assert not torch.equal(targets[path].of(changed), before[path])
+    assert all(torch.equal(base_weight(patched, target), before[name]) for name, target in targets.items())
+    assert fingerprint(patched, targets) == marks
+    comfy.model_management.unload_all_models()
+
+
+def test_scaled_float8_is_dequantized_by_its_scale() -> None:
+    linear = comfy.ops.scaled_fp8_ops().Linear(8, 6, bias=False, dtype=torch.float32)
+    plain = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
+    linear.weight = torch.nn.Parameter((plain / 0.25).to(torch.float8_e4m3fn), requires_grad=False)
+    linear.scale_weight = torch.nn.Parameter(torch.tensor(0.25), requires_grad=False)
+
+    class Patcher:
+        model, backup = torch.nn.ModuleDict({"layer": linear}), {}
+
+    found = base_weight(Patcher(), Target("layer.weight", (2, 8), (3, 2)))
+    assert torch.equal(found, linear.weight.float()[3:5] * 0.25)
+    assert (found - plain[3:5]).abs().max() < 0.1 * plain.abs().max()
