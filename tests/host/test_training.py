@@ -75,8 +75,10 @@ def model() -> Any:
 @pytest.mark.parametrize("variant", ["triu", "full"])
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_loss_falls_and_base_stays(model: Any, variant: str, dtype: str) -> None:
-    before = snapshot(model)
+    before, inputs = snapshot(model), tiny_models.sample_inputs("sd3", model)
+    base = tiny_models.predict(model, inputs)
     result = train(model, variant=variant, training_dtype=dtype, steps=40)
+    assert torch.equal(tiny_models.predict(model, inputs), base)
     assert sum(result.losses[-10:]) < 0.9 * sum(result.losses[:10])
     assert_unchanged(model, before)
     for _, term in result.adapter.terms():
