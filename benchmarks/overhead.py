@@ -154,7 +154,7 @@ def make_parts(shape: Shape, width: int, count: int, dtype: torch.dtype) -> list
     def part(rows: tuple[int, int] | None) -> Part:
         q = torch.randn(rows[1] if rows else shape.outputs * width, RANK, device=DEVICE, dtype=dtype)
         deltas = [torch.randn(RANK, shape.inputs * width, device=DEVICE, dtype=dtype) for _ in range(count)]
-        return Part(rows, lambda: q, RANK, tuple((i, 1.0, lambda d=d: d) for i, d in enumerate(deltas)))
+        return Part(rows, lambda: q, tuple((i, 1.0, lambda d=d: d) for i, d in enumerate(deltas)))
 
     return [part(rows) for rows in shape.rows(width)]
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from ...qrlora_core import QRLoRA, QRLoRAError, Term
 from .key_map import KeyMap, Target
 from .matching import Match, match
+from .weights import compute_dtype
 
 
 class _Factors(torch.nn.Module):
@@ -90,11 +91,6 @@ def _as_model(patcher: Any, tensors: dict[str, Tensor], size: int = 0) -> Any:
 
 def _name(adapter: QRLoRA, path: str, term: Term) -> str:
     return f"{path} {adapter.layers[path].terms.index(term)}"
-
-
-def compute_dtype(patcher: Any) -> torch.dtype:
-    """The dtype in which the model computes, which for quantized weights is not their storage dtype."""
-    return patcher.model.manual_cast_dtype or patcher.model.get_dtype()
 
 
 def _require_hookable(patcher: Any, adapter: QRLoRA, path: str, target: Target) -> None:

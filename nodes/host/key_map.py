@@ -61,9 +61,9 @@ class KeyMap:
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._shapes = {key: tuple(shape) for key, shape in _weight_shapes(model)}
-        self._names = dict(_published_names(model)) | dict(_host_names(self._shapes))
-        for name, entry in comfy.lora.model_lora_keys_unet(model, {}).items():
-            self._names.setdefault(name, entry)
+        lora_names = comfy.lora.model_lora_keys_unet(model, {})
+        self._published = dict(_published_names(model, lora_names))
+        self._names = lora_names | self._published | dict(_host_names(self._shapes))
 
     def find(self, path: str) -> Target | None:
         """The target of an adapter's module path, or None when this model has no such layer."""
@@ -79,7 +79,7 @@ class KeyMap:
         """
         is_linear = {f"{name}{_WEIGHT}" for name, module in model.named_modules() if _is_linear(module)}
         published: dict[str, dict[Target, str]] = {key: {} for key in self._shapes if key in is_linear}
-        for name, entry in _published_names(model):
+        for name, entry in self._published.items():
             target = self._target(entry)
             if target is not None and target.key in published and target.reorder is None:
                 published[target.key].setdefault(target, name)
@@ -107,10 +107,8 @@ class KeyMap:
 def _weight_shapes(model: torch.nn.Module) -> Iterator[tuple[str, torch.Size]]:
     for key, parameter in model.named_parameters():
         if key.startswith(_HOST_PREFIX) and key.endswith(_WEIGHT) and parameter.ndim >= 2:
-            yield (
-                key,
-                getattr(parameter, "tensor_shape", parameter.shape),
-            )  # GGUF packs the data, not the shape
+            # GGUF packs the data, not the shape.
+            yield key, getattr(parameter, "tensor_shape", parameter.shape)
 
 
 def _host_names(shapes: dict[str, tuple[int, ...]]) -> Iterator[tuple[str, Any]]:
@@ -118,12 +116,12 @@ def _host_names(shapes: dict[str, tuple[int, ...]]) -> Iterator[tuple[str, Any]]
         yield key.removesuffix(_WEIGHT), key
 
 
-def _published_names(model: torch.nn.Module) -> Iterator[tuple[str, Any]]:
+def _published_names(model: torch.nn.Module, lora_names: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """(diffusers name, host entry): ``transformer.*`` or ``unet.*``, from the host's own tables."""
     for name, entry in comfy.utils.unet_to_diffusers(model.model_config.unet_config).items():
         if name.endswith(_WEIGHT):
             yield f"unet.{name.removesuffix(_WEIGHT)}", f"{_HOST_PREFIX}{entry}"
-    for name, entry in comfy.lora.model_lora_keys_unet(model, {}).items():
+    for name, entry in lora_names.items():
         sliced = not isinstance(entry, str)
         if name.startswith("transformer.") or (sliced and name.startswith(_HOST_PREFIX) and ".linear1_qkv" not in name):
             yield name, entry

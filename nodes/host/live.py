@@ -161,7 +161,6 @@ class _LiveMerge:
         return Part(
             rows=target.rows,
             q=lambda: self._bindings[first.source].q(path, first.term),
-            rank=first.term.rank,
             deltas=tuple((member.source, member.term.scaling, factor(member)) for member in group),
         )
 

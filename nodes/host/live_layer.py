@@ -21,13 +21,11 @@ class Part:
     Args:
         rows: (start, length) in the layer's output, or None for all of it.
         q: gives (length, rank) where the host has put it.
-        rank: columns of q.
         deltas: (index of the source, scaling, gives delta_r) per term.
     """
 
     rows: tuple[int, int] | None
     q: Callable[[], Tensor]
-    rank: int
     deltas: tuple[tuple[int, float, Callable[[], Tensor]], ...]
 
     def weights(self, scales: Sequence[float]) -> tuple[float, ...]:

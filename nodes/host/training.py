@@ -28,7 +28,7 @@ from .dataset import BatchOrder, Example
 from .key_map import KeyMap, Target
 from .objective import encode_conditioning, objective_loss, sample_sigmas
 from .report import loss_ends
-from .weights import base_name, base_weight, fingerprint
+from .weights import base_name, base_weight, compute_dtype, fingerprint
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -100,7 +100,7 @@ def _decompose_all(patcher: Any, targets: dict[str, Target], settings: TrainingS
 def _run(patcher: Any, sampler: _TrainSampler, examples: Sequence[Example], settings: TrainingSettings) -> None:
     clone = patcher.clone()
     dtype = DTYPES[settings.training_dtype]
-    if dtype != (patcher.model.manual_cast_dtype or patcher.model.get_dtype()):
+    if dtype != compute_dtype(patcher):
         clone.set_model_compute_dtype(dtype)
     guider = comfy.samplers.CFGGuider(clone)
     guider.inner_set_conds({"positive": [example.conditioning for example in examples]})
@@ -143,24 +143,30 @@ class _TrainSampler(comfy.samplers.Sampler):
             attached(model, branches),
             protected_inputs(model, {target.module for target in self.targets.values()}) as decide_on_copies,
         ):
-            conditioning, options = model_wrap.conds["positive"], extra_args["model_options"]
-            trial, compute_loss = (self._losses(model, conditioning, options, noise.device) for _ in range(2))
-            decide_on_copies(trial)
-            self._train(compute_loss)
+            encoded = self._encode(model, model_wrap.conds["positive"], noise.device)
+            options = extra_args["model_options"].get("transformer_options", {})
+            decide_on_copies(self._losses(model, encoded, options))
+            self._train(self._losses(model, encoded, options))
         return noise
 
-    def _losses(
-        self, model: Any, conditioning: list[dict[str, Any]], options: dict[str, Any], device: torch.device
-    ) -> Callable[[], Tensor]:
-        """Gives the loss of the next batch at every call, for a seed always the same ones."""
+    def _encode(
+        self, model: Any, conditioning: list[dict[str, Any]], device: torch.device
+    ) -> list[tuple[Tensor, dict[str, Any]]]:
+        """(latent in the model's scale, what the model wants for its caption) of every example."""
         latents = [model.process_latent_in(example.latent.to(device, torch.float32)) for example in self.examples]
-        conds = [
-            encode_conditioning(model, entry, latent, self.settings.seed)
+        return [
+            (latent, encode_conditioning(model, entry, latent, self.settings.seed))
             for entry, latent in zip(conditioning, latents, strict=True)
         ]
+
+    def _losses(
+        self, model: Any, encoded: Sequence[tuple[Tensor, dict[str, Any]]], options: dict[str, Any]
+    ) -> Callable[[], Tensor]:
+        """Gives the loss of the next batch at every call, for a seed always the same ones."""
+        latents, conds = zip(*encoded, strict=True)
+        device = latents[0].device
         generator = torch.Generator().manual_seed(self.settings.seed)
         order = BatchOrder([latent.shape for latent in latents], self.settings.batch_size, generator)
-        transformer_options = options.get("transformer_options", {})
 
         def compute_loss() -> Tensor:
             comfy.model_management.throw_exception_if_processing_interrupted()
@@ -168,7 +174,7 @@ class _TrainSampler(comfy.samplers.Sampler):
             latent = torch.cat([latents[index] for index in indices])
             sigma = sample_sigmas(model.model_sampling, len(indices), generator).to(device)
             noise = torch.randn(latent.shape, generator=generator).to(device)
-            return objective_loss(model, latent, [conds[index] for index in indices], sigma, noise, transformer_options)
+            return objective_loss(model, latent, [conds[index] for index in indices], sigma, noise, options)
 
         return compute_loss
 

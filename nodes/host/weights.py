@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import comfy.model_patcher
+import torch
 from torch import Tensor
 
 from .key_map import Target
@@ -52,3 +53,8 @@ def _digest(weight: Tensor) -> str:
 def base_name(patcher: Any) -> str:
     """What the host calls the architecture of the model, for example ``SD3`` or ``Flux``."""
     return type(patcher.model.model_config).__name__
+
+
+def compute_dtype(patcher: Any) -> torch.dtype:
+    """The dtype in which the model computes, which for quantized weights is not their storage dtype."""
+    return patcher.model.manual_cast_dtype or patcher.model.get_dtype()
