@@ -6,13 +6,17 @@ from comfy_api.latest import ComfyExtension, io
 
 from .blocks import Blocks
 from .grid import Grid
+from .host.control import register_routes
 from .host.files import register_folders
 from .load import Load
 from .merge import Merge
+from .objective import Objective
+from .optimizer import Optimizer
 from .save import Save
 from .schedule import Schedule
 from .sweep import Sweep
 from .train import Train
+from .training_data import TrainingData
 
 
 class QRLoRAExtension(ComfyExtension):
@@ -20,10 +24,11 @@ class QRLoRAExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """All nodes, in the order of the menu."""
-        return [Load, Merge, Train, Save, Schedule, Blocks, Sweep, Grid]
+        return [Load, Merge, Train, Save, Objective, Optimizer, TrainingData, Schedule, Blocks, Sweep, Grid]
 
 
 async def comfy_entrypoint() -> QRLoRAExtension:
     """Called by the host once, when it loads the pack."""
     register_folders()  # here, since not every supported host calls an extension's on_load
+    register_routes()
     return QRLoRAExtension()

@@ -6,5 +6,8 @@ CATEGORY = "QR-LoRA"
 
 QRLoRASocket = io.Custom("QR_LORA")
 ScheduleSocket = io.Custom("QR_LORA_SCHEDULE")
+ObjectiveSocket = io.Custom("QR_LORA_OBJECTIVE")
+OptimizerSocket = io.Custom("QR_LORA_OPTIMIZER")
+TrainingDataSocket = io.Custom("QR_LORA_TRAINING_DATA")
 GridSocket = io.Custom("QR_LORA_GRID")
 LossMapSocket = io.Custom("LOSS_MAP")  # the host's own type: its Plot Loss Graph node takes it

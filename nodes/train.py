@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
-from ..qrlora_core import PRESETS
+from ..qrlora_core import PRESETS, AdapterFileError, ObjectiveSettings, OptimizerSettings
 from ..qrlora_core.train import VARIANTS
-from .host.dataset import collect_examples
-from .host.display import show_text
+from .host.dataset import DataSettings, collect
+from .host.display import node_id, show_text, text_shower
 from .host.report import describe_training
-from .host.training import DTYPES, TrainingSettings, check_settings, train_adapter
-from .sockets import CATEGORY, LossMapSocket, QRLoRASocket
+from .host.runs import checkpoint_names, checkpoint_path
+from .host.sample_pictures import SampleSettings
+from .host.training import DTYPES, NO_RESUME, RESUME_LATEST, RunSettings, TrainingSettings, View, train_adapter
+from .pictures import as_image, training_view
+from .sockets import CATEGORY, LossMapSocket, ObjectiveSocket, OptimizerSocket, QRLoRASocket, TrainingDataSocket
 
 _CUSTOM = "custom"
+_RUN = RunSettings(checkpoint_every=250, keep_checkpoints=2)
 
 
 class Train(io.ComfyNode):
@@ -28,28 +32,60 @@ class Train(io.ComfyNode):
             display_name="Train QR-LoRA",
             category=CATEGORY,
             description="Trains one adapter on the connected pictures, one picture being enough. The model is not "
-            "changed. Save the adapter with Save QR-LoRA, or use it at once in QR-LoRA Merge.",
+            "changed. Save the adapter with Save QR-LoRA, or use it at once in QR-LoRA Merge. An interrupted "
+            "training is kept as a checkpoint and can go on.",
             is_input_list=True,
-            inputs=_inputs(),
+            inputs=[*_inputs(), *_later_inputs()],
             outputs=[
                 QRLoRASocket.Output(display_name="adapter", tooltip="The trained adapter."),
                 LossMapSocket.Output(display_name="loss_map", tooltip="The loss of every step, for Plot Loss Graph."),
+                io.Image.Output(display_name="view", tooltip="The loss curve and the samples in one picture."),
             ],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
+    def validate_inputs(cls, resume_from: list[str] | str = NO_RESUME) -> bool | str:
+        """Our own message in place of the host's "value not in list"."""
+        name = resume_from if isinstance(resume_from, str) else resume_from[0]
+        try:
+            if name not in (NO_RESUME, RESUME_LATEST):
+                checkpoint_path(name)
+        except AdapterFileError as error:
+            return str(error)
+        return True
+
+    @classmethod
     def execute(
         cls, model: list[Any], latents: list[Any], positive: list[Any], targets: list[str],
-        custom_targets: list[str] | None = None, **settings: list[Any],
+        custom_targets: list[str] | None = None, negative: list[Any] | None = None, **settings: list[Any],
     ) -> io.NodeOutput:  # fmt: skip
         """Train on all latents and captions at once; every other input is a list of one."""
+        given = {name: values[0] for name, values in settings.items() if values}
         chosen = (custom_targets or [""])[0] if targets[0] == _CUSTOM else targets[0]
-        asked = TrainingSettings(targets=chosen, **{name: values[0] for name, values in settings.items()})
-        check_settings(asked)
-        result = train_adapter(model[0], collect_examples(latents, positive), asked)
-        show_text(cls, describe_training(result.adapter, result.losses, result.narrow_layers))
-        return io.NodeOutput(result.adapter, {"loss": result.losses})
+        data = collect(latents, positive, given.pop("data", None) or DataSettings(), negative or [])
+        run = _take_run(given)
+        for name, default in (("objective", ObjectiveSettings()), ("optimizer", OptimizerSettings())):
+            given[name] = given.get(name) or default
+        view = View(node_id(cls), text_shower(cls), training_view)
+        result = train_adapter(model[0], data, TrainingSettings(targets=chosen, **given), run, view)
+        show_text(cls, describe_training(result))
+        picture = as_image(training_view(result.losses, result.pictures))
+        return io.NodeOutput(result.adapter, {"loss": result.losses}, picture, ui=ui.PreviewImage(picture))
+
+
+def _take_run(given: dict[str, Any]) -> RunSettings:
+    """The settings of checkpoints and samples, taken out of all that are given."""
+
+    def take(name: str, default: Any) -> Any:
+        return given.pop(name, default)
+
+    samples = SampleSettings(
+        every=take("sample_every", _RUN.samples.every), steps=take("sample_steps", _RUN.samples.steps),
+        cfg=take("sample_cfg", _RUN.samples.cfg), vae=take("vae", None), seed=given["seed"],
+    )  # fmt: skip
+    names = ("run_name", "checkpoint_every", "keep_checkpoints", "resume_from")
+    return RunSettings(samples=samples, **{name: take(name, getattr(_RUN, name)) for name in names})
 
 
 def _inputs() -> list[io.Input]:
@@ -75,7 +111,8 @@ def _inputs() -> list[io.Input]:
         ),
         io.Combo.Input(
             "variant", options=list(VARIANTS), default=VARIANTS[0],
-            tooltip="triu: dR upper triangular, as in the published training. full: all of dR, slightly more capacity.",
+            tooltip="triu: dR upper triangular, as in the published training. full: all of dR, slightly more capacity. "
+            "qr: Q and R both, the published mode that learns fastest; merges less well, larger file.",
         ),
         io.Combo.Input(
             "targets", options=[*PRESETS, _CUSTOM], default="paper",
@@ -104,5 +141,53 @@ def _inputs() -> list[io.Input]:
             "custom_targets", default="", multiline=True, optional=True,
             tooltip="Only with targets = custom: dotted suffixes or globs, one per line, "
             "for example attn.to_v or *double_blocks.1?.*",
+        ),
+    ]  # fmt: skip
+
+
+def _later_inputs() -> list[io.Input]:
+    """Inputs that came after the first release: optional, and last."""
+    samples = _RUN.samples
+    return [
+        io.Vae.Input("vae", optional=True, tooltip="Decodes the samples; without it they show rough colours alone."),
+        io.Conditioning.Input(
+            "negative", optional=True,
+            tooltip="An empty text: for samples with sample_cfg above 1, and for caption_dropout.",
+        ),
+        io.Int.Input(
+            "sample_every", default=samples.every, min=0, max=100000, optional=True,
+            tooltip="Steps between two sample pictures, drawn with the adapter as it is, the first caption and one "
+            "seed; 0 draws none.",
+        ),
+        io.Int.Input(
+            "sample_steps", default=samples.steps, min=1, max=200, optional=True,
+            tooltip="Sampling steps of a sample picture.",
+        ),
+        io.Float.Input(
+            "sample_cfg", default=samples.cfg, min=1.0, max=30.0, step=0.1, optional=True,
+            tooltip="Guidance of the samples: 1 for FLUX; about 4 for SD3 and 7 for SDXL, with negative connected.",
+        ),
+        io.String.Input(
+            "run_name", default=_RUN.run_name, optional=True,
+            tooltip="Name of the folder of checkpoints under output/qr_loras/checkpoints; a number is added.",
+        ),
+        io.Int.Input(
+            "checkpoint_every", default=_RUN.checkpoint_every, min=0, max=100000, optional=True,
+            tooltip="Steps between two checkpoints, which is what a crash can lose. 0: only at the end, or when "
+            "interrupted.",
+        ),
+        io.Int.Input(
+            "keep_checkpoints", default=_RUN.keep_checkpoints, min=0, max=1000, optional=True,
+            tooltip="How many checkpoints of a run stay on the disk. 0 writes none, and an interrupted run is lost.",
+        ),
+        io.Combo.Input(
+            "resume_from", options=[NO_RESUME, RESUME_LATEST, *checkpoint_names()], default=NO_RESUME, optional=True,
+            tooltip="Goes on from a checkpoint, exactly, with the same settings and pictures. latest: the last one of "
+            "run_name, if there is one. Raise steps to train a finished one further. Press R to refresh the list.",
+        ),
+        ObjectiveSocket.Input("objective", optional=True, tooltip="Noise levels and loss, from QR-LoRA Objective."),
+        OptimizerSocket.Input("optimizer", optional=True, tooltip="Updates, from QR-LoRA Optimizer."),
+        TrainingDataSocket.Input(
+            "data", optional=True, tooltip="Captions, repeats, class images, from QR-LoRA Training Data."
         ),
     ]  # fmt: skip

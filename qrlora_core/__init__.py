@@ -17,9 +17,12 @@ from .errors import (
     TrainingError,
 )
 from .merge import merge
+from .objective import ObjectiveSettings
+from .optimizers import OptimizerSettings
 from .schedule import Schedule
 from .targets import PRESETS, select
-from .train import OptimizerSettings, TrainableDelta, Trainer
+from .train import TrainableDelta, Trainer
+from .training_state import TrainingState, load_training, save_training
 
 __all__ = [
     "PRESETS",
@@ -28,6 +31,7 @@ __all__ = [
     "DecompositionError",
     "Factors",
     "Layer",
+    "ObjectiveSettings",
     "OptimizerSettings",
     "QRLoRA",
     "QRLoRAError",
@@ -38,9 +42,12 @@ __all__ = [
     "TrainableDelta",
     "Trainer",
     "TrainingError",
+    "TrainingState",
     "decompose",
     "load_adapter",
+    "load_training",
     "merge",
     "save_adapter",
+    "save_training",
     "select",
 ]

@@ -8,7 +8,7 @@ import math
 import os
 import re
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -22,26 +22,41 @@ from .errors import AdapterError, AdapterFileError
 FORMAT_VERSION = "1"
 METADATA_PREFIX = "qr_lora."
 _VERSION_KEY = f"{METADATA_PREFIX}format_version"
+# Tensors of a training that goes on (see `training_state`), which an adapter does not need.
+STATE_PREFIX = "training_state."
+STATE_KEY = f"{METADATA_PREFIX}training_state"
 
 # `{module}.lora.q.weight` as published; further terms of a layer are `{module}.lora.1.q.weight` and so on.
 _KEY = re.compile(
     r"^(?P<path>.+)\.lora\.(?:(?P<index>[1-9]\d*)\.)?(?P<part>q\.weight|delta_r\.weight|base_r\.weight|alpha)$"
 )
 _PART_NAMES = {"q.weight": "q", "delta_r.weight": "delta_r", "base_r.weight": "base_r", "alpha": "alpha"}
+# The variant `qr` trains Q as well: `{module}.lora_qr.*`, names that no reader of another layout takes for its own.
+_QR_KEY = re.compile(r"^(?P<path>.+)\.lora_qr\.(?P<part>q|delta_q|delta_r|base_r|alpha)(?:\.weight)?$")
+_QR = -1  # stands for the index of a term
 _PICKLE_MAGIC = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _PICKLE_SUFFIXES = {".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle"}
 
 
-def save_adapter(adapter: QRLoRA, path: str | os.PathLike[str], *, format: str = "full") -> Path:
+def save_adapter(
+    adapter: QRLoRA,
+    path: str | os.PathLike[str],
+    *,
+    format: str = "full",
+    extra: Mapping[str, Tensor] | None = None,
+) -> Path:
     """Write an adapter file: to a temporary name first, then renamed, so that no half file is ever left.
 
     Keys per term (the published layout): ``{module}.lora.q.weight`` (out, rank), ``.delta_r.weight`` and
-    ``.base_r.weight`` (rank, in), and ``.alpha``, a scalar that the published files lack.
+    ``.base_r.weight`` (rank, in), and ``.alpha``, a scalar that the published files lack. A layer of the variant
+    ``qr``, ``scaling * ((Q + dQ) (R + dR) - Q R)``, is ``{module}.lora_qr.q.weight``, ``.delta_q.weight``,
+    ``.delta_r.weight``, ``.base_r.weight`` and ``.alpha``.
 
     Args:
         adapter: what to save; tensors keep their dtype.
         path: where to; ends in ``.safetensors``. Folders are made.
         format: ``"full"``, the only one so far.
+        extra: further tensors for the file, under names that start with `STATE_PREFIX`.
 
     Returns:
         The path of the file.
@@ -66,8 +81,10 @@ def save_adapter(adapter: QRLoRA, path: str | os.PathLike[str], *, format: str =
         with _temporary_sibling(target) as temporary:
             temporary.touch(exist_ok=False)
             usual_mode = temporary.stat().st_mode
-            save_file(dict(_tensors(adapter)), temporary, metadata={"format": "pt", **metadata})
+            tensors = dict(_tensors(adapter)) | dict(extra or {})
+            save_file(tensors, temporary, metadata={"format": "pt", **metadata})
             temporary.chmod(usual_mode)  # safetensors leaves the file readable to its owner alone
+            _flush(temporary)
             temporary.replace(target)
     except (OSError, SafetensorError) as error:
         raise AdapterFileError(
@@ -85,8 +102,17 @@ def _temporary_sibling(target: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def _flush(path: Path) -> None:
+    """Have the content on the disk before the name is: a power cut must not leave a renamed, empty file."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
 def _tensors(adapter: QRLoRA) -> Iterator[tuple[str, Tensor]]:
     for path, layer in adapter.layers.items():
+        if _is_qr(layer):
+            yield from _qr_tensors(path, layer)
+            continue
         for index, term in enumerate(layer.terms):
             stem = f"{path}.lora" if index == 0 else f"{path}.lora.{index}"
             # A clone each: safetensors refuses tensors that share memory, as a basis shared by layers does.
@@ -95,6 +121,24 @@ def _tensors(adapter: QRLoRA) -> Iterator[tuple[str, Tensor]]:
             if term.base_r is not None:
                 yield f"{stem}.base_r.weight", _plain(term.base_r)
             yield f"{stem}.alpha", torch.tensor(term.alpha, dtype=torch.float64)
+
+
+def _is_qr(layer: Layer) -> bool:
+    """True for the two terms of the variant ``qr``: ``Q dR`` and ``dQ (R + dR)``."""
+    if len(layer.terms) != 2 or layer.terms[0].base_r is None or layer.terms[1].base_r is not None:
+        return False
+    first, second = layer.terms
+    same = first.alpha == second.alpha and first.delta_r.shape == second.delta_r.shape == layer.terms[0].base_r.shape
+    return same and torch.equal(second.delta_r, layer.terms[0].base_r + first.delta_r)
+
+
+def _qr_tensors(path: str, layer: Layer) -> Iterator[tuple[str, Tensor]]:
+    first, second = layer.terms
+    parts = {"q": first.q, "delta_q": second.q, "delta_r": first.delta_r, "base_r": first.base_r}
+    for name, tensor in parts.items():
+        if tensor is not None:
+            yield f"{path}.lora_qr.{name}.weight", _plain(tensor)
+    yield f"{path}.lora_qr.alpha", torch.tensor(first.alpha, dtype=torch.float64)
 
 
 def _plain(tensor: Tensor) -> Tensor:
@@ -134,7 +178,8 @@ def load_adapter(path: str | os.PathLike[str]) -> QRLoRA:
             f"{source.name}: not a readable safetensors file ({error}). It is damaged, cut short, or of another "
             "kind; download or train it again."
         ) from error
-    metadata.pop("format", None)
+    for name in ("format", STATE_KEY):
+        metadata.pop(name, None)
     adapter = QRLoRA(layers, {**metadata, "name": source.name})
     try:
         adapter.require_finite()
@@ -167,16 +212,17 @@ def _refuse_other_kinds(source: Path) -> None:
 
 
 def _group_keys(source: Path, keys: Iterable[str]) -> dict[str, dict[int, dict[str, str]]]:
-    """module path -> index of the term -> part -> key."""
+    """module path -> index of the term, or `_QR` -> part -> key."""
     grouped: dict[str, dict[int, dict[str, str]]] = {}
     unknown = []
     for key in keys:
-        match = _KEY.match(key)
-        if match is None:
+        if match := _KEY.match(key):
+            terms = grouped.setdefault(match["path"], {})
+            terms.setdefault(int(match["index"] or 0), {})[_PART_NAMES[match["part"]]] = key
+        elif match := _QR_KEY.match(key):
+            grouped.setdefault(match["path"], {}).setdefault(_QR, {})[match["part"]] = key
+        elif not key.startswith(STATE_PREFIX):
             unknown.append(key)
-            continue
-        terms = grouped.setdefault(match["path"], {})
-        terms.setdefault(int(match["index"] or 0), {})[_PART_NAMES[match["part"]]] = key
     if unknown or not grouped:
         raise AdapterFileError(_explain_unknown(source, unknown))
     return grouped
@@ -197,20 +243,34 @@ def _explain_unknown(source: Path, keys: list[str]) -> str:
 
 
 def _read_layer(source: Path, module: str, terms: Mapping[int, Mapping[str, Tensor]]) -> Layer:
-    if sorted(terms) != list(range(len(terms))):
+    if sorted(terms) not in (list(range(len(terms))), [_QR]):
         raise AdapterFileError(
             f"{source.name}: layer {module}: terms {sorted(terms)} are not numbered from 0 without a gap."
         )
     try:
+        if _QR in terms:
+            return _read_qr_layer(terms[_QR])
         return Layer(tuple(_read_term(terms[index]) for index in range(len(terms))))
     except AdapterError as error:
         raise AdapterFileError(f"{source.name}: layer {module}: {error}") from error
 
 
-def _read_term(parts: Mapping[str, Tensor]) -> Term:
-    missing = [name for name in ("q", "delta_r") if name not in parts]
+def _read_qr_layer(parts: Mapping[str, Tensor]) -> Layer:
+    """``scaling * (Q dR + dQ (R + dR))``, which is ``scaling * ((Q + dQ) (R + dR) - Q R)``."""
+    _require_parts(parts, ("q", "delta_q", "delta_r", "base_r"))
+    first = _read_term({name: tensor for name, tensor in parts.items() if name != "delta_q"})
+    return Layer((first, Term(parts["delta_q"], parts["base_r"] + parts["delta_r"], first.alpha)))
+
+
+def _require_parts(parts: Mapping[str, Tensor], names: Sequence[str]) -> None:
+    missing = [name for name in names if name not in parts]
     if missing:
-        raise AdapterError(f"expected q.weight and delta_r.weight, found no {' and no '.join(missing)}.")
+        expected = ", ".join(f"{name}.weight" for name in names[:-1])
+        raise AdapterError(f"expected {expected} and {names[-1]}.weight, found no {' and no '.join(missing)}.")
+
+
+def _read_term(parts: Mapping[str, Tensor]) -> Term:
+    _require_parts(parts, ("q", "delta_r"))
     alpha = parts.get("alpha")
     if alpha is not None and alpha.numel() != 1:
         raise AdapterError(f"alpha: expected one number, found shape {tuple(alpha.shape)}.")

@@ -15,12 +15,13 @@ PACK = [ROOT / "__init__.py", *sorted((ROOT / "nodes").rglob("*.py")), *sorted((
 NAMES = [path.relative_to(ROOT).as_posix() for path in PACK]
 
 TENSORS = {"torch", "numpy", "einops", "safetensors"}
-HOST = {"comfy", "comfy_extras", "comfy_execution", "folder_paths", "server"}
+HOST = {"comfy", "comfy_extras", "comfy_execution", "folder_paths", "latent_preview", "server", "aiohttp"}
+OPTIONAL = {"prodigyopt", "bitsandbytes"}  # imported where they are used, with a message where they are not there
 
 # Room: outside packages, and rooms of our own, that a file in it may import.
 ROOMS = {
     "root": (set(), {"nodes"}),
-    "core": (TENSORS, {"core"}),
+    "core": (TENSORS | OPTIONAL, {"core"}),
     "host": (TENSORS | HOST | {"comfy_api"}, {"host", "core"}),
     "sockets": ({"comfy_api"}, set()),
     "pictures": (TENSORS | {"PIL"}, {"core"}),

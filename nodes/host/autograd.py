@@ -47,39 +47,72 @@ def _alias(tensor: Tensor, *, as_parameter: bool) -> Tensor:
     return torch.nn.Parameter(alias, requires_grad=False) if as_parameter else alias
 
 
-@contextlib.contextmanager
-def protected_inputs(model: torch.nn.Module, targets: Iterable[str]) -> Iterator[Callable[[Callable[[], Any]], None]]:
-    """Within the context, layers save copies of their inputs for backward, if the model turns out to need it.
+class Protection:
+    """Which inputs must be copied, since a block changes them in place after they were saved for backward.
 
-    Some of the host's blocks add to their residual stream in place and so overwrite what their norms, or the
-    branches beside the target layers, saved. Backward notices, but not inside a checkpointed block.
+    Many of the host's blocks add to their residual stream in place, and so overwrite what their norms, or the
+    branches beside the target layers, saved. Backward notices, but not inside a checkpointed block. So one block
+    of every kind is tried on its own first, and what it overwrites is remembered by kind and place.
+    """
+
+    def __init__(self) -> None:
+        self._copied: set[_Place] = set()
+        self._changing: set[type] | None = None
+
+    def copies(self, place: _Place) -> bool:
+        """Whether the module at this place needs a copy of its input."""
+        return place in self._copied
+
+    def changes_arguments(self, kind: type) -> bool:
+        """Whether a block of this kind may change what it is given; true until it was tried."""
+        return self._changing is None or kind in self._changing
+
+    def decide(self, model: torch.nn.Module, run: Callable[[], Any]) -> None:
+        """Try one block of every kind, forward and backward; ``run`` runs the model once.
+
+        Raises:
+            TrainingError: a block overwrites values that no copy of a module's input saves.
+        """
+        changing = set()
+        for block, args, kwargs in _first_calls(list(_blocks(model)), run):
+            if _try_block(block, args, kwargs, self._copied):
+                changing.add(type(block))
+            try:
+                _try_block(block, args, kwargs, None)
+            except RuntimeError as error:
+                if "modified by an inplace operation" not in str(error):
+                    raise
+                raise TrainingError(
+                    f"this model's {type(block).__name__} overwrites values that its gradients need, so it cannot be "
+                    "trained by this version. Please report the model's name."
+                ) from error
+        self._changing = changing
+
+
+# A kind of block, and the dotted name of a module within it.
+_Place = tuple[type, str]
+
+
+@contextlib.contextmanager
+def protected_inputs(model: torch.nn.Module, targets: Iterable[str], protection: Protection) -> Iterator[None]:
+    """Within the context, norms and target layers save copies of their inputs where the protection says so.
 
     Args:
         model: the host's BaseModel.
         targets: dotted names of the layers with branches.
-
-    Yields:
-        ``decide(run)``: with a function that runs the model once; tries one block of every kind on its own,
-        forward and backward, and switches the copies on if one fails for that reason.
     """
-    switched_on = False
+    wanted = set(map(model.get_submodule, targets))
 
-    def copy_input(_module: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        return tuple(map(_copied, args)) if switched_on else None
+    def copy_input(place: _Place) -> Callable[..., Any]:
+        return lambda _module, args: tuple(map(_copied, args)) if protection.copies(place) else None
 
-    def decide(run: Callable[[], Any]) -> None:
-        nonlocal switched_on
-        calls = _first_calls(list(_blocks(model.diffusion_model)), run)
-        if any(_overwrites_saved(*call) for call in calls):
-            switched_on = True
-            for call in calls:
-                _require_differentiable(*call)
-
-    norms = (module for module in model.modules() if "Norm" in type(module).__name__)
     with contextlib.ExitStack() as stack:
-        for module in {*norms, *map(model.get_submodule, targets)}:
-            stack.callback(module.register_forward_pre_hook(copy_input).remove)
-        yield decide
+        for block in _blocks(model.diffusion_model):
+            for name, module in block.named_modules():
+                if module in wanted or "Norm" in type(module).__name__:
+                    hook = copy_input((type(block), name))
+                    stack.callback(module.register_forward_pre_hook(hook).remove)
+        yield
 
 
 _Call = tuple[torch.nn.Module, tuple[Any, ...], dict[str, Any]]
@@ -90,7 +123,8 @@ def _first_calls(blocks: Sequence[torch.nn.Module], run: Callable[[], Any]) -> l
     calls: dict[type, _Call] = {}
 
     def remember(block: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        calls.setdefault(type(block), (block, detached(args), detached(kwargs)))
+        if type(block) not in calls:
+            calls[type(block)] = (block, detached(args), detached(kwargs))
 
     with contextlib.ExitStack() as stack:
         for block in blocks:
@@ -100,54 +134,63 @@ def _first_calls(blocks: Sequence[torch.nn.Module], run: Callable[[], Any]) -> l
     return list(calls.values())
 
 
-def _overwrites_saved(block: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    try:
-        _differentiate(block, args, kwargs)
-    except RuntimeError as error:
-        if "modified by an inplace operation" not in str(error):
-            raise
-        return True
-    return False
+def _try_block(
+    block: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], overwritten: set[_Place] | None
+) -> bool:
+    """One forward of a block from inputs that may be changed in place; returns whether they were.
 
+    Args:
+        overwritten: takes in the places of modules whose input was changed after they had it; None: go backward
+            as well, in which autograd raises where a saved value was changed.
+    """
+    seen: list[tuple[_Place, Tensor, int]] = []
 
-def _require_differentiable(block: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    if _overwrites_saved(block, args, kwargs):
-        raise TrainingError(
-            f"this model's {type(block).__name__} overwrites values that its gradients need, so it cannot be "
-            "trained by this version. Please report the model's name."
-        )
+    def watch(place: _Place) -> Callable[..., None]:
+        def note(_module: Any, inputs: tuple[Any, ...]) -> None:
+            seen.extend((place, value, value._version) for value in inputs if torch.is_tensor(value))
 
-
-def _differentiate(block: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Backward through one block, from inputs that need gradients and may be changed in place."""
+        return note
 
     def prepared(value: Any) -> Any:
-        return value.clone().requires_grad_().mul(1) if torch.is_tensor(value) and value.is_floating_point() else value
+        return value.clone().requires_grad_().mul(1) if _is_floating(value) else value
 
-    # The class's own forward, not the checkpointed one, in which nothing is noticed.
-    outputs = type(block).forward(block, *map(prepared, args), **{name: prepared(v) for name, v in kwargs.items()})
-    tensors = [output for output in (outputs if isinstance(outputs, tuple) else (outputs,)) if torch.is_tensor(output)]
-    torch.autograd.backward(sum(tensor.float().sum() for tensor in tensors))
+    given, named = tuple(map(prepared, args)), {name: prepared(value) for name, value in kwargs.items()}
+    versions = [value._version for value in (*given, *named.values()) if torch.is_tensor(value)]
+    with contextlib.ExitStack() as stack:
+        if overwritten is not None:
+            for name, module in block.named_modules():
+                stack.callback(module.register_forward_pre_hook(watch((type(block), name))).remove)
+        # The class's own forward, not the checkpointed one, in which nothing is noticed.
+        outputs = type(block).forward(block, *given, **named)
+    if overwritten is not None:
+        overwritten |= {place for place, value, version in seen if value._version != version}
+    else:
+        made = outputs if isinstance(outputs, tuple) else (outputs,)
+        torch.autograd.backward(sum(tensor.float().sum() for tensor in made if torch.is_tensor(tensor)))
+    return versions != [value._version for value in (*given, *named.values()) if torch.is_tensor(value)]
 
 
 @contextlib.contextmanager
-def checkpointed_blocks(model: torch.nn.Module, *, enabled: bool) -> Iterator[None]:
+def checkpointed_blocks(model: torch.nn.Module, protection: Protection, *, enabled: bool) -> Iterator[None]:
     """Within the context, every block recomputes its activations in backward instead of keeping them."""
     blocks = list(_blocks(model)) if enabled else []
     try:
         for block in blocks:
-            block.forward = _checkpointed(block.forward)
+            block.forward = _checkpointed(block, protection)
         yield
     finally:
         for block in blocks:
             del block.forward  # the class's own method shows again
 
 
-def _checkpointed(forward: Any) -> Any:
+def _checkpointed(block: torch.nn.Module, protection: Protection) -> Any:
+    forward, kind = block.forward, type(block)
+
     def run(*args: Any, **kwargs: Any) -> Any:
+        if not protection.changes_arguments(kind):
+            return forward(*args, **kwargs)
         # Copies: a block that changes its input in place would be computed again from the changed one.
-        own = {name: _copied(value) for name, value in kwargs.items()}
-        return forward(*map(_copied, args), **own)
+        return forward(*map(_copied, args), **{name: _copied(value) for name, value in kwargs.items()})
 
     def checkpointed(*args: Any, **kwargs: Any) -> Any:
         return torch.utils.checkpoint.checkpoint(run, *args, use_reentrant=False, **kwargs)
@@ -156,15 +199,20 @@ def _checkpointed(forward: Any) -> Any:
 
 
 def _copied(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) and value.is_floating_point() else value
+    return value.clone() if _is_floating(value) else value
+
+
+def _is_floating(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
 
 
 def _blocks(module: torch.nn.Module, *, in_list: bool = False) -> Iterator[torch.nn.Module]:
-    """The members of module lists, outermost first; lists and sequences themselves are looked into."""
+    """The members of module lists, outermost first; lists and sequences are looked into, single layers left out."""
     for child in module.children():
         container = isinstance(child, (torch.nn.ModuleList, torch.nn.ModuleDict, torch.nn.Sequential))
         if in_list and not container:
-            yield child
+            if next(child.children(), None) is not None:
+                yield child
         else:
             yield from _blocks(child, in_list=container)
 

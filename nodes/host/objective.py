@@ -9,20 +9,30 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
+from ...qrlora_core import ObjectiveSettings
+from ...qrlora_core.objective import example_losses, loss_weight, sample_levels
+
 _SMALLEST_SIGMA = 1e-3
+_PUBLISHED = ObjectiveSettings()
 
 
-def sample_sigmas(model_sampling: Any, count: int, generator: torch.Generator) -> Tensor:
-    """Noise levels at uniform timesteps: (count,) float32.
+def sample_sigmas(
+    model_sampling: Any, count: int, generator: torch.Generator, timesteps: str = _PUBLISHED.timesteps
+) -> Tensor:
+    """Noise levels at random timesteps: (count,) float32.
 
-    Flow models take sigma itself uniform in [0.001, 1) as the published recipe does, without the shift
-    that their samplers use; others take the host's timestep uniform.
+    Flow models take sigma itself as the timestep, in [0.001, 1), as the published recipe does, without the shift
+    that their samplers use unless it is ``shifted``; others take the host's timestep.
     """
-    uniform = torch.rand(count, generator=generator)
-    if isinstance(model_sampling, comfy.model_sampling.CONST):
-        return uniform.clamp(min=_SMALLEST_SIGMA)
-    percents = (1 - uniform).clamp(_SMALLEST_SIGMA, 1 - _SMALLEST_SIGMA)
+    levels = sample_levels(timesteps, count, generator)
+    if _is_flow(model_sampling) and timesteps != "shifted":
+        return levels.clamp(min=_SMALLEST_SIGMA)
+    percents = (1 - levels).clamp(_SMALLEST_SIGMA, 1 - _SMALLEST_SIGMA)
     return torch.tensor([float(model_sampling.percent_to_sigma(float(percent))) for percent in percents])
+
+
+def _is_flow(model_sampling: Any) -> bool:
+    return isinstance(model_sampling, comfy.model_sampling.CONST)
 
 
 def encode_conditioning(model: Any, conditioning: dict[str, Any], latent: Tensor, seed: int) -> dict[str, Any]:
@@ -49,8 +59,10 @@ def objective_loss(
     sigma: Tensor,
     noise: Tensor,
     options: dict[str, Any],
+    settings: ObjectiveSettings = _PUBLISHED,
+    mask: Tensor | None = None,
 ) -> Tensor:
-    """Mean squared error of what the network itself predicts: velocity, epsilon or v.
+    """Mean over the examples of the error of what the network itself predicts: velocity, epsilon or v.
 
     Every host parametrization is affine in the network's output F: ``x0 = a(sigma) x + c(sigma) F``. So with
     the true x0, ``F_predicted - F_true = (x0_predicted - x0) / c(sigma)`` whichever the parametrization is.
@@ -60,12 +72,16 @@ def objective_loss(
         conds: one per example, from `encode_conditioning`.
         sigma: (batch,). noise: like latent.
         options: the host's transformer options.
+        mask: (batch, 1, ...) broadcastable to latent, or None.
     """
     sampling = model.model_sampling
     noisy = sampling.noise_scaling(sigma, noise.clone(), latent, False)
     clean = _predict(model, noisy, conds, sigma, options)
-    output_scale = sampling.calculate_denoised(sigma, torch.ones_like(latent), torch.zeros_like(latent))
-    return ((clean.float() - latent) / output_scale).square().mean()
+    # c, as one number per example: the same in every element.
+    one = latent.new_ones(len(latent), *[1] * (latent.ndim - 1))
+    output_scale = sampling.calculate_denoised(sigma, one, torch.zeros_like(one))
+    losses = example_losses(settings, (clean.float() - latent) / output_scale, mask)
+    return (losses * loss_weight(settings, sigma, output_scale.flatten(), flow=_is_flow(sampling))).mean()
 
 
 def _predict(model: Any, noisy: Tensor, conds: list[dict[str, Any]], sigma: Tensor, options: dict[str, Any]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,13 +13,31 @@ from ...qrlora_core.merge import MERGE_KEY
 if TYPE_CHECKING:
     from .live import Source
     from .matching import Match
+    from .training import TrainingResult
+
+
+_SHOWN_SETTINGS = ("variant", "learning_rate", "optimizer", "schedule", "timesteps", "images")
+_SHOWN_LOSSES = (("first_loss", "first"), ("last_loss", "last"))
 
 
 def describe_adapter(adapter: QRLoRA) -> str:
-    """``cat.safetensors: 48 layers, rank 16, made for SD3``."""
+    """``cat.safetensors: 48 layers, rank 16, made for SD3``, and how it was trained where the file tells."""
     base = adapter.metadata.get("qr_lora.base_model")
     made_for = f", made for {base}" if base else ""
-    return f"{adapter.name}: {len(adapter.layers)} layers, {_ranks(adapter)}{made_for}"
+    lines = [f"{adapter.name}: {len(adapter.layers)} layers, {_ranks(adapter)}{made_for}", *_how_trained(adapter)]
+    return "\n".join(lines)
+
+
+def _how_trained(adapter: QRLoRA) -> list[str]:
+    """One line of settings and one of figures; the file may tell anything, so what cannot be read is left out."""
+    try:
+        told = dict(json.loads(adapter.metadata.get("qr_lora.training", "{}")))
+    except ValueError:
+        return []
+    settings = [f"{name} {told[name]}" for name in _SHOWN_SETTINGS if name in told]
+    steps = [f"{told['steps_done']} steps"] if "steps_done" in told else []
+    loss = [f"loss {told[name]:.4g} at {when}" for name, when in _SHOWN_LOSSES if isinstance(told.get(name), float)]
+    return [", ".join(part) for part in ([*steps, *settings], loss) if part]
 
 
 def report_merge(sources: Sequence[Source], matches: Sequence[Match], merged: QRLoRA) -> str:
@@ -72,14 +91,25 @@ def _ranks(adapter: QRLoRA) -> str:
     return f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]} to {ranks[-1]}" if ranks else "no rank"
 
 
-def describe_training(adapter: QRLoRA, losses: Sequence[float], narrow_layers: int) -> str:
-    """Layers, rank, and how the loss went from its first tenth to its last."""
-    first, last = loss_ends(losses).values()
-    narrow = f"; {narrow_layers} narrower layers at their full rank" if narrow_layers else ""
-    return f"{len(adapter.layers)} layers, {_ranks(adapter)}{narrow}\nloss {first:.4g} at first, {last:.4g} at last"
+def describe_training(result: TrainingResult) -> str:
+    """Layers, rank, how the loss went from its first tenth to its last, and where the checkpoint is."""
+    adapter = result.adapter
+    first, last = loss_ends(result.losses).values()
+    narrow = f"; {result.narrow_layers} narrower layers at their full rank" if result.narrow_layers else ""
+    ended = f"stopped after {len(result.losses)} steps as asked, adapter kept" if result.stopped else ""
+    lines = [
+        f"{len(adapter.layers)} layers, {_ranks(adapter)}{narrow}",
+        f"loss {first:.4g} at first, {last:.4g} at last",
+        *([ended] if ended else []),
+        *([f"checkpoint {result.checkpoint}"] if result.checkpoint else []),
+        *result.notes,
+    ]
+    return "\n".join(lines)
 
 
 def loss_ends(losses: Sequence[float]) -> dict[str, float]:
-    """The mean loss of the first tenth of the steps and of the last."""
+    """The mean loss of the first tenth of the steps and of the last; NaN before the first step."""
+    if not losses:
+        return {"first_loss": math.nan, "last_loss": math.nan}
     tenth = max(1, len(losses) // 10)
     return {"first_loss": sum(losses[:tenth]) / tenth, "last_loss": sum(losses[-tenth:]) / tenth}

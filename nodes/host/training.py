@@ -1,41 +1,57 @@
-"""Train an adapter on a host model: decompose its layers, then run the trainer inside the host's guider."""
+"""Train an adapter on a host model: decompose its layers, or take up a checkpoint, then run the loop."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import comfy.model_management
 import comfy.samplers
 import comfy.utils
 import torch
-from torch import Tensor
 
 from ...qrlora_core import (
+    Factors,
+    ObjectiveSettings,
     OptimizerSettings,
     QRLoRA,
     TrainableDelta,
     Trainer,
     TrainingError,
+    TrainingState,
     decompose,
+    distributed,
+    load_training,
     select,
 )
-from ...qrlora_core.checkpoint import describe
-from .autograd import aliased_parameters, checkpointed_blocks, protected_inputs, trainable_context
-from .branches import attached
-from .dataset import BatchOrder, Example
+from ...qrlora_core.checkpoint import METADATA_PREFIX, describe
+from .autograd import trainable_context
+from .control import Report, current_control
+from .dataset import TrainingSet
 from .key_map import KeyMap, Target
-from .objective import encode_conditioning, objective_loss, sample_sigmas
+from .monitor import Draw, Monitor
 from .report import loss_ends
+from .runs import Run, checkpoint_path, latest_checkpoint, new_run, resumed_run
+from .sample_pictures import SampleSettings
+from .train_loop import Loop, TrainSampler
 from .weights import base_name, base_weight, compute_dtype, fingerprint
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+NO_RESUME, RESUME_LATEST = "none", "latest"
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """What the Train node asks for. ``alpha`` 0 means the rank; ``targets`` as in `qrlora_core.select`."""
+    """What the Train node asks for, as far as the adapter depends on it.
+
+    ``alpha`` 0 means the rank; ``targets`` as in `qrlora_core.select`. ``optimizer`` is taken with the learning
+    rate and the accumulation that stand here.
+    """
 
     steps: int
     learning_rate: float
@@ -48,155 +64,108 @@ class TrainingSettings:
     seed: int
     training_dtype: str
     gradient_checkpointing: bool
+    objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+
+    def whole_optimizer(self) -> OptimizerSettings:
+        """The optimizer with the rate and the accumulation of the node."""
+        return replace(self.optimizer, learning_rate=self.learning_rate, grad_accumulation=self.grad_accumulation)
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What the adapter does not depend on: checkpoints and samples.
+
+    Attributes:
+        run_name: of the folder of checkpoints. keep_checkpoints: 0 writes none.
+        checkpoint_every: updates between two; 0 writes at the end alone, however it comes.
+        resume_from: a name as `runs.checkpoint_names` gives it, `NO_RESUME` or `RESUME_LATEST`.
+    """
+
+    run_name: str = "adapter"
+    checkpoint_every: int = 0
+    keep_checkpoints: int = 0
+    resume_from: str = NO_RESUME
+    samples: SampleSettings = field(default_factory=SampleSettings)
+
+
+@dataclass(frozen=True)
+class View:
+    """Where a training shows itself: the node, what puts text on it, and what draws its preview."""
+
+    node_id: str = ""
+    show: Callable[[str], None] = lambda text: None
+    draw: Draw | None = None
 
 
 @dataclass(frozen=True)
 class TrainingResult:
+    """What came out.
+
+    Attributes:
+        losses: of every update. pictures: (updates, picture) of every sample.
+        stopped: whether a user ended it early. checkpoint: the last one's name.
+        notes: what the user should read.
+    """
+
     adapter: QRLoRA
     losses: list[float]
     narrow_layers: int
+    pictures: list[tuple[int, Any]] = field(default_factory=list)
+    stopped: bool = False
+    checkpoint: str | None = None
+    notes: Sequence[str] = ()
 
 
-def train_adapter(patcher: Any, examples: Sequence[Example], settings: TrainingSettings) -> TrainingResult:
+def train_adapter(
+    patcher: Any,
+    data: TrainingSet,
+    settings: TrainingSettings,
+    run: RunSettings | None = None,
+    view: View | None = None,
+) -> TrainingResult:
     """Train one adapter; the model is bit-identical afterwards, also after an error or an interrupt.
 
     Raises:
-        TrainingError, TargetError, DecompositionError: see the message; nothing was trained then.
+        TrainingError, TargetError, DecompositionError, AdapterFileError: see the message, which says what was kept.
     """
-    with trainable_context():
+    run, view = run or RunSettings(), view or View()
+    check_settings(settings)
+    with current_control().running(view.node_id) as report, trainable_context():
+        source = _resume_source(run)
+        folder = _run_folder(run, source)
+        resumed = None if source is None else load_training(source)
         targets = _choose(patcher, settings)
-        deltas = _decompose_all(patcher, targets, settings)
-        trainer = Trainer(
-            deltas, OptimizerSettings(settings.learning_rate, grad_accumulation=settings.grad_accumulation)
-        )
-        sampler = _TrainSampler(trainer, targets, examples, settings)
-        _run(patcher, sampler, examples, settings)
+        described = _Description(patcher, targets, data, settings)
+        if resumed is not None:
+            described.require_same(resumed)
+            report.checkpoint = f"{source.parent.name}/{source.name}" if source else None
+        deltas = _deltas(patcher, targets, settings, resumed)
+        trainer = Trainer(deltas, settings.whole_optimizer(), steps=settings.steps)
+        report.steps = settings.steps
+        monitor = _monitor(patcher, report, view, folder)
+        if resumed is not None:
+            trainer.restore(resumed.tensors, resumed.record["trainer"])
+            monitor.losses += resumed.tensors["losses"].tolist()
+            report.step = trainer.updates
+        loop = Loop(
+            trainer=trainer, targets=targets, data=data, objective=settings.objective, samples=run.samples,
+            steps=settings.steps, batch_size=settings.batch_size, seed=settings.seed,
+            gradient_checkpointing=settings.gradient_checkpointing, checkpoint_every=run.checkpoint_every,
+            run=folder, monitor=monitor, report=report, resumed=resumed,
+            snapshot=lambda losses: described.state(trainer, losses),
+        )  # fmt: skip
+        try:
+            _run(patcher, loop, settings)
+        finally:
+            monitor.close()
         narrow = sum(delta.factors.rank < settings.rank for delta in deltas.values())
-        adapter = trainer.adapter(_metadata(patcher, targets, sampler.losses, settings))
+        adapter = trainer.adapter(described.metadata(monitor.losses))
         adapter.require_finite()
-        return TrainingResult(adapter, sampler.losses, narrow)
-
-
-def _choose(patcher: Any, settings: TrainingSettings) -> dict[str, Target]:
-    available = KeyMap(patcher.model).linear(patcher.model)
-    return {path: available[path] for path in select(available, settings.targets)}
-
-
-def _decompose_all(patcher: Any, targets: dict[str, Target], settings: TrainingSettings) -> dict[str, TrainableDelta]:
-    device, dtype = patcher.load_device, DTYPES[settings.training_dtype]
-    scaling = (settings.alpha or settings.rank) / settings.rank
-    progress = comfy.utils.ProgressBar(len(targets))
-    deltas = {}
-    for path, target in targets.items():
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        rank = min(settings.rank, *target.shape)  # a layer narrower than the rank keeps the scaling at its full rank
-        weight = base_weight(patcher, target).to(device)
-        factors = decompose(weight, rank, alpha=scaling * rank, layer=path)
-        deltas[path] = TrainableDelta(factors, variant=settings.variant, compute_dtype=dtype)
-        progress.update(1)
-    return deltas
-
-
-def _run(patcher: Any, sampler: _TrainSampler, examples: Sequence[Example], settings: TrainingSettings) -> None:
-    clone = patcher.clone()
-    dtype = DTYPES[settings.training_dtype]
-    if dtype != compute_dtype(patcher):
-        clone.set_model_compute_dtype(dtype)
-    guider = comfy.samplers.CFGGuider(clone)
-    guider.inner_set_conds({"positive": [example.conditioning for example in examples]})
-    latent = examples[0].latent
-    batch = latent.expand(settings.batch_size, *latent.shape[1:])  # the host reserves memory for this shape
-    guider.sample(torch.zeros_like(batch), batch, sampler, torch.zeros(1), seed=settings.seed)
-
-
-class _TrainSampler(comfy.samplers.Sampler):
-    """Stands where the host expects a sampler: the model is loaded, the conditioning is on its device."""
-
-    def __init__(
-        self,
-        trainer: Trainer,
-        targets: dict[str, Target],
-        examples: Sequence[Example],
-        settings: TrainingSettings,
-    ) -> None:
-        self.trainer, self.targets, self.examples, self.settings = trainer, targets, examples, settings
-        self.losses: list[float] = []
-
-    def sample(
-        self,
-        model_wrap: Any,
-        sigmas: Tensor,
-        extra_args: dict[str, Any],
-        callback: Any,
-        noise: Tensor,
-        latent_image: Tensor | None = None,
-        denoise_mask: Tensor | None = None,
-        disable_pbar: bool = False,
-    ) -> Tensor:
-        """Run all training steps; returns the latent that came in, as the host expects one."""
-        model = model_wrap.inner_model
-        branches = {path: (self.targets[path], delta) for path, delta in self.trainer.deltas.items()}
-        with (
-            trainable_context(),
-            aliased_parameters(model),
-            checkpointed_blocks(model.diffusion_model, enabled=self.settings.gradient_checkpointing),
-            attached(model, branches),
-            protected_inputs(model, {target.module for target in self.targets.values()}) as decide_on_copies,
-        ):
-            encoded = self._encode(model, model_wrap.conds["positive"], noise.device)
-            options = extra_args["model_options"].get("transformer_options", {})
-            decide_on_copies(self._losses(model, encoded, options))
-            self._train(self._losses(model, encoded, options))
-        return noise
-
-    def _encode(
-        self, model: Any, conditioning: list[dict[str, Any]], device: torch.device
-    ) -> list[tuple[Tensor, dict[str, Any]]]:
-        """(latent in the model's scale, what the model wants for its caption) of every example."""
-        latents = [model.process_latent_in(example.latent.to(device, torch.float32)) for example in self.examples]
-        return [
-            (latent, encode_conditioning(model, entry, latent, self.settings.seed))
-            for entry, latent in zip(conditioning, latents, strict=True)
-        ]
-
-    def _losses(
-        self, model: Any, encoded: Sequence[tuple[Tensor, dict[str, Any]]], options: dict[str, Any]
-    ) -> Callable[[], Tensor]:
-        """Gives the loss of the next batch at every call, for a seed always the same ones."""
-        latents, conds = zip(*encoded, strict=True)
-        device = latents[0].device
-        generator = torch.Generator().manual_seed(self.settings.seed)
-        order = BatchOrder([latent.shape for latent in latents], self.settings.batch_size, generator)
-
-        def compute_loss() -> Tensor:
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            indices = order.next()
-            latent = torch.cat([latents[index] for index in indices])
-            sigma = sample_sigmas(model.model_sampling, len(indices), generator).to(device)
-            noise = torch.randn(latent.shape, generator=generator).to(device)
-            return objective_loss(model, latent, [conds[index] for index in indices], sigma, noise, options)
-
-        return compute_loss
-
-    def _train(self, compute_loss: Callable[[], Tensor]) -> None:
-        progress = comfy.utils.ProgressBar(self.settings.steps)
-        for _ in range(self.settings.steps):
-            self.losses.append(self.trainer.step([compute_loss] * self.settings.grad_accumulation))
-            progress.update(1)
-
-
-def _metadata(
-    patcher: Any, targets: dict[str, Target], losses: Sequence[float], settings: TrainingSettings
-) -> dict[str, str]:
-    return describe(
-        base_model=base_name(patcher),
-        architecture=base_name(patcher),
-        rank=settings.rank,
-        alpha=settings.alpha or float(settings.rank),
-        variant=settings.variant,
-        training={**asdict(settings), **loss_ends(losses)},
-        base_fingerprint=fingerprint(patcher, targets),
-    )
+        return TrainingResult(
+            adapter, monitor.losses, narrow, monitor.pictures, trainer.updates < settings.steps, report.checkpoint,
+            tuple(monitor.warnings),
+        )  # fmt: skip
 
 
 def check_settings(settings: TrainingSettings) -> None:
@@ -204,3 +173,158 @@ def check_settings(settings: TrainingSettings) -> None:
     for name in ("steps", "rank", "batch_size", "grad_accumulation"):
         if getattr(settings, name) < 1:
             raise TrainingError(f"{name}: expected at least 1, found {getattr(settings, name)}.")
+    settings.whole_optimizer()  # checks itself
+
+
+def _resume_source(run: RunSettings) -> Path | None:
+    if run.resume_from == NO_RESUME:
+        return None
+    return latest_checkpoint(run.run_name) if run.resume_from == RESUME_LATEST else checkpoint_path(run.resume_from)
+
+
+def _run_folder(run: RunSettings, source: Path | None) -> Run:
+    if source is None:
+        return new_run(run.run_name, run.keep_checkpoints)
+    return resumed_run(source, run.run_name, run.keep_checkpoints)
+
+
+def _choose(patcher: Any, settings: TrainingSettings) -> dict[str, Target]:
+    available = KeyMap(patcher.model).linear(patcher.model)
+    return {path: available[path] for path in select(available, settings.targets)}
+
+
+def _deltas(
+    patcher: Any, targets: Mapping[str, Target], settings: TrainingSettings, resumed: TrainingState | None
+) -> dict[str, TrainableDelta]:
+    """What is trained, on the device; Q and R stay on the CPU, for the adapter, but for what the products need."""
+    device, dtype = patcher.load_device, DTYPES[settings.training_dtype]
+    progress = comfy.utils.ProgressBar(len(targets))
+    deltas = {}
+    for path, target in targets.items():
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        if resumed is None:
+            factors = _decompose(patcher, path, target, settings)
+        else:
+            term = resumed.adapter.layers[path].terms[0]
+            assert term.base_r is not None  # every checkpoint has it
+            factors = Factors(term.q, term.base_r, term.rank, term.alpha, math.nan)
+        deltas[path] = TrainableDelta(factors, variant=settings.variant, compute_dtype=dtype, device=device)
+        progress.update(1)
+    return deltas
+
+
+def _decompose(patcher: Any, path: str, target: Target, settings: TrainingSettings) -> Factors:
+    rank = min(settings.rank, *target.shape)  # a layer narrower than the rank keeps the scaling at its full rank
+    scaling = (settings.alpha or settings.rank) / settings.rank
+    weight = base_weight(patcher, target).to(patcher.load_device)
+    factors = decompose(weight, rank, alpha=scaling * rank, layer=path)
+    return replace(factors, q=factors.q.cpu(), base_r=factors.base_r.cpu())
+
+
+def _monitor(patcher: Any, report: Report, view: View, folder: Run) -> Monitor:
+    logs = folder.folder / "tensorboard" if folder.writes and not distributed.rank() else None
+    return Monitor(report, show=view.show, draw=view.draw, device=patcher.load_device, logs=logs)
+
+
+def _run(patcher: Any, loop: Loop, settings: TrainingSettings) -> None:
+    """Run the loop as a sampler in the host's guider, which loads the model and processes the captions."""
+    clone = patcher.clone()
+    dtype = DTYPES[settings.training_dtype]
+    if dtype != compute_dtype(patcher):
+        clone.set_model_compute_dtype(dtype)
+    guider = comfy.samplers.CFGGuider(clone)
+    captions = _captions(loop.data)
+    guider.inner_set_conds({"positive": captions})
+    latent = loop.data.examples[0].latent
+    batch = latent.expand(settings.batch_size, *latent.shape[1:])  # the host reserves memory for this shape
+    guider.sample(torch.zeros_like(batch), batch, TrainSampler(loop, captions), torch.zeros(1), seed=settings.seed)
+
+
+def _captions(data: TrainingSet) -> list[Any]:
+    """Every conditioning entry once, however many pictures share it."""
+    entries = [caption for example in (*data.examples, *data.prior) for caption in example.captions]
+    if data.empty_caption is not None:
+        entries.append(data.empty_caption)
+    return list({id(entry): entry for entry in entries}.values())
+
+
+class _Description:
+    """What a training is: its settings, data and base, for the file and for going on from one."""
+
+    def __init__(
+        self, patcher: Any, targets: Mapping[str, Target], data: TrainingSet, settings: TrainingSettings
+    ) -> None:
+        self._settings, self._images = settings, len(data.examples)
+        self._base, self._fingerprint = base_name(patcher), fingerprint(patcher, targets)
+        self._record = {
+            **_flat(asdict(settings)), "processes": distributed.world_size(),
+            "caption_dropout": data.caption_dropout, "prior_weight": data.prior_weight,
+            "repeats": [example.repeats for example in data.examples],
+        }  # fmt: skip
+        self._data = data.fingerprint()
+        self._start = time.monotonic()
+
+    def metadata(self, losses: Sequence[float]) -> dict[str, str]:
+        """Of an adapter after so many updates."""
+        settings = self._settings
+        figures = {
+            "images": self._images, "steps_done": len(losses), "seconds": round(time.monotonic() - self._start, 1),
+            **loss_ends(losses),
+        }  # fmt: skip
+        return describe(
+            base_model=self._base,
+            architecture=self._base,
+            rank=settings.rank,
+            alpha=settings.alpha or float(settings.rank),
+            variant=settings.variant,
+            training={**_flat(asdict(settings)), **figures},
+            base_fingerprint=self._fingerprint,
+        )
+
+    def state(self, trainer: Trainer, losses: Sequence[float]) -> TrainingState:
+        """For a checkpoint, but for the random state."""
+        tensors, record = trainer.state()
+        tensors["losses"] = torch.tensor(losses, dtype=torch.float64)
+        return TrainingState(
+            trainer.adapter(self.metadata(losses)),
+            tensors,
+            {"trainer": record, "settings": self._record, "data": self._data},
+        )
+
+    def require_same(self, resumed: TrainingState) -> None:
+        """Refuse to go on from a checkpoint of another training.
+
+        Raises:
+            TrainingError: names every difference.
+        """
+        differences = [*self._changed_settings(resumed.record["settings"])]
+        if resumed.record["data"] != self._data:
+            differences.append("the pictures, captions or masks are others")
+        base = json.loads(resumed.adapter.metadata[f"{METADATA_PREFIX}base_fingerprint"])
+        others = sum(base.get(path) != digest for path, digest in self._fingerprint.items())
+        if others or len(base) != len(self._fingerprint):
+            differences.append(f"the base model is another in {others} of {len(self._fingerprint)} layers")
+        if differences:
+            raise TrainingError(
+                f"resume_from {resumed.adapter.name}: this is another training: {'; '.join(differences)}. Set it as "
+                "it was, or set resume_from to none to start anew."
+            )
+
+    def _changed_settings(self, saved: Mapping[str, Any]) -> list[str]:
+        free = {"gradient_checkpointing"}
+        # More steps are no change while the learning rate does not depend on how many there are.
+        if self._settings.optimizer.schedule == "constant" and self._settings.steps >= saved["steps"]:
+            free.add("steps")
+        return [
+            f"{name} was {saved.get(name)} and is {value}"
+            for name, value in self._record.items()
+            if name not in free and saved.get(name) != value
+        ]
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings as one level; the node's own values win over the defaults inside ``optimizer``."""
+    flat: dict[str, Any] = {}
+    for value in settings.values():
+        flat |= value if isinstance(value, dict) else {}
+    return flat | {name: value for name, value in settings.items() if not isinstance(value, dict)}

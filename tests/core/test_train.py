@@ -306,8 +306,8 @@ class TestErrors:
         assert torch.equal(run(stumble=True), run(stumble=False))
 
     def test_an_unknown_variant(self):
-        with pytest.raises(TrainingError, match="variant: expected one of triu, full, found 'qr'"):
-            TrainableDelta(factors(), variant="qr")
+        with pytest.raises(TrainingError, match="variant: expected one of triu, full, qr, found 'lora'"):
+            TrainableDelta(factors(), variant="lora")
 
     def test_no_layers(self):
         with pytest.raises(TrainingError, match="no layer to train"):

@@ -12,12 +12,14 @@ from torch import Tensor
 
 from comfyui_qr_lora.nodes.host import training
 from comfyui_qr_lora.nodes.host.autograd import (
+    Protection,
     aliased_parameters,
     checkpointed_blocks,
     protected_inputs,
     trainable_context,
 )
-from comfyui_qr_lora.nodes.host.dataset import BatchOrder, collect_examples
+from comfyui_qr_lora.nodes.host.dataset import BatchOrder, collect, collect_examples
+from comfyui_qr_lora.nodes.host.frozen_linear import attached
 from comfyui_qr_lora.nodes.host.key_map import KeyMap, Target
 from comfyui_qr_lora.nodes.host.objective import encode_conditioning, objective_loss, sample_sigmas
 from comfyui_qr_lora.nodes.host.training import TrainingSettings, train_adapter
@@ -45,8 +47,9 @@ def latent(seed: int, size: int = 8, batch: int = 1) -> dict[str, Tensor]:
 
 
 def train(patcher: Any, latents: Any = None, captions: Any = None, **changes: Any) -> training.TrainingResult:
-    examples = collect_examples(latents or [latent(0)], captions or [caption(0)])
-    return train_adapter(patcher, examples, replace(SETTINGS, **changes))
+    return train_adapter(
+        patcher, collect(latents or [latent(0)], captions or [caption(0)]), replace(SETTINGS, **changes)
+    )
 
 
 def snapshot(patcher: Any) -> dict[str, Tensor]:
@@ -134,18 +137,18 @@ def test_gradient_equals_autograd_of_the_patched_weight(name: str, checkpointing
     settings = replace(SETTINGS, targets="attention", alpha=12.0)
     with trainable_context():
         targets = training._choose(patcher, settings)
-        deltas = training._decompose_all(patcher, targets, settings)
+        deltas = training._deltas(patcher, targets, settings, None)
         inputs = {key: value.clone() if isinstance(value, Tensor) else value for key, value in inputs.items()}
         goal = torch.randn(inputs["x"].shape, generator=torch.Generator().manual_seed(5))
         generator = torch.Generator().manual_seed(6)
         for delta in deltas.values():
             delta.delta_r.data.copy_(0.1 * torch.randn(delta.delta_r.shape, generator=generator).triu())
-        branches = {path: (targets[path], delta) for path, delta in deltas.items()}
+        branches, protection = {path: (targets[path], delta) for path, delta in deltas.items()}, Protection()
         with (
             aliased_parameters(patcher.model),
-            checkpointed_blocks(patcher.model.diffusion_model, enabled=checkpointing),
-            training.attached(patcher.model, branches),
-            protected_inputs(patcher.model, {target.module for target in targets.values()}) as decide,
+            checkpointed_blocks(patcher.model.diffusion_model, protection, enabled=checkpointing),
+            attached(patcher.model, branches),
+            protected_inputs(patcher.model, {t.module for t in targets.values()}, protection),
         ):
 
             def differentiate() -> None:
@@ -156,7 +159,8 @@ def test_gradient_equals_autograd_of_the_patched_weight(name: str, checkpointing
                 losses.append(loss.detach())
 
             losses: list[Tensor] = []
-            decide(lambda: patcher.model.apply_model(**inputs, transformer_options={}))
+            run = lambda: patcher.model.apply_model(**inputs, transformer_options={})  # noqa: E731
+            protection.decide(patcher.model.diffusion_model, run)
             differentiate()
         plain = {path: delta.delta_r.detach().clone().requires_grad_() for path, delta in deltas.items()}
         weights = {}
@@ -283,7 +287,7 @@ def test_captions_that_do_not_match_the_images() -> None:
 def test_one_caption_serves_all_images() -> None:
     examples = collect_examples([latent(0, batch=3)], [caption(0)])
     assert len(examples) == 3
-    assert all(torch.equal(example.conditioning[0], examples[0].conditioning[0]) for example in examples)
+    assert all(torch.equal(example.captions[0][0], examples[0].captions[0][0]) for example in examples)
 
 
 def test_targets_that_match_nothing(model: Any) -> None:

@@ -1,0 +1,138 @@
+"""What a user sees of a training while it runs: progress, a picture of the loss and the samples, log files.
+
+Nothing is drawn or sent more than once a second, so a step that shows nothing pays for reading a clock.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import comfy.utils
+import torch
+
+from .control import Report, send
+
+_SECONDS_BETWEEN = 1.0
+_LARGEST_PREVIEW = 1024
+_KEPT_TIMES = 50
+
+# Draws (losses, sample pictures with their steps) for the preview on the node: a PIL image.
+Draw = Callable[[Sequence[float], Sequence[tuple[int, Any]]], Any]
+
+
+class Monitor:
+    """Shows one training.
+
+    Args:
+        report: kept up to date, and sent as a message.
+        show: puts text on the node.
+        draw: makes the preview picture; None shows none.
+        device: where it trains, for the peak of its memory.
+        logs: folder of TensorBoard files, written where that package is there; None for none.
+    """
+
+    def __init__(
+        self, report: Report, *, show: Callable[[str], None], draw: Draw | None, device: torch.device, logs: Path | None
+    ) -> None:
+        self._report, self._show, self._draw, self._device = report, show, draw, device
+        self._bar = comfy.utils.ProgressBar(report.steps)
+        self._times: deque[float] = deque(maxlen=_KEPT_TIMES)
+        self._shown = 0.0
+        self._writer = _summary_writer(logs)
+        self.losses: list[float] = []
+        self.pictures: list[tuple[int, Any]] = []
+        self.warnings: list[str] = []
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+
+    def step(self, step: int, loss: float, rate: float, seconds: float) -> None:
+        """Take in an update; shows it if the last one that was shown is long enough ago."""
+        self.losses.append(loss)
+        self._times.append(seconds)
+        self._report.step, self._report.loss = step, loss
+        if self._writer is not None:
+            self._writer.add_scalar("loss", loss, step)
+            self._writer.add_scalar("learning_rate", rate, step)
+        if time.monotonic() - self._shown >= _SECONDS_BETWEEN or step == self._report.steps:
+            self.show()
+
+    def picture(self, step: int, picture: Any) -> None:
+        """Add a sample: (height, width, 3) float tensor on the CPU, 0 to 1."""
+        self.pictures.append((step, picture))
+        if self._writer is not None:
+            self._writer.add_image("sample", picture, step, dataformats="HWC")
+        self.show()
+
+    def warn(self, text: str) -> None:
+        """Remember what the user must read, once."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+
+    def show(self) -> None:
+        """Show how it stands now, on the node and as messages."""
+        self.tell()
+        preview = None if self._draw is None else ("JPEG", self._draw(self.losses, self.pictures), _LARGEST_PREVIEW)
+        self._shown = time.monotonic()
+        # Last, since the host may interrupt here.
+        self._bar.update_absolute(self._report.step, self._report.steps, preview)
+
+    def tell(self) -> None:
+        """Say how it stands now, without a picture."""
+        report = self._report
+        report.seconds_per_step = sum(self._times) / len(self._times) if self._times else None
+        if report.seconds_per_step is not None:
+            report.seconds_left = report.seconds_per_step * (report.steps - report.step)
+        report.peak_memory = _peak_memory(self._device)
+        send(report)
+        self._show("\n".join([_progress_text(report), *self.warnings]))
+
+    def close(self) -> None:
+        """Finish the log files."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _progress_text(report: Report) -> str:
+    parts = [f"step {report.step} of {report.steps}"]
+    if report.loss is not None:
+        parts.append(f"loss {report.loss:.4g}")
+    if report.seconds_per_step is not None and report.seconds_left is not None:
+        parts += [f"{report.seconds_per_step:.3g} s a step", f"{duration(report.seconds_left)} left"]
+    if report.peak_memory:
+        parts.append(f"peak memory {report.peak_memory / 1e9:.1f} GB")
+    return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """``45 s``, ``12 min`` or ``3 h 20 min``."""
+    if seconds < 90:
+        return f"{math.ceil(seconds)} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def _peak_memory(device: torch.device) -> int | None:
+    """Most bytes in use: of the GPU by PyTorch since the training began; else of this process since its start."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _summary_writer(logs: Path | None) -> Any:
+    if logs is None:
+        return None
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:  # the package tensorboard is optional
+        return None
+    return SummaryWriter(str(logs))

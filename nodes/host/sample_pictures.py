@@ -1,0 +1,89 @@
+"""Sample pictures while training: the model as it is now, one caption, one seed."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_management
+import comfy.samplers
+import latent_preview
+import numpy as np
+import torch
+from torch import Tensor
+
+_SAMPLER, _SCHEDULER = "euler", "simple"
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """When and how to draw a sample.
+
+    Attributes:
+        every: updates between two samples; 0 for none.
+        steps: sampling steps. cfg: above 1 it needs an empty or negative caption.
+        vae: decodes the sample; None shows the rough colours of the latent itself.
+        seed: of the noise, always the same.
+    """
+
+    every: int = 0
+    steps: int = 20
+    cfg: float = 1.0
+    vae: Any = None
+    seed: int = 0
+
+
+def draw_sample(
+    guider: Any, settings: SampleSettings, positive: Any, negative: Any, shape: torch.Size, options: dict[str, Any]
+) -> Tensor | None:
+    """Sample once with the host's own sampler on the model that is loaded for training.
+
+    Args:
+        guider: the host's guider whose model trains; its conditioning is put back afterwards.
+        positive, negative: processed conditioning entries; negative may be None, which means cfg 1.
+        shape: of the latent.
+
+    Returns:
+        (height, width, 3) float32 on the CPU, 0 to 1; None for a latent that nothing can show.
+    """
+    model, before = guider.inner_model, (guider.conds, guider.cfg)
+    device = guider.model_patcher.load_device
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(settings.seed)).to(device)
+    sigmas = comfy.samplers.calculate_sigmas(model.model_sampling, _SCHEDULER, settings.steps).to(device)
+    guider.conds = {"positive": [positive], "negative": [] if negative is None else [negative]}
+    guider.cfg = 1.0 if negative is None else settings.cfg
+    try:
+        with torch.no_grad():
+            latent = comfy.samplers.sampler_object(_SAMPLER).sample(
+                guider, sigmas, options, None, noise, torch.zeros_like(noise), None, True
+            )
+            return _show(latent, settings.vae, model)
+    finally:
+        guider.conds, guider.cfg = before
+
+
+def _show(latent: Tensor, vae: Any, model: Any) -> Tensor | None:
+    if vae is not None and _has_room(vae, latent):
+        decoded = vae.decode(model.process_latent_out(latent.float()).to("cpu"))
+        return decoded.reshape(-1, *decoded.shape[-3:])[0, ..., :3].float().cpu().clamp(0, 1)
+    factors = model.latent_format.latent_rgb_factors
+    if factors is None:
+        return None
+    previewer = latent_preview.Latent2RGBPreviewer(
+        factors, model.latent_format.latent_rgb_factors_bias, model.latent_format.latent_rgb_factors_reshape
+    )
+    picture = previewer.decode_latent_to_preview(latent.float())
+    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255.0)
+
+
+def _has_room(vae: Any, latent: Tensor) -> bool:
+    """False where decoding would make the host move the model that trains off the device."""
+    device = vae.patcher.load_device
+    if device.type == "cpu":
+        return True
+    needed = vae.memory_used_decode(latent.shape, vae.vae_dtype) + vae.patcher.model_size()
+    free = comfy.model_management.get_free_memory(device) - comfy.model_management.minimum_inference_memory()
+    if needed > free:
+        logging.info("QR-LoRA: no memory for the VAE beside the training; the sample shows the latent instead")
+    return needed <= free
