@@ -342,7 +342,9 @@ def test_training_on_a_live_model(model: Any) -> None:
 def test_the_node_takes_lists_and_gives_a_loss_map(model: Any) -> None:
     options = {name: [value] for name, value in vars(SETTINGS).items()}
     output = Train.execute(model=[model], latents=[latent(0), latent(1)], positive=[caption(0), caption(1)], **options)
-    adapter, loss_map = output.args
+    adapter, loss_map, view = output.args
+    assert view.shape[0] == 1
+    assert view.shape[-1] == 3
     assert len(loss_map["loss"]) == SETTINGS.steps
     assert adapter.metadata["qr_lora.base_model"] == "SD3"
     options |= {"targets": ["custom"], "custom_targets": ["attn.to_v\n*ff.net.2"]}
