@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-import torch.utils.checkpoint
 from torch import Tensor
 
 from ...qrlora_core import TrainingError
@@ -74,11 +73,13 @@ class Protection:
             TrainingError: a block overwrites values that no copy of a module's input saves.
         """
         changing = set()
-        for block, args, kwargs in _first_calls(list(_blocks(model)), run):
-            if _try_block(block, args, kwargs, self._copied):
+        for block, args, kwargs in _first_calls(list(blocks(model)), run):
+            places, changes = _overwrites(block, args, kwargs)
+            self._copied |= places
+            if changes:
                 changing.add(type(block))
             try:
-                _try_block(block, args, kwargs, None)
+                _differentiate(block, args, kwargs)
             except RuntimeError as error:
                 if "modified by an inplace operation" not in str(error):
                     raise
@@ -104,10 +105,10 @@ def protected_inputs(model: torch.nn.Module, targets: Iterable[str], protection:
     wanted = set(map(model.get_submodule, targets))
 
     def copy_input(place: _Place) -> Callable[..., Any]:
-        return lambda _module, args: tuple(map(_copied, args)) if protection.copies(place) else None
+        return lambda _module, args: tuple(map(copied, args)) if protection.copies(place) else None
 
     with contextlib.ExitStack() as stack:
-        for block in _blocks(model.diffusion_model):
+        for block in blocks(model.diffusion_model):
             for name, module in block.named_modules():
                 if module in wanted or "Norm" in type(module).__name__:
                     hook = copy_input((type(block), name))
@@ -118,7 +119,7 @@ def protected_inputs(model: torch.nn.Module, targets: Iterable[str], protection:
 _Call = tuple[torch.nn.Module, tuple[Any, ...], dict[str, Any]]
 
 
-def _first_calls(blocks: Sequence[torch.nn.Module], run: Callable[[], Any]) -> list[_Call]:
+def _first_calls(tried: Sequence[torch.nn.Module], run: Callable[[], Any]) -> list[_Call]:
     """The first call of a block of every class, with copies of its arguments."""
     calls: dict[type, _Call] = {}
 
@@ -127,21 +128,17 @@ def _first_calls(blocks: Sequence[torch.nn.Module], run: Callable[[], Any]) -> l
             calls[type(block)] = (block, detached(args), detached(kwargs))
 
     with contextlib.ExitStack() as stack:
-        for block in blocks:
+        for block in tried:
             stack.callback(block.register_forward_pre_hook(remember, with_kwargs=True).remove)
         with torch.no_grad():
             run()
     return list(calls.values())
 
 
-def _try_block(
-    block: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], overwritten: set[_Place] | None
-) -> bool:
-    """One forward of a block from inputs that may be changed in place; returns whether they were.
+def _overwrites(block: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[set[_Place], bool]:
+    """Run a block once: the places of modules whose input was changed after they had it, and whether an argument was.
 
-    Args:
-        overwritten: takes in the places of modules whose input was changed after they had it; None: go backward
-            as well, in which autograd raises where a saved value was changed.
+    Every change in place raises a tensor's version, with and without a graph.
     """
     seen: list[tuple[_Place, Tensor, int]] = []
 
@@ -151,54 +148,30 @@ def _try_block(
 
         return note
 
+    given, named = tuple(map(copied, args)), {name: copied(value) for name, value in kwargs.items()}
+    arguments = [value for value in (*given, *named.values()) if torch.is_tensor(value)]
+    versions = [value._version for value in arguments]
+    with contextlib.ExitStack() as stack, torch.no_grad():
+        for name, module in block.named_modules():
+            stack.callback(module.register_forward_pre_hook(watch((type(block), name))).remove)
+        type(block).forward(block, *given, **named)  # not the checkpointed one
+    places = {place for place, value, version in seen if value._version != version}
+    return places, versions != [value._version for value in arguments]
+
+
+def _differentiate(block: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Backward through one block, from inputs that need gradients and may be changed in place."""
+
     def prepared(value: Any) -> Any:
         return value.clone().requires_grad_().mul(1) if _is_floating(value) else value
 
-    given, named = tuple(map(prepared, args)), {name: prepared(value) for name, value in kwargs.items()}
-    versions = [value._version for value in (*given, *named.values()) if torch.is_tensor(value)]
-    with contextlib.ExitStack() as stack:
-        if overwritten is not None:
-            for name, module in block.named_modules():
-                stack.callback(module.register_forward_pre_hook(watch((type(block), name))).remove)
-        # The class's own forward, not the checkpointed one, in which nothing is noticed.
-        outputs = type(block).forward(block, *given, **named)
-    if overwritten is not None:
-        overwritten |= {place for place, value, version in seen if value._version != version}
-    else:
-        made = outputs if isinstance(outputs, tuple) else (outputs,)
-        torch.autograd.backward(sum(tensor.float().sum() for tensor in made if torch.is_tensor(tensor)))
-    return versions != [value._version for value in (*given, *named.values()) if torch.is_tensor(value)]
+    # The class's own forward, not the checkpointed one, in which nothing is noticed.
+    outputs = type(block).forward(block, *map(prepared, args), **{name: prepared(v) for name, v in kwargs.items()})
+    tensors = [output for output in (outputs if isinstance(outputs, tuple) else (outputs,)) if torch.is_tensor(output)]
+    torch.autograd.backward(sum(tensor.float().sum() for tensor in tensors))
 
 
-@contextlib.contextmanager
-def checkpointed_blocks(model: torch.nn.Module, protection: Protection, *, enabled: bool) -> Iterator[None]:
-    """Within the context, every block recomputes its activations in backward instead of keeping them."""
-    blocks = list(_blocks(model)) if enabled else []
-    try:
-        for block in blocks:
-            block.forward = _checkpointed(block, protection)
-        yield
-    finally:
-        for block in blocks:
-            del block.forward  # the class's own method shows again
-
-
-def _checkpointed(block: torch.nn.Module, protection: Protection) -> Any:
-    forward, kind = block.forward, type(block)
-
-    def run(*args: Any, **kwargs: Any) -> Any:
-        if not protection.changes_arguments(kind):
-            return forward(*args, **kwargs)
-        # Copies: a block that changes its input in place would be computed again from the changed one.
-        return forward(*map(_copied, args), **{name: _copied(value) for name, value in kwargs.items()})
-
-    def checkpointed(*args: Any, **kwargs: Any) -> Any:
-        return torch.utils.checkpoint.checkpoint(run, *args, use_reentrant=False, **kwargs)
-
-    return checkpointed
-
-
-def _copied(value: Any) -> Any:
+def copied(value: Any) -> Any:
     return value.clone() if _is_floating(value) else value
 
 
@@ -206,7 +179,7 @@ def _is_floating(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
 
 
-def _blocks(module: torch.nn.Module, *, in_list: bool = False) -> Iterator[torch.nn.Module]:
+def blocks(module: torch.nn.Module, *, in_list: bool = False) -> Iterator[torch.nn.Module]:
     """The members of module lists, outermost first; lists and sequences are looked into, single layers left out."""
     for child in module.children():
         container = isinstance(child, (torch.nn.ModuleList, torch.nn.ModuleDict, torch.nn.Sequential))
@@ -214,7 +187,7 @@ def _blocks(module: torch.nn.Module, *, in_list: bool = False) -> Iterator[torch
             if next(child.children(), None) is not None:
                 yield child
         else:
-            yield from _blocks(child, in_list=container)
+            yield from blocks(child, in_list=container)
 
 
 def detached(value: Any) -> Any:

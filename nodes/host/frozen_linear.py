@@ -16,17 +16,21 @@ from torch import Tensor
 
 from ...qrlora_core import TrainableDelta
 from .key_map import Target
+from .recompute import KeptOutputs
 
 _HostLinear = comfy.ops.disable_weight_init.Linear
 
 
 @contextlib.contextmanager
-def attached(model: torch.nn.Module, deltas: Mapping[str, tuple[Target, TrainableDelta]]) -> Iterator[None]:
+def attached(
+    model: torch.nn.Module, deltas: Mapping[str, tuple[Target, TrainableDelta]], outputs: KeptOutputs
+) -> Iterator[None]:
     """Within the context, every target's layer computes ``y + delta(x)``, on its rows of y only.
 
     Args:
         model: the host's BaseModel.
         deltas: module path to (target, what is trained there); several may belong to one fused layer.
+        outputs: takes what layers give, for blocks that run twice.
     """
     by_module: dict[str, list[tuple[Target, TrainableDelta]]] = {}
     for target, delta in deltas.values():
@@ -34,14 +38,16 @@ def attached(model: torch.nn.Module, deltas: Mapping[str, tuple[Target, Trainabl
     with contextlib.ExitStack() as stack:
         for name, module in model.named_modules():
             members = by_module.get(name, [])
-            if members or _casts(module):
-                stack.enter_context(_replaced_forward(module, members))
+            if members or (isinstance(module, torch.nn.Linear) and _weight_getter(module) is not None):
+                stack.enter_context(_replaced_forward(module, members, outputs))
         yield
 
 
 @contextlib.contextmanager
-def _replaced_forward(module: Any, members: Sequence[tuple[Target, TrainableDelta]]) -> Iterator[None]:
-    module.forward = _forward(module, module.forward, members)
+def _replaced_forward(
+    module: Any, members: Sequence[tuple[Target, TrainableDelta]], outputs: KeptOutputs
+) -> Iterator[None]:
+    module.forward = _forward(module, module.forward, members, outputs)
     try:
         yield
     finally:
@@ -49,18 +55,27 @@ def _replaced_forward(module: Any, members: Sequence[tuple[Target, TrainableDelt
 
 
 def _forward(
-    module: Any, original: Callable[[Tensor], Tensor], members: Sequence[tuple[Target, TrainableDelta]]
+    module: Any,
+    original: Callable[[Tensor], Tensor],
+    members: Sequence[tuple[Target, TrainableDelta]],
+    outputs: KeptOutputs,
 ) -> Callable[[Tensor], Tensor]:
-    weight = _weight_getter(module)
-    places = _places(members, module.out_features)
+    weight, width = _weight_getter(module), module.out_features
+    places = _places(members, width)
 
     def forward(x: Tensor) -> Tensor:
         downs = [delta.down() for _, delta in members]
         down = torch.cat(downs).to(x.dtype) if downs else None
         ups = [delta.up() for _, delta in members]
+        rows = x.reshape(-1, x.shape[-1])
         if weight is None:  # its backward is a secret of the host's: let autograd record the host's own forward
-            return original(x) + _BranchedLinear.apply(x, down, places, None, None, module.out_features, *ups)
-        return _BranchedLinear.apply(x, down, places, original, weight, module.out_features, *ups)
+            y: Tensor = original(x)
+            nothing = torch.zeros_like(y).flatten(0, -2)
+            return y + _BranchedLinear.apply(rows, down, places, lambda _: nothing, None, None, *ups).view(y.shape)
+        y = _BranchedLinear.apply(rows, down, places, original, weight, outputs.take(module), *ups)
+        outputs.offer(module, y)
+        # A view that autograd knows of: blocks may add to it in place, which the output of a function forbids.
+        return y.view(*x.shape[:-1], y.shape[-1])
 
     return forward
 
@@ -80,10 +95,11 @@ def _places(members: Sequence[tuple[Target, TrainableDelta]], width: int) -> lis
 
 
 class _BranchedLinear(torch.autograd.Function):
-    """``y = W x + b``, and ``y[rows] += up (down x)[columns]`` for every branch.
+    """``y = W x + b``, and ``y[rows] += up (down x)[columns]`` for every branch; x is (tokens, in).
 
     ``dL/dx = W^T g + down^T h``, ``dL/d down = h x^T`` with ``h[columns] = up^T g[rows]``, and
-    ``dL/d up = g[rows] (down x)[columns]^T`` where it is asked for. There is no gradient of W.
+    ``dL/d up = g[rows] (down x)[columns]^T`` where it is asked for. There is no gradient of W. A y that is known
+    is not computed again.
     """
 
     @staticmethod
@@ -92,48 +108,39 @@ class _BranchedLinear(torch.autograd.Function):
         x: Tensor,
         down: Tensor | None,
         places: Sequence[_Place],
-        linear: Callable[[Tensor], Tensor] | None,
+        linear: Callable[[Tensor], Tensor],
         weight: Callable[[Tensor], Tensor] | None,
-        width: int,
+        known: Tensor | None,
         *ups: Tensor,
     ) -> Tensor:
-        y = x.new_zeros(*x.shape[:-1], width) if linear is None else linear(x)
-        rows, ctx.places, ctx.weight, ctx.shape = y.reshape(-1, width), places, weight, x.shape
+        ctx.places, ctx.weight = places, weight
         if down is not None:
-            inner = x.reshape(-1, x.shape[-1]) @ down.T
-            for (start, length, column, count), up in zip(places, ups, strict=True):
-                rows.narrow(1, start, length).addmm_(inner.narrow(1, column, count), up.to(y.dtype).T)
             ctx.save_for_backward(x, down, *ups)
-        return rows.view(y.shape)
+        if known is not None:
+            return known
+        y = linear(x)
+        if down is not None:
+            inner = x @ down.T
+            for (start, length, column, count), up in zip(places, ups, strict=True):
+                y.narrow(1, start, length).addmm_(inner.narrow(1, column, count), up.to(y.dtype).T)
+        return y
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        rows = g.reshape(-1, g.shape[-1])
-        x, down, *ups = ctx.saved_tensors or (None, None)
-        grad_x = rows @ ctx.weight(g) if ctx.weight is not None and ctx.needs_input_grad[0] else None
-        if down is None:
-            return (_shaped(grad_x, ctx.shape), *[None] * 5)
-        x = x.reshape(-1, x.shape[-1])
-        h = torch.cat(
-            [rows.narrow(1, s, n) @ up.to(g.dtype) for (s, n, _, _), up in zip(ctx.places, ups, strict=True)], 1
-        )
+        grad_x = g @ ctx.weight(g) if ctx.weight is not None and ctx.needs_input_grad[0] else None
+        saved = ctx.saved_tensors
+        if not saved:
+            return (grad_x, *[None] * 5)
+        x, down, *ups = saved
+        placed = zip(ctx.places, ups, strict=True)
+        h = torch.cat([g.narrow(1, s, n) @ up.to(g.dtype) for (s, n, _, _), up in placed], dim=1)
         if ctx.needs_input_grad[0]:
             grad_x = h @ down if grad_x is None else grad_x.addmm_(h, down)
         grad_ups = [None] * len(ups)
         if any(ctx.needs_input_grad[6:]):
             inner = x @ down.T
-            grad_ups = [rows.narrow(1, s, n).T @ inner.narrow(1, c, k) for s, n, c, k in ctx.places]
-        return (_shaped(grad_x, ctx.shape), h.T @ x, None, None, None, None, *grad_ups)
-
-
-def _shaped(grad: Tensor | None, shape: torch.Size) -> Tensor | None:
-    return None if grad is None else grad.view(shape)
-
-
-def _casts(module: Any) -> bool:
-    """True for a layer of the host whose weight becomes another tensor at every call, if we know how."""
-    casts = getattr(module, "comfy_cast_weights", False) or getattr(module, "weight_function", None)
-    return bool(casts) and _weight_getter(module) is not None
+            grad_ups = [g.narrow(1, s, n).T @ inner.narrow(1, c, k) for s, n, c, k in ctx.places]
+        return (grad_x, h.T @ x, None, None, None, None, *grad_ups)
 
 
 def _weight_getter(module: Any) -> Callable[[Tensor], Tensor] | None:

@@ -21,7 +21,7 @@ from ...qrlora_core import (
     TrainingState,
     distributed,
 )
-from .autograd import Protection, aliased_parameters, checkpointed_blocks, protected_inputs, trainable_context
+from .autograd import Protection, aliased_parameters, protected_inputs, trainable_context
 from .control import Report
 from .dataset import TrainingSet
 from .draws import Batch, Draws
@@ -29,11 +29,13 @@ from .frozen_linear import attached
 from .key_map import Target
 from .monitor import Monitor
 from .objective import encode_conditioning, objective_loss
+from .recompute import KeptOutputs, checkpointed_blocks
 from .runs import Run
 from .sample_pictures import SampleSettings, draw_sample
 
 _INTERRUPTED = comfy.model_management.InterruptProcessingException
 _OUT_OF_MEMORY = getattr(comfy.model_management, "OOM_EXCEPTION", torch.OutOfMemoryError)
+_KEPT_SHARE = 0.4
 
 
 @dataclass
@@ -91,16 +93,16 @@ class TrainSampler(comfy.samplers.Sampler):
     ) -> Tensor:
         """Run all training steps; returns the latent that came in, as the host expects one."""
         model, loop = model_wrap.inner_model, self._loop
-        protection = Protection()
+        protection, outputs = Protection(), KeptOutputs(_budget(model_wrap.model_patcher.load_device))
         with (
             trainable_context(),
             aliased_parameters(model),
-            checkpointed_blocks(model.diffusion_model, protection, enabled=loop.gradient_checkpointing),
-            attached(model, loop.branches()),
+            checkpointed_blocks(model.diffusion_model, protection, outputs, enabled=loop.gradient_checkpointing),
+            attached(model, loop.branches(), outputs),
             protected_inputs(model, {t.module for t in loop.targets.values()}, protection),
         ):
             conds = {id(entry): cond for entry, cond in zip(self._captions, model_wrap.conds["positive"], strict=True)}
-            running = _Running(loop, model_wrap, conds, extra_args)
+            running = _Running(loop, model_wrap, conds, extra_args, outputs)
             protection.decide(model.diffusion_model, running.trial)
             _end_well(running)
         return noise
@@ -109,8 +111,11 @@ class TrainSampler(comfy.samplers.Sampler):
 class _Running:
     """A training that runs."""
 
-    def __init__(self, loop: Loop, guider: Any, conds: dict[int, Any], options: dict[str, Any]) -> None:
+    def __init__(
+        self, loop: Loop, guider: Any, conds: dict[int, Any], options: dict[str, Any], outputs: KeptOutputs
+    ) -> None:
         self.loop, self._guider, self._conds, self._options = loop, guider, conds, options
+        self._outputs = outputs
         self._model = guider.inner_model
         self._device = guider.model_patcher.load_device
         self._draws = self._new_draws()
@@ -144,12 +149,23 @@ class _Running:
     def _step(self) -> float:
         """One update. After an error all is as it was before, random numbers included."""
         try:
-            loss = self.loop.trainer.step([self._next_loss] * self.loop.trainer.settings.grad_accumulation)
+            loss = self._try_step()
+        except _OUT_OF_MEMORY:
+            if not self._outputs.active:
+                raise
+            # What was kept to save time may have been too much; without it a step is the same, but slower.
+            self._outputs.give_up()
+            comfy.model_management.soft_empty_cache()
+            loss = self._try_step()
+        self._before = self._draws.state()
+        return loss
+
+    def _try_step(self) -> float:
+        try:
+            return self.loop.trainer.step([self._next_loss] * self.loop.trainer.settings.grad_accumulation)
         except BaseException:
             self._draws.restore(*self._before)
             raise
-        self._before = self._draws.state()
-        return loss
 
     def _next_loss(self) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
@@ -212,6 +228,11 @@ class _Running:
             loop.monitor.warn("no samples: this model's latents have no preview; connect a VAE to vae.")
         else:
             loop.monitor.picture(updates, picture)
+
+
+def _budget(device: torch.device) -> float:
+    """Bytes that blocks which run twice may keep: a share of what is free, the rest being for everything else."""
+    return _KEPT_SHARE * comfy.model_management.get_free_memory(device)
 
 
 def _masks(batch: Batch, latent: Tensor) -> Tensor | None:

@@ -156,7 +156,7 @@ def train_adapter(
             snapshot=lambda losses: described.state(trainer, losses),
         )  # fmt: skip
         try:
-            _run(patcher, loop, settings)
+            run_loop(patcher, loop, DTYPES[settings.training_dtype])
         finally:
             monitor.close()
         narrow = sum(delta.factors.rank < settings.rank for delta in deltas.values())
@@ -226,18 +226,17 @@ def _monitor(patcher: Any, report: Report, view: View, folder: Run) -> Monitor:
     return Monitor(report, show=view.show, draw=view.draw, device=patcher.load_device, logs=logs)
 
 
-def _run(patcher: Any, loop: Loop, settings: TrainingSettings) -> None:
+def run_loop(patcher: Any, loop: Loop, dtype: torch.dtype) -> None:
     """Run the loop as a sampler in the host's guider, which loads the model and processes the captions."""
     clone = patcher.clone()
-    dtype = DTYPES[settings.training_dtype]
     if dtype != compute_dtype(patcher):
         clone.set_model_compute_dtype(dtype)
     guider = comfy.samplers.CFGGuider(clone)
     captions = _captions(loop.data)
     guider.inner_set_conds({"positive": captions})
     latent = loop.data.examples[0].latent
-    batch = latent.expand(settings.batch_size, *latent.shape[1:])  # the host reserves memory for this shape
-    guider.sample(torch.zeros_like(batch), batch, TrainSampler(loop, captions), torch.zeros(1), seed=settings.seed)
+    batch = latent.expand(loop.batch_size, *latent.shape[1:])  # the host reserves memory for this shape
+    guider.sample(torch.zeros_like(batch), batch, TrainSampler(loop, captions), torch.zeros(1), seed=loop.seed)
 
 
 def _captions(data: TrainingSet) -> list[Any]:

@@ -26,7 +26,9 @@ def run_quick(name: str) -> str:
     return ended.stdout
 
 
-@pytest.mark.parametrize(("name", "claims"), [("tweak", 1), ("memory", 5), ("precision", 5), ("schedule", 1)])
+@pytest.mark.parametrize(
+    ("name", "claims"), [("tweak", 1), ("memory", 5), ("precision", 5), ("schedule", 1), ("train_quality", 5)]
+)
 def test_quick_run_prints_claims_that_hold(name: str, claims: int) -> None:
     printed = run_quick(name)
     assert len(CLAIM.findall(printed)) == claims, printed

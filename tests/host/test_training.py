@@ -14,7 +14,6 @@ from comfyui_qr_lora.nodes.host import training
 from comfyui_qr_lora.nodes.host.autograd import (
     Protection,
     aliased_parameters,
-    checkpointed_blocks,
     protected_inputs,
     trainable_context,
 )
@@ -22,6 +21,7 @@ from comfyui_qr_lora.nodes.host.dataset import BatchOrder, collect, collect_exam
 from comfyui_qr_lora.nodes.host.frozen_linear import attached
 from comfyui_qr_lora.nodes.host.key_map import KeyMap, Target
 from comfyui_qr_lora.nodes.host.objective import encode_conditioning, objective_loss, sample_sigmas
+from comfyui_qr_lora.nodes.host.recompute import KeptOutputs, checkpointed_blocks
 from comfyui_qr_lora.nodes.host.training import TrainingSettings, train_adapter
 from comfyui_qr_lora.nodes.host.weights import base_weight, fingerprint
 from comfyui_qr_lora.nodes.train import Train
@@ -143,11 +143,12 @@ def test_gradient_equals_autograd_of_the_patched_weight(name: str, checkpointing
         generator = torch.Generator().manual_seed(6)
         for delta in deltas.values():
             delta.delta_r.data.copy_(0.1 * torch.randn(delta.delta_r.shape, generator=generator).triu())
-        branches, protection = {path: (targets[path], delta) for path, delta in deltas.items()}, Protection()
+        branches = {path: (targets[path], delta) for path, delta in deltas.items()}
+        protection, outputs = Protection(), KeptOutputs(1e9)
         with (
             aliased_parameters(patcher.model),
-            checkpointed_blocks(patcher.model.diffusion_model, protection, enabled=checkpointing),
-            attached(patcher.model, branches),
+            checkpointed_blocks(patcher.model.diffusion_model, protection, outputs, enabled=checkpointing),
+            attached(patcher.model, branches, outputs),
             protected_inputs(patcher.model, {t.module for t in targets.values()}, protection),
         ):
 

@@ -1,0 +1,363 @@
+"""Training: steps per second and memory against the stock Train LoRA node, and against the floor.
+
+    python -m benchmarks.train_speed            FLUX 1,536 wide, 1 + 1 blocks, rank 32; about 20 minutes on 2 cores
+    python -m benchmarks.train_speed --quick    a tiny FLUX: nothing is decided
+
+The same model, pictures, caption, batch, rank, dtype and gradient checkpointing on all sides, which take turns. A step
+is timed from one call of the network to the next, so everything that a side does in between is in it. Sides:
+
+    ours          Train QR-LoRA, targets `paper`
+    stock         Train LoRA as it ships: every layer, norms and biases too
+    restricted    Train LoRA on the layers that ours trains
+    floor         the frozen model forward, and backward to its input alone
+
+Memory is the peak of the process while training, above the loaded model, each side in a process of its own. On a GPU
+it is that of PyTorch's allocator.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.ratios import claim, finish
+from devtools.host import boot
+
+boot()
+from comfy.cli_args import args  # noqa: E402
+
+args.use_pytorch_cross_attention = True  # as the host does on a GPU; on a CPU it would take one that keeps every score
+
+# isort: split
+from benchmarks.setting import DEVICE, ON_GPU, machine, now, parameters, timed, tiny_models
+
+# isort: split
+import comfy.samplers
+import comfy_extras.nodes_train as stock_train
+from torch import Tensor
+
+from comfyui_qr_lora.nodes.host.autograd import Protection, aliased_parameters, protected_inputs
+from comfyui_qr_lora.nodes.host.dataset import collect
+from comfyui_qr_lora.nodes.host.key_map import KeyMap
+from comfyui_qr_lora.nodes.host.objective import encode_conditioning, objective_loss
+from comfyui_qr_lora.nodes.host.recompute import KeptOutputs, checkpointed_blocks
+from comfyui_qr_lora.nodes.host.training import TrainingSettings, train_adapter
+from comfyui_qr_lora.qrlora_core import Trainer, select
+
+RANK, TEXT_TOKENS = 32, 256
+DTYPE = "bf16" if ON_GPU else "fp32"
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass
+class Task:
+    """A model, two pictures of so many tokens (with one, the stock node fails) and their caption."""
+
+    model: Any
+    tokens: int
+    rank: int
+
+    def latents(self) -> list[dict[str, Tensor]]:
+        """The pictures; a token is 2 x 2 of the latent."""
+        side, generator = 2 * round(self.tokens**0.5), torch.Generator().manual_seed(1)
+        return [{"samples": torch.randn(1, 16, side, side, generator=generator)} for _ in range(2)]
+
+    def caption(self) -> list[Any]:
+        """Their caption, as CLIP Text Encode gives it."""
+        width = self.model.model.model_config.unet_config["context_in_dim"]
+        generator = torch.Generator().manual_seed(2)
+        text, pooled = torch.randn(1, TEXT_TOKENS, width, generator=generator), torch.randn(1, 768, generator=generator)
+        return [[text, {"pooled_output": pooled, "guidance": 1.0}]]
+
+
+def ours(task: Task, steps: int, checkpointing: bool) -> None:
+    """Train QR-LoRA, without what only shows."""
+    settings = TrainingSettings(
+        steps=steps, learning_rate=1e-4, rank=task.rank, alpha=0.0, variant="triu", targets="paper", batch_size=1,
+        grad_accumulation=1, seed=0, training_dtype=DTYPE, gradient_checkpointing=checkpointing,
+    )  # fmt: skip
+    train_adapter(task.model, collect(task.latents(), [task.caption()]), settings)
+
+
+def stock(task: Task, steps: int, checkpointing: bool) -> None:
+    """Train LoRA with its own defaults elsewhere."""
+    stock_train.TrainLoraNode.execute(
+        model=[task.model], latents=task.latents(), positive=[task.caption()], batch_size=[1], steps=[steps],
+        grad_accumulation_steps=[1], learning_rate=[1e-4], rank=[task.rank], optimizer=["AdamW"],
+        loss_function=["MSE"], seed=[0], training_dtype=[DTYPE], lora_dtype=[DTYPE], algorithm=["LoRA"],
+        gradient_checkpointing=[checkpointing], existing_lora=["[None]"],
+    )  # fmt: skip
+
+
+def restricted(task: Task, steps: int, checkpointing: bool) -> None:
+    """Train LoRA, shown only the layers of ours.
+
+    The host's block changes its text in place, and the stock node computes it again from the changed one; it survives
+    that only where the text needs a gradient, as it does when `txt_in` is trained. So the text is given one.
+    """
+    model = task.model.model
+    available = KeyMap(model).linear(model)
+    names = {available[path].module for path in select(available, "paper")}
+
+    def named_modules(*args: Any, **kwargs: Any) -> Iterator[tuple[str, torch.nn.Module]]:
+        asked_by_node = sys._getframe(1).f_code.co_filename == stock_train.__file__
+        for name, module in torch.nn.Module.named_modules(model, *args, **kwargs):
+            if name in names or not asked_by_node:
+                yield name, module
+
+    zero = torch.zeros(1, device=DEVICE, requires_grad=True)
+    handle = model.diffusion_model.txt_in.register_forward_hook(lambda _m, _i, output: output + zero.to(output.dtype))
+    model.named_modules = named_modules
+    try:
+        stock(task, steps, checkpointing)
+    finally:
+        del model.named_modules
+        handle.remove()
+
+
+class _Floor(comfy.samplers.Sampler):
+    def __init__(self, steps: int, checkpointing: bool) -> None:
+        self._steps, self._checkpointing = steps, checkpointing
+
+    def sample(self, model_wrap: Any, sigmas: Any, extra: Any, callback: Any, noise: Tensor, *rest: Any) -> Tensor:
+        model, protection = model_wrap.inner_model, Protection()
+        with (
+            torch.enable_grad(),
+            aliased_parameters(model),
+            checkpointed_blocks(model.diffusion_model, protection, KeptOutputs(0), enabled=self._checkpointing),
+            protected_inputs(model, (), protection),
+        ):
+            latent = rest[0].detach().float()
+            cond = [encode_conditioning(model, model_wrap.conds["positive"][0], latent, 0)]
+            sigma = torch.full((1,), 0.5, device=latent.device)
+
+            def loss(clean: Tensor) -> Tensor:
+                return objective_loss(model, clean, cond, sigma, torch.ones_like(clean), {})
+
+            protection.decide(model.diffusion_model, lambda: loss(latent))
+            for _ in range(self._steps):
+                given = latent.clone().requires_grad_()
+                torch.autograd.grad(loss(given), given)
+        return noise
+
+
+def floor(task: Task, steps: int, checkpointing: bool) -> None:
+    """What any trainer of a low-rank branch must do."""
+    clone = task.model.clone()
+    clone.set_model_compute_dtype(torch.bfloat16 if DTYPE == "bf16" else torch.float32)
+    guider = comfy.samplers.CFGGuider(clone)
+    guider.inner_set_conds({"positive": task.caption()})
+    latent = task.latents()[0]["samples"]
+    sampler = _Floor(steps, checkpointing)
+    guider.sample(torch.zeros_like(latent), latent, sampler, torch.zeros(1), seed=0)
+
+
+Side = Callable[[Task, int, bool], None]
+SIDES: dict[str, Side] = {"ours": ours, "stock": stock, "restricted": restricted, "floor": floor}
+HAS_TRIAL = {"ours", "floor"}  # their first call of the network is no step
+
+
+@contextmanager
+def call_times(model: Any) -> Iterator[list[float]]:
+    """When the network was called within the context."""
+    times: list[float] = []
+    handle = model.model.diffusion_model.register_forward_pre_hook(lambda *_: times.append(now()))
+    try:
+        yield times
+    finally:
+        handle.remove()
+
+
+def step_times(side: str, task: Task, steps: int, checkpointing: bool) -> list[float]:
+    """Seconds of so many steps, each from one call of the network to the next."""
+    gc.collect()
+    with call_times(task.model) as calls:
+        SIDES[side](task, steps + 1, checkpointing)
+    calls = calls[1:] if side in HAS_TRIAL else calls
+    return [after - before for before, after in pairwise(calls)]
+
+
+def compare(task: Task, sides: tuple[str, ...], *, rounds: int, steps: int, checkpointing: bool) -> dict[str, float]:
+    """Median seconds of a step by side; the sides take turns."""
+    seconds: dict[str, list[float]] = {side: [] for side in sides}
+    for _ in range(rounds):
+        for side in sides:
+            seconds[side] += step_times(side, task, steps, checkpointing)
+    medians = {side: statistics.median(values) for side, values in seconds.items()}
+    how = "with" if checkpointing else "without"
+    print(f"\n{task.tokens} image tokens, {TEXT_TOKENS} of text, {how} gradient checkpointing")
+    print("| side | seconds a step | steps of ours in its time |")
+    print("|---|---|---|")
+    for side, value in medians.items():
+        print(f"| {side} | {value:.3f} | {value / medians['ours']:.2f} |", flush=True)
+    return medians
+
+
+@contextmanager
+def clocked(target: Any, name: str, spans: dict[str, list[float]]) -> Iterator[None]:
+    """Within the context, every call of a method adds its seconds to ``spans[name]``."""
+    original = getattr(target, name)
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        start = now()
+        try:
+            return original(*args, **kwargs)
+        finally:
+            spans.setdefault(name, []).append(now() - start)
+
+    setattr(target, name, run)
+    try:
+        yield
+    finally:
+        setattr(target, name, original)
+
+
+def where_the_time_goes(task: Task, steps: int) -> None:
+    """A table of the parts of a step of ours; what the branches add is the difference to the floor."""
+    parts = {side: _parts(side, task, steps) for side in ("floor", "ours")}
+    total = parts["ours"]["step"]
+    rows = {
+        "base forward": parts["floor"]["forward"],
+        "branches forward": parts["ours"]["forward"] - parts["floor"]["forward"],
+        "backward to the input": parts["floor"]["backward"],
+        "branches backward": parts["ours"]["backward"] - parts["floor"]["backward"],
+        "optimizer, with its checks": parts["ours"]["optimizer"],
+    }
+    rows["host and the rest"] = total - sum(rows.values())
+    print(f"\nWhere a step of ours goes, {task.tokens} image tokens, without gradient checkpointing")
+    print("| part | seconds | share |")
+    print("|---|---|---|")
+    for name, value in rows.items():
+        print(f"| {name} | {value:.3f} | {value / total:.1%} |", flush=True)
+
+
+def _parts(side: str, task: Task, steps: int) -> dict[str, float]:
+    spans: dict[str, list[float]] = {}
+    network = task.model.model.diffusion_model
+    with (
+        clocked(network, "forward", spans),
+        clocked(Tensor, "backward", spans),
+        clocked(torch.autograd, "grad", spans),
+        clocked(Trainer, "_gather", spans),
+        clocked(Trainer, "_update", spans),
+    ):
+        seconds = step_times(side, task, steps, False)
+    network.__dict__.pop("forward", None)
+    median = {name: statistics.median(values[-steps:]) for name, values in spans.items()}
+    backward = median.get("grad" if side == "floor" else "backward", 0.0)
+    optimizer = median.get("_gather", 0.0) + median.get("_update", 0.0)
+    return {
+        "step": statistics.median(seconds),
+        "forward": median["forward"],
+        "backward": backward,
+        "optimizer": optimizer,
+    }
+
+
+def peak_above_model(side: str, task: Task, steps: int) -> float:
+    """Bytes at the peak of training above the loaded model, in this process."""
+    import comfy.model_management
+
+    comfy.model_management.load_models_gpu([task.model])
+    gc.collect()
+    if ON_GPU:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        SIDES[side](task, steps, True)
+        return float(torch.cuda.max_memory_allocated() - before)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = _status("VmRSS")
+    SIDES[side](task, steps, True)
+    return _status("VmHWM") - before
+
+
+def _status(name: str) -> float:
+    return 1024.0 * int(Path("/proc/self/status").read_text().partition(f"{name}:")[2].split()[0])
+
+
+def measure_memory(side: str, tokens: int, quick: bool) -> float:
+    """`peak_above_model` in a process of its own, whose allocator gives back what is freed."""
+    command = [sys.executable, "-m", "benchmarks.train_speed", "--memory-of", side, "--tokens", str(tokens)]
+    # Without these, freed memory stays with the process and hides the next peak.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    ended = subprocess.run(
+        [*command, *(["--quick"] if quick else [])], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    if ended.returncode:
+        raise RuntimeError(f"{side}: {ended.stderr}")
+    return float(json.loads(ended.stdout.splitlines()[-1]))
+
+
+def compare_memory(tokens: int, quick: bool) -> dict[str, float]:
+    """Peak bytes by side, as a table."""
+    peaks = {side: measure_memory(side, tokens, quick) for side in SIDES}
+    print(f"\nPeak above the loaded model, {tokens} image tokens, with gradient checkpointing")
+    print("| side | MB |")
+    print("|---|---|")
+    for side, peak in peaks.items():
+        print(f"| {side} | {peak / 1e6:.0f} |", flush=True)
+    return peaks
+
+
+def build(quick: bool) -> Any:
+    """The model, made outside of inference mode: in float32 the stock node cannot train inference tensors."""
+    dtype = torch.bfloat16 if ON_GPU else torch.float32
+    if quick:
+        return tiny_models.build("flux", dtype=dtype, device=DEVICE)
+    return tiny_models.real_width_flux(hidden=1536, dtype=dtype, device=DEVICE)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Training against the stock Train LoRA node.")
+    parser.add_argument("--quick", action="store_true", help="a tiny model; nothing is decided")
+    parser.add_argument("--memory-of", choices=SIDES, help="print the peak of one side, and nothing else")
+    parser.add_argument("--tokens", type=int, default=1024)
+    options = parser.parse_args()
+    quick, rank = options.quick, 8 if options.quick else RANK
+    few, many = (16, 64) if quick else (1024, 4096)
+    if options.memory_of:
+        print(json.dumps(peak_above_model(options.memory_of, Task(build(quick), options.tokens, rank), 2)))
+        return
+    model = build(quick)
+    print(f"{machine()}, {time.strftime('%Y-%m-%d')}")
+    print(f"FLUX, {parameters(model) / 1e6:.0f} million parameters, {DTYPE}, rank {rank}, batch 1")
+    small, large = Task(model, few, rank), Task(model, many, rank)
+    every = compare(small, tuple(SIDES), rounds=2, steps=3, checkpointing=True)
+    bare = compare(small, ("ours", "floor"), rounds=2, steps=3, checkpointing=False)
+    same = compare(large, ("ours", "restricted", "floor"), rounds=2, steps=1 if quick else 2, checkpointing=True)
+    where_the_time_goes(small, 3)
+    del model, small, large
+    gc.collect()
+    peaks = compare_memory(few, quick)
+    print()
+    timed(f"stock / ours, {few} tokens, as shipped", every["stock"] / every["ours"], 2.0, quick=quick)
+    timed(f"stock / ours, {few} tokens, same layers", every["restricted"] / every["ours"], 1.5, quick=quick)
+    timed(f"stock / ours, {many} tokens, same layers", same["restricted"] / same["ours"], 1.3, quick=quick)
+    for name, times in (("", every), (" without checkpointing", bare), (f" at {many} tokens", same)):
+        ratio = times["ours"] / times["floor"]
+        timed(f"ours / floor{name}", ratio, 1.2, quick=quick, at_least=False)
+    for side in ("stock", "restricted"):
+        label, value = f"peak memory of ours / {side}", peaks["ours"] / peaks[side]
+        if quick:
+            timed(label, value, 0.7, quick=True, at_least=False)
+        else:
+            claim(label, value, 0.7, at_least=False)
+    finish()
+
+
+if __name__ == "__main__":
+    main()
