@@ -129,7 +129,8 @@ def _is_qr(layer: Layer) -> bool:
         return False
     first, second = layer.terms
     same = first.alpha == second.alpha and first.delta_r.shape == second.delta_r.shape == layer.terms[0].base_r.shape
-    return same and torch.equal(second.delta_r, layer.terms[0].base_r + first.delta_r)
+    trained_r = layer.terms[0].base_r + first.delta_r if same else first.delta_r
+    return same and second.delta_r.dtype == trained_r.dtype and torch.equal(second.delta_r, trained_r)
 
 
 def _qr_tensors(path: str, layer: Layer) -> Iterator[tuple[str, Tensor]]:
@@ -216,12 +217,14 @@ def _group_keys(source: Path, keys: Iterable[str]) -> dict[str, dict[int, dict[s
     grouped: dict[str, dict[int, dict[str, str]]] = {}
     unknown = []
     for key in keys:
+        if key.startswith(STATE_PREFIX):
+            continue
         if match := _KEY.match(key):
             terms = grouped.setdefault(match["path"], {})
             terms.setdefault(int(match["index"] or 0), {})[_PART_NAMES[match["part"]]] = key
         elif match := _QR_KEY.match(key):
             grouped.setdefault(match["path"], {}).setdefault(_QR, {})[match["part"]] = key
-        elif not key.startswith(STATE_PREFIX):
+        else:
             unknown.append(key)
     if unknown or not grouped:
         raise AdapterFileError(_explain_unknown(source, unknown))
@@ -243,7 +246,11 @@ def _explain_unknown(source: Path, keys: list[str]) -> str:
 
 
 def _read_layer(source: Path, module: str, terms: Mapping[int, Mapping[str, Tensor]]) -> Layer:
-    if sorted(terms) not in (list(range(len(terms))), [_QR]):
+    if _QR in terms and len(terms) > 1:
+        raise AdapterFileError(
+            f"{source.name}: layer {module}: expected keys of one kind, found both '.lora.' and '.lora_qr.'."
+        )
+    if _QR not in terms and sorted(terms) != list(range(len(terms))):
         raise AdapterFileError(
             f"{source.name}: layer {module}: terms {sorted(terms)} are not numbered from 0 without a gap."
         )
@@ -259,7 +266,8 @@ def _read_qr_layer(parts: Mapping[str, Tensor]) -> Layer:
     """``scaling * (Q dR + dQ (R + dR))``, which is ``scaling * ((Q + dQ) (R + dR) - Q R)``."""
     _require_parts(parts, ("q", "delta_q", "delta_r", "base_r"))
     first = _read_term({name: tensor for name, tensor in parts.items() if name != "delta_q"})
-    return Layer((first, Term(parts["delta_q"], parts["base_r"] + parts["delta_r"], first.alpha)))
+    trained_r = parts["base_r"].reshape(first.delta_r.shape) + first.delta_r
+    return Layer((first, Term(parts["delta_q"], trained_r, first.alpha)))
 
 
 def _require_parts(parts: Mapping[str, Tensor], names: Sequence[str]) -> None:

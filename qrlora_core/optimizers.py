@@ -41,7 +41,7 @@ class OptimizerSettings:
     ema_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.learning_rate > 0 or self.grad_accumulation < 1:
+        if not 0 < self.learning_rate < math.inf or self.grad_accumulation < 1:
             raise TrainingError(
                 "expected learning_rate > 0 and grad_accumulation >= 1, found "
                 f"{self.learning_rate} and {self.grad_accumulation}."
@@ -74,7 +74,7 @@ def make_optimizer(parameters: Sequence[Tensor], settings: OptimizerSettings) ->
     """The optimizer over these parameters; AdamW in its fused form where the device has one.
 
     Raises:
-        TrainingError: the optional package of the optimizer is missing, or cannot work on this device.
+        TrainingError: the optional package of the optimizer is missing.
     """
     arguments: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
     if settings.optimizer != "adamw":
@@ -94,9 +94,10 @@ def _optional_optimizer(parameters: list[Tensor], name: str, arguments: dict[str
 
             made = Prodigy(parameters, **arguments)
         else:
-            from bitsandbytes.optim import AdamW8bit
+            from bitsandbytes import optim
 
-            made = AdamW8bit(parameters, **arguments)
+            untyped: Any = optim
+            made = untyped.AdamW8bit(parameters, **arguments)
     except ImportError as error:
         raise TrainingError(
             f"optimizer {name} needs the package {package}, which is not there ({error}). Install it into ComfyUI's "

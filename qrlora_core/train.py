@@ -52,10 +52,10 @@ class TrainableDelta(torch.nn.Module):
         device = device or factors.q.device
         self.factors, self.variant = factors, variant
         self.register_buffer("q", factors.q.to(device, compute_dtype))
-        self.delta_r = torch.nn.Parameter(torch.zeros_like(factors.base_r, device=device))
+        self.delta_r = _zeros_like(factors.base_r, device)
         trains_q = variant == "qr"
         self.register_buffer("base_r", factors.base_r.to(device) if trains_q else None)
-        self.delta_q = torch.nn.Parameter(torch.zeros_like(factors.q, device=device)) if trains_q else None
+        self.delta_q = _zeros_like(factors.q, device) if trains_q else None
         if variant == "triu":
             # AdamW leaves an entry at zero whose gradient was always zero.
             self.delta_r.register_hook(torch.triu)  # type: ignore[no-untyped-call]
@@ -171,20 +171,28 @@ class Trainer:
         }
         return QRLoRA(layers, metadata)
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """All that the next update depends on: tensors by name, on the CPU, and numbers that fit into JSON."""
-        saved = self.optimizer.state_dict()
+    def _kind(self) -> str:
+        return f"{'+'.join(sorted({delta.variant for delta in self.deltas.values()}))} by {self.settings.optimizer}"
+
+    def _own_tensors(self) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = {f"parameter.{name}": value for name, value in self._parameters.items()}
         if self._average is not None:
             tensors |= {f"average.{name}": mean for name, mean in self._average.means.items()}
+        return tensors
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All that the next update depends on: tensors by name, on the CPU, and numbers that fit into JSON."""
+        tensors = self._own_tensors()
         numbers: dict[str, dict[str, Any]] = {}
-        for index, values in saved["state"].items():
-            for name, value in values.items():
+        # Not from the optimizer's `state_dict`, which that of bitsandbytes nests.
+        for index, parameter in enumerate(self._parameters.values()):
+            for name, value in self.optimizer.state.get(parameter, {}).items():
                 if isinstance(value, Tensor):
                     tensors[f"optimizer.{index}.{name}"] = value
                 else:
                     numbers.setdefault(str(index), {})[name] = value
-        record = {"updates": self.updates, "optimizer": numbers, "groups": saved["param_groups"]}
+        groups = self.optimizer.state_dict()["param_groups"]
+        record = {"updates": self.updates, "kind": self._kind(), "optimizer": numbers, "groups": groups}
         return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}, record
 
     @torch.no_grad()
@@ -195,23 +203,39 @@ class Trainer:
             TrainingError: the state is not of this training.
         """
         try:
-            for name, parameter in self._parameters.items():
-                parameter.copy_(tensors[f"parameter.{name}"])
-            if self._average is not None:
-                for name, mean in self._average.means.items():
-                    mean.copy_(tensors[f"average.{name}"])
+            own = self._own_tensors()
+            self._require_fit(own, tensors, record)
+            updates = int(record["updates"])
             state: dict[int, dict[str, Any]] = {int(i): dict(values) for i, values in record["optimizer"].items()}
             for key, tensor in tensors.items():
                 kind, _, rest = key.partition(".")
                 if kind == "optimizer":
                     index, _, name = rest.partition(".")
-                    state.setdefault(int(index), {})[name] = tensor
+                    state.setdefault(int(index), {})[name] = tensor.clone()  # which the optimizer would change
             self.optimizer.load_state_dict({"state": state, "param_groups": record["groups"]})
-            self.updates = int(record["updates"])
+            self.updates = updates
+            for name, tensor in own.items():
+                tensor.copy_(tensors[name])
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             raise TrainingError(
                 f"the training state does not fit this training ({error}). Start a new run, without resume_from."
             ) from error
+
+    def _require_fit(self, own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
+        """`copy_` would broadcast a tensor of another rank, and one optimizer load the state of another."""
+        if record["kind"] != self._kind():
+            raise ValueError(f"it trains {record['kind']}, not {self._kind()}")
+        saved = {name: tensor for name, tensor in tensors.items() if name.startswith(("parameter.", "average."))}
+        if others := saved.keys() ^ own.keys():
+            raise ValueError(f"only one of them has {min(others)}")
+        for name, tensor in own.items():
+            if saved[name].shape != tensor.shape:
+                raise ValueError(f"{name} has shape {tuple(saved[name].shape)}, not {tuple(tensor.shape)}")
+
+
+def _zeros_like(tensor: Tensor, device: torch.device) -> torch.nn.Parameter:
+    """Contiguous, as it comes back from a checkpoint: the fused optimizers need one layout in all their tensors."""
+    return torch.nn.Parameter(torch.zeros_like(tensor, device=device, memory_format=torch.contiguous_format))
 
 
 def _require_finite(name: str, value: float) -> None:

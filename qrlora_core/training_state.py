@@ -76,5 +76,5 @@ def read_record(path: str | os.PathLike[str]) -> dict[str, Any] | None:
         with safe_open(source, framework="pt") as file:
             text = (file.metadata() or {}).get(STATE_KEY)
         return None if text is None else dict(json.loads(text))
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise AdapterFileError(f"{source.name}: not a readable checkpoint ({error}); choose another.") from error

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 
 from comfyui_qr_lora.qrlora_core import (
@@ -26,6 +25,7 @@ from comfyui_qr_lora.qrlora_core import checkpoint as checkpoint_module
 from comfyui_qr_lora.qrlora_core.checkpoint import describe
 from comfyui_qr_lora.tests.core import oracle
 from comfyui_qr_lora.tests.core.oracle import normal, orthonormal
+from comfyui_qr_lora.tests.core.task import assert_same_bits, stored
 
 OUT, RANK, WIDTH = 9, 4, 7
 MODULE = "transformer.transformer_blocks.0.attn.to_q"
@@ -48,28 +48,8 @@ def published(dtype=torch.float32, module=MODULE):
     return {f"{module}.lora.{name}.weight": tensor.contiguous() for name, tensor in parts.items()}
 
 
-def stored(path):
-    with safe_open(path, framework="pt") as file:
-        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118 (no mapping)
-
-
 def header_length(path):
     return int.from_bytes(path.read_bytes()[:8], "little")
-
-
-def assert_same_bits(left, right):
-    assert left.layers.keys() == right.layers.keys()
-    pairs = [(path, zip(left.layers[path].terms, right.layers[path].terms, strict=True)) for path in left.layers]
-    for path, (ours, theirs) in ((path, pair) for path, terms in pairs for pair in terms):
-        assert ours.alpha == theirs.alpha, path
-        for name in ("q", "delta_r", "base_r"):
-            a, b = getattr(ours, name), getattr(theirs, name)
-            assert (a is None) == (b is None), (path, name)
-            if a is not None:
-                assert (a.dtype, a.shape) == (b.dtype, b.shape), (path, name)
-                assert torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8)), (path, name)
-        assert ours.basis_id == theirs.basis_id
-        assert torch.equal(ours.delta_weight(), theirs.delta_weight())
 
 
 def saved(tmp_path, tensors, name="bad.safetensors", metadata=None):

@@ -5,35 +5,13 @@ import math
 import pytest
 import torch
 
-from comfyui_qr_lora.qrlora_core import Factors, Layer, OptimizerSettings, TrainableDelta, Trainer, TrainingError
+from comfyui_qr_lora.qrlora_core import Layer, OptimizerSettings, TrainableDelta, Trainer, TrainingError
 from comfyui_qr_lora.qrlora_core.branch import linear_branch
 from comfyui_qr_lora.tests.core import oracle
 from comfyui_qr_lora.tests.core.oracle import normal
+from comfyui_qr_lora.tests.core.task import ALPHA, RANK, SHIFT, TARGET, WIDTH, W, X, factors, regression
 
-OUT, RANK, WIDTH, ALPHA = 6, 3, 5, 4.5
-W = normal(OUT, WIDTH, seed=1)
-X = normal(64, WIDTH, seed=2)
-SHIFT = oracle.delta_weight(oracle.split(W, RANK).Q, normal(RANK, WIDTH, seed=3)).float()
-TARGET = X @ (W + SHIFT).T
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Matrices this small only wait for a second thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def factors(seed=1, rank=RANK, alpha=ALPHA):
-    parts = oracle.split(normal(OUT, WIDTH, seed=seed), rank, alpha)
-    return Factors(parts.Q.float(), parts.R.float(), rank, alpha, captured_energy=0.9)
-
-
-def regression(delta, x=X, target=TARGET):
-    """Mean square error of the frozen layer and its branch."""
-    return (x @ W.T + delta(x) - target).square().mean()
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def train(delta, steps, loss=regression, **settings):
