@@ -30,14 +30,15 @@ class Objective(io.ComfyNode):
                     default=_DEFAULT.timesteps,
                     tooltip="uniform: as published. content: mostly high noise, where layout and shape form. style: "
                     "mostly low noise, where colour and texture do. logit_normal: mostly the middle. shifted: as the "
-                    "sampler of this model visits them.",
+                    "sampler of this flow model visits them, mostly high noise.",
                 ),
                 io.Combo.Input(
                     "weighting",
                     options=list(WEIGHTINGS),
                     default=_DEFAULT.weighting,
-                    tooltip="none: as published. min_snr: low noise counts less, for any model. sigma_sqrt and "
-                    "cosmap: for flow models (SD3, FLUX ...) alone.",
+                    tooltip="none: as published. min_snr: very low noise counts less, for v and flow models very high "
+                    "noise too. For flow models (SD3, FLUX ...) alone: sigma_sqrt, low noise counts far more; cosmap, "
+                    "the middle counts up to twice.",
                 ),
                 io.Float.Input(
                     "min_snr_gamma",
@@ -60,7 +61,8 @@ class Objective(io.ComfyNode):
                     min=0.001,
                     max=10.0,
                     step=0.001,
-                    tooltip="Only with loss = huber: from this error on, the loss grows linearly.",
+                    tooltip="Only with loss = huber: from this error on, the loss grows linearly. The noise has size "
+                    "1; 0.1 to 1 is usual.",
                 ),
             ],
             outputs=[ObjectiveSocket.Output(display_name="objective", tooltip="For objective of Train QR-LoRA.")],

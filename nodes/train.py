@@ -91,7 +91,11 @@ def _take_run(given: dict[str, Any]) -> RunSettings:
 def _inputs() -> list[io.Input]:
     return [
         io.Model.Input("model", tooltip="The base model. Merge the adapter onto this same model later."),
-        io.Latent.Input("latents", tooltip="The pictures, through VAE Encode; many train one adapter."),
+        io.Latent.Input(
+            "latents",
+            tooltip="The pictures, through VAE Encode; many train one adapter. With Set Latent Noise Mask, only what "
+            "is white is learned.",
+        ),
         io.Conditioning.Input("positive", tooltip="The caption: one for all pictures, or one for each, in order."),
         io.Int.Input(
             "steps", default=1000, min=1, max=100000,
@@ -135,7 +139,7 @@ def _inputs() -> list[io.Input]:
         ),
         io.Boolean.Input(
             "gradient_checkpointing", default=True,
-            tooltip="Saves much memory and takes longer. Switch off for small models.",
+            tooltip="Saves much memory and takes longer, less so where memory is free. Switch off for small models.",
         ),
         io.String.Input(
             "custom_targets", default="", multiline=True, optional=True,
@@ -152,7 +156,8 @@ def _later_inputs() -> list[io.Input]:
         io.Vae.Input("vae", optional=True, tooltip="Decodes the samples; without it they show rough colours alone."),
         io.Conditioning.Input(
             "negative", optional=True,
-            tooltip="An empty text: for samples with sample_cfg above 1, and for caption_dropout.",
+            tooltip="An empty text: for samples with sample_cfg above 1, and for caption_dropout. "
+            "Connect it from the start: resume_from takes it for one of the captions.",
         ),
         io.Int.Input(
             "sample_every", default=samples.every, min=0, max=100000, optional=True,
@@ -165,7 +170,7 @@ def _later_inputs() -> list[io.Input]:
         ),
         io.Float.Input(
             "sample_cfg", default=samples.cfg, min=1.0, max=30.0, step=0.1, optional=True,
-            tooltip="Guidance of the samples: 1 for FLUX; about 4 for SD3 and 7 for SDXL, with negative connected.",
+            tooltip="Guidance of the samples: 1 for FLUX; about 4 for SD3 and 7 for SDXL. Without negative it is 1.",
         ),
         io.String.Input(
             "run_name", default=_RUN.run_name, optional=True,

@@ -31,7 +31,7 @@ class TrainingData(io.ComfyNode):
                     min=1,
                     max=100,
                     tooltip="How many captions in turn belong to each picture of Train QR-LoRA; each time, one is "
-                    "drawn. Join them with Conditioning (Combine).",
+                    "drawn. Join them with Conditioning (Combine) into positive there.",
                 ),
                 io.String.Input(
                     "repeats",
@@ -45,7 +45,7 @@ class TrainingData(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Share of the pictures seen without caption, 0.1 for example; connect an empty text to "
+                    tooltip="Share of the pictures seen without their caption, 0.1 for example; needs an empty text at "
                     "negative of Train QR-LoRA.",
                 ),
                 io.Float.Input(

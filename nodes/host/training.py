@@ -39,7 +39,7 @@ from .report import loss_ends
 from .runs import Run, checkpoint_path, latest_checkpoint, new_run, resumed_run
 from .sample_pictures import SampleSettings
 from .train_loop import Loop, TrainSampler
-from .weights import base_name, base_weight, compute_dtype, fingerprint
+from .weights import base_name, base_weight, fingerprint
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 NO_RESUME, RESUME_LATEST = "none", "latest"
@@ -229,8 +229,8 @@ def _monitor(patcher: Any, report: Report, view: View, folder: Run) -> Monitor:
 def run_loop(patcher: Any, loop: Loop, dtype: torch.dtype) -> None:
     """Run the loop as a sampler in the host's guider, which loads the model and processes the captions."""
     clone = patcher.clone()
-    if dtype != compute_dtype(patcher):
-        clone.set_model_compute_dtype(dtype)
+    # Always: what the model computes in now may be the doing of another clone, undone when this one is loaded.
+    clone.set_model_compute_dtype(dtype)
     guider = comfy.samplers.CFGGuider(clone)
     captions = _captions(loop.data)
     guider.inner_set_conds({"positive": captions})
@@ -296,7 +296,7 @@ class _Description:
         Raises:
             TrainingError: names every difference.
         """
-        differences = [*self._changed_settings(resumed.record["settings"])]
+        differences = self._changed_settings(resumed.record["settings"], resumed.record["trainer"]["updates"])
         if resumed.record["data"] != self._data:
             differences.append("the pictures, captions or masks are others")
         base = json.loads(resumed.adapter.metadata[f"{METADATA_PREFIX}base_fingerprint"])
@@ -309,10 +309,10 @@ class _Description:
                 "it was, or set resume_from to none to start anew."
             )
 
-    def _changed_settings(self, saved: Mapping[str, Any]) -> list[str]:
+    def _changed_settings(self, saved: Mapping[str, Any], updates: int) -> list[str]:
         free = {"gradient_checkpointing"}
-        # More steps are no change while the learning rate does not depend on how many there are.
-        if self._settings.optimizer.schedule == "constant" and self._settings.steps >= saved["steps"]:
+        # Other steps are no change while the learning rate does not depend on how many there are.
+        if self._settings.optimizer.schedule == "constant" and self._settings.steps >= updates:
             free.add("steps")
         return [
             f"{name} was {saved.get(name)} and is {value}"

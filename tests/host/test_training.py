@@ -17,53 +17,18 @@ from comfyui_qr_lora.nodes.host.autograd import (
     protected_inputs,
     trainable_context,
 )
-from comfyui_qr_lora.nodes.host.dataset import BatchOrder, collect, collect_examples
+from comfyui_qr_lora.nodes.host.dataset import BatchOrder, collect_examples
 from comfyui_qr_lora.nodes.host.frozen_linear import attached
 from comfyui_qr_lora.nodes.host.key_map import KeyMap, Target
 from comfyui_qr_lora.nodes.host.objective import encode_conditioning, objective_loss, sample_sigmas
 from comfyui_qr_lora.nodes.host.recompute import KeptOutputs, checkpointed_blocks
-from comfyui_qr_lora.nodes.host.training import TrainingSettings, train_adapter
 from comfyui_qr_lora.nodes.host.weights import base_weight, fingerprint
 from comfyui_qr_lora.nodes.train import Train
 from comfyui_qr_lora.qrlora_core import TargetError, TrainingError
 from devtools import tiny_models
 
 from .adapters import merged, random_adapter, relative_error
-
-SETTINGS = TrainingSettings(
-    steps=6, learning_rate=1e-2, rank=8, alpha=0.0, variant="triu", targets="paper", batch_size=1,
-    grad_accumulation=1, seed=0, training_dtype="fp32", gradient_checkpointing=False,
-)  # fmt: skip
-
-
-def caption(seed: int, length: int = 12) -> list[Any]:
-    generator = torch.Generator().manual_seed(seed)
-    pooled = torch.randn(1, 2048, generator=generator)
-    return [[torch.randn(1, length, 96, generator=generator), {"pooled_output": pooled}]]
-
-
-def latent(seed: int, size: int = 8, batch: int = 1) -> dict[str, Tensor]:
-    return {"samples": torch.randn(batch, 16, size, size, generator=torch.Generator().manual_seed(seed))}
-
-
-def train(patcher: Any, latents: Any = None, captions: Any = None, **changes: Any) -> training.TrainingResult:
-    return train_adapter(
-        patcher, collect(latents or [latent(0)], captions or [caption(0)]), replace(SETTINGS, **changes)
-    )
-
-
-def snapshot(patcher: Any) -> dict[str, Tensor]:
-    return {key: value.clone() for key, value in patcher.model.state_dict().items()}
-
-
-def assert_unchanged(patcher: Any, before: dict[str, Tensor]) -> None:
-    after = patcher.model.state_dict()
-    assert after.keys() == before.keys()
-    assert all(
-        torch.equal(after[key].view(torch.uint8), before[key].view(torch.uint8)) for key in before if before[key].ndim
-    )
-    assert sum(len(module._forward_hooks) for module in patcher.model.modules()) == 0
-    assert all("forward" not in vars(module) for module in patcher.model.modules())
+from .training_task import SETTINGS, assert_unchanged, caption, latent, snapshot, train
 
 
 def _bits(tensor: Tensor) -> Tensor:
