@@ -37,8 +37,9 @@ import torch
 from benchmarks.ratios import claim, finish
 from devtools.host import boot
 
+# ruff: noqa: E402 (the host must be set up before it is imported)
 boot()
-from comfy.cli_args import args  # noqa: E402
+from comfy.cli_args import args
 
 args.use_pytorch_cross_attention = True  # as the host does on a GPU; on a CPU it would take one that keeps every score
 

@@ -20,22 +20,24 @@ __all__ = ["PACK_ALIAS", "boot", "comfyui_dir", "import_pack"]
 PACK_ALIAS = "comfyui_qr_lora"
 
 
-def boot(*, nodes: bool = False) -> None:
-    """Make `comfy` and `folder_paths` importable, on the CPU unless QRLORA_TEST_DEVICE is cuda; idempotent.
+def boot(*, nodes: bool = False, base: Path | None = None, gpu: bool | None = None) -> None:
+    """Make `comfy` and `folder_paths` importable; a second call with the same arguments does nothing.
 
     Args:
         nodes: load the host's built-in nodes as well (`import nodes` then has all of them).
+        base: folder of models, input and output; by default a temporary one.
+        gpu: whether to use one; by default where QRLORA_TEST_DEVICE is cuda.
 
     Raises:
         RuntimeError: host modules, or another module named `nodes`, were imported before.
     """
-    _boot_core()
+    _boot_core(base, os.environ.get("QRLORA_TEST_DEVICE") == "cuda" if gpu is None else gpu)
     if nodes:
         _load_nodes()
 
 
 @functools.cache
-def _boot_core() -> None:
+def _boot_core(base: Path | None, gpu: bool) -> None:
     early = {"comfy.cli_args", "folder_paths", "nodes"} & sys.modules.keys()
     if early:
         raise RuntimeError(f"call boot() before anything imports {', '.join(sorted(early))}")
@@ -44,8 +46,8 @@ def _boot_core() -> None:
     import comfy.options  # noqa: F401  (args are parsed at import: it must not see our command line)
     from comfy.cli_args import args
 
-    args.cpu = os.environ.get("QRLORA_TEST_DEVICE") != "cuda"
-    args.base_directory = _temporary_base()
+    args.cpu = not gpu
+    args.base_directory = str(base) if base else _temporary_base()
     args.disable_api_nodes = True
     _register_output_folders()
 
