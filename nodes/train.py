@@ -116,7 +116,8 @@ def _inputs() -> list[io.Input]:
         io.Combo.Input(
             "variant", options=list(VARIANTS), default=VARIANTS[0],
             tooltip="triu: dR upper triangular, as in the published training. full: all of dR, slightly more capacity. "
-            "qr: Q and R both, the published mode that learns fastest; merges less well, larger file.",
+            "qr: Q and R both, the published mode of fast learning, at a quarter of the learning rate; merges less "
+            "well, larger file.",
         ),
         io.Combo.Input(
             "targets", options=[*PRESETS, _CUSTOM], default="paper",

@@ -98,10 +98,10 @@ def _optional_optimizer(parameters: list[Tensor], name: str, arguments: dict[str
 
             untyped: Any = optim
             made = untyped.AdamW8bit(parameters, **arguments)
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:
         raise TrainingError(
-            f"optimizer {name} needs the package {package}, which is not there ({error}). Install it into ComfyUI's "
-            f"Python (pip install {package}) and start ComfyUI again, or choose adamw."
+            f"optimizer {name} needs the package {package}, which is not there or does not work ({error}). Install it "
+            f"into ComfyUI's Python (pip install {package}) and start ComfyUI again, or choose adamw."
         ) from error
     return made
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -161,6 +162,19 @@ class Trainer:
         if self._average is not None:
             self._average.update(self.updates)
         self.updates += 1
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within the context, the moving average stands in the place of what is trained, where there is one."""
+        pairs = [] if self._average is None else [(self._parameters[n], m) for n, m in self._average.means.items()]
+        before = [parameter.data for parameter, _ in pairs]
+        try:
+            for parameter, mean in pairs:
+                parameter.data = mean
+            yield
+        finally:
+            for (parameter, _), data in zip(pairs, before, strict=True):
+                parameter.data = data
 
     def adapter(self, metadata: Mapping[str, str]) -> QRLoRA:
         """What is trained so far, or its moving average, as an adapter on the CPU."""

@@ -162,13 +162,19 @@ def _overwrites(block: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str,
 def _differentiate(block: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Backward through one block, from inputs that need gradients and may be changed in place."""
 
+    leaves: list[Tensor] = []
+
     def prepared(value: Any) -> Any:
-        return value.clone().requires_grad_().mul(1) if _is_floating(value) else value
+        if not _is_floating(value):
+            return value
+        leaves.append(value.clone().requires_grad_())
+        return leaves[-1].mul(1)
 
     # The class's own forward, not the checkpointed one, in which nothing is noticed.
     outputs = type(block).forward(block, *map(prepared, args), **{name: prepared(v) for name, v in kwargs.items()})
     tensors = [output for output in (outputs if isinstance(outputs, tuple) else (outputs,)) if torch.is_tensor(output)]
-    torch.autograd.backward(sum(tensor.float().sum() for tensor in tensors))
+    # To the inputs alone, so that no gradient of this trial is left anywhere.
+    torch.autograd.grad(sum(tensor.float().sum() for tensor in tensors), leaves, allow_unused=True)
 
 
 def copied(value: Any) -> Any:

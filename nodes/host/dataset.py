@@ -62,11 +62,15 @@ class TrainingSet:
     empty_caption: Any = None
 
     def fingerprint(self) -> str:
-        """Digest of every picture, caption and mask: a training goes on exactly only from the same ones."""
+        """Digest of every picture, caption and mask that is drawn: a training goes on exactly only from the same."""
         digest = hashlib.blake2b(digest_size=16)
-        for tensor in _tensors([(*self.examples, *self.prior), self.empty_caption]):
-            digest.update(str(tuple(tensor.shape)).encode())
-            digest.update(tensor.float().cpu().contiguous().numpy().data)
+        drawn = self.empty_caption if self.caption_dropout else None
+        for value in _leaves([(*self.examples, *self.prior), drawn]):
+            if isinstance(value, Tensor):
+                digest.update(str(tuple(value.shape)).encode())
+                digest.update(value.float().cpu().contiguous().numpy().data)
+            else:
+                digest.update(repr(value).encode())
         return digest.hexdigest()
 
 
@@ -163,16 +167,17 @@ def _images(latent: dict[str, Any]) -> Iterator[tuple[Tensor, Tensor | None]]:
         yield detached(image[None]), mask
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
+def _leaves(value: Any) -> Iterator[Any]:
+    """The tensors, numbers and texts in nested conditioning, in order; other objects are passed over."""
+    if isinstance(value, (Tensor, int, float, str)):
         yield value
     elif isinstance(value, Example):
-        yield from _tensors([value.latent, value.captions, value.mask])
+        yield from _leaves([value.latent, value.captions, value.mask])
     elif isinstance(value, dict):
-        yield from _tensors(list(value.values()))
+        yield from _leaves([part for item in value.items() for part in item])
     elif isinstance(value, (list, tuple)):
         for item in value:
-            yield from _tensors(item)
+            yield from _leaves(item)
 
 
 class BatchOrder:

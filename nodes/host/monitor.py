@@ -44,7 +44,8 @@ class Monitor:
         self._bar = comfy.utils.ProgressBar(report.steps)
         self._times: deque[float] = deque(maxlen=_KEPT_TIMES)
         self._shown = 0.0
-        self._writer = _summary_writer(logs)
+        self._logs = logs
+        self._writer: Any = None
         self.losses: list[float] = []
         self.pictures: list[tuple[int, Any]] = []
         self.warnings: list[str] = []
@@ -56,6 +57,8 @@ class Monitor:
         self.losses.append(loss)
         self._times.append(seconds)
         self._report.step, self._report.loss = step, loss
+        if self._logs is not None:  # not before there is something to write
+            self._writer, self._logs = _summary_writer(self._logs), None
         if self._writer is not None:
             self._writer.add_scalar("loss", loss, step)
             self._writer.add_scalar("learning_rate", rate, step)
@@ -128,9 +131,7 @@ def _peak_memory(device: torch.device) -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _summary_writer(logs: Path | None) -> Any:
-    if logs is None:
-        return None
+def _summary_writer(logs: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:  # the package tensorboard is optional

@@ -51,7 +51,7 @@ def report_merge(sources: Sequence[Source], matches: Sequence[Match], merged: QR
     if how["concatenated"]:
         lines.append(
             f"different bases in {len(how['concatenated'])} layers: their deltas were added side by side, exactly. "
-            "They were trained on other base models or machines, or at another rank."
+            "They were trained on other base models or machines, at another rank, or with the variant qr."
         )
     return "\n".join(lines) or "no adapter connected: the model is unchanged"
 

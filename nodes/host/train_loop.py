@@ -103,8 +103,7 @@ class TrainSampler(comfy.samplers.Sampler):
         ):
             conds = {id(entry): cond for entry, cond in zip(self._captions, model_wrap.conds["positive"], strict=True)}
             running = _Running(loop, model_wrap, conds, extra_args, outputs)
-            protection.decide(model.diffusion_model, running.trial)
-            _end_well(running)
+            _end_well(running, lambda: protection.decide(model.diffusion_model, running.trial))
         return noise
 
 
@@ -217,14 +216,16 @@ class _Running:
         if distributed.rank():
             return
         empty = loop.data.empty_caption
-        picture = draw_sample(
-            self._guider,
-            loop.samples,
-            self._conds[id(first.captions[0])],
-            None if empty is None else self._conds[id(empty)],
-            first.latent.shape,
-            dict(self._options),
-        )
+        negative = None if empty is None else self._conds[id(empty)]
+        with loop.trainer.averaged():
+            picture = draw_sample(
+                self._guider,
+                loop.samples,
+                self._conds[id(first.captions[0])],
+                negative,
+                first.latent.shape,
+                dict(self._options),
+            )
         if picture is None:
             loop.monitor.warn("no samples: this model's latents have no preview; connect a VAE to vae.")
         else:
@@ -249,10 +250,11 @@ def _masks(batch: Batch, latent: Tensor) -> Tensor | None:
     return torch.cat(masks).reshape(-1, *[1] * (latent.ndim - 3), *size).to(latent)
 
 
-def _end_well(running: _Running) -> None:
-    """Train; whatever ends it, what was trained is on the disk, and the user reads where."""
+def _end_well(running: _Running, prepare: Callable[[], None]) -> None:
+    """Prepare and train; whatever ends it, what was trained is on the disk, and the user reads where."""
     loop = running.loop
     try:
+        prepare()
         running.train()
     except _INTERRUPTED:
         loop.monitor.warn(f"interrupted at step {loop.trainer.updates}. {_where(loop, running.keep())}")
@@ -274,7 +276,10 @@ def _end_well(running: _Running) -> None:
 def _where(loop: Loop, kept: str | None) -> str:
     if kept is not None:
         return f"What was trained is kept: set resume_from to {kept} to go on, or load it in Load QR-LoRA."
-    return "Nothing was kept." if loop.trainer.updates else "Nothing was trained yet."
+    if not loop.trainer.updates:
+        return "Nothing was trained yet."
+    last = loop.report.checkpoint
+    return "Nothing was kept." if last is None else f"The last checkpoint is {last}; set resume_from to it to go on."
 
 
 def _explain_memory(loop: Loop) -> str:

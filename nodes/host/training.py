@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -35,7 +36,7 @@ from .control import Report, current_control
 from .dataset import TrainingSet
 from .key_map import KeyMap, Target
 from .monitor import Draw, Monitor
-from .report import loss_ends
+from .report import loss_ends, paths_as_text
 from .runs import Run, checkpoint_path, latest_checkpoint, new_run, resumed_run
 from .sample_pictures import SampleSettings
 from .train_loop import Loop, TrainSampler
@@ -162,10 +163,19 @@ def train_adapter(
         narrow = sum(delta.factors.rank < settings.rank for delta in deltas.values())
         adapter = trainer.adapter(described.metadata(monitor.losses))
         adapter.require_finite()
+        monitor.warnings += _never_trained(adapter)
         return TrainingResult(
             adapter, monitor.losses, narrow, monitor.pictures, trainer.updates < settings.steps, report.checkpoint,
             tuple(monitor.warnings),
         )  # fmt: skip
+
+
+def _never_trained(adapter: QRLoRA) -> list[str]:
+    """A note on layers without any gradient: the last block of some models throws a part of its output away."""
+    idle = [path for path, layer in adapter.layers.items() if not any(term.delta_r.any() for term in layer.terms[:1])]
+    if not idle:
+        return []
+    return [f"{len(idle)} layers learned nothing, as the model does not use what they give: {paths_as_text(idle)}"]
 
 
 def check_settings(settings: TrainingSettings) -> None:
@@ -259,6 +269,7 @@ class _Description:
             **_flat(asdict(settings)), "processes": distributed.world_size(),
             "caption_dropout": data.caption_dropout, "prior_weight": data.prior_weight,
             "repeats": [example.repeats for example in data.examples],
+            "noise_levels_of_model": _noise_levels(patcher), "patches_on_model": _patches(patcher),
         }  # fmt: skip
         self._data = data.fingerprint()
         self._start = time.monotonic()
@@ -298,7 +309,10 @@ class _Description:
         """
         differences = self._changed_settings(resumed.record["settings"], resumed.record["trainer"]["updates"])
         if resumed.record["data"] != self._data:
-            differences.append("the pictures, captions or masks are others")
+            differences.append(
+                "the pictures, captions or masks are others (a GPU may encode the same ones a little differently; "
+                "Save Training Dataset keeps them as they are)"
+            )
         base = json.loads(resumed.adapter.metadata[f"{METADATA_PREFIX}base_fingerprint"])
         others = sum(base.get(path) != digest for path, digest in self._fingerprint.items())
         if others or len(base) != len(self._fingerprint):
@@ -319,6 +333,19 @@ class _Description:
             for name, value in self._record.items()
             if name not in free and saved.get(name) != value
         ]
+
+
+def _noise_levels(patcher: Any) -> list[float]:
+    """What another node's shift would change."""
+    sampling = patcher.get_model_object("model_sampling")
+    return [round(float(sampling.percent_to_sigma(percent)), 6) for percent in (0.25, 0.5, 0.75)]
+
+
+def _patches(patcher: Any) -> str:
+    """Which weights other nodes changed, and how strongly: LoRA loaders before the training."""
+    strengths = {str(key): [patch[0] for patch in patches] for key, patches in patcher.patches.items()}
+    text = json.dumps(strengths, sort_keys=True, default=str)
+    return f"{len(strengths)} weights, {hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
