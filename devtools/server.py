@@ -304,7 +304,8 @@ class Server:
         """The pictures that a finished prompt wrote, in node order."""
         from PIL import Image
 
-        entries = [entry for output in history["outputs"].values() for entry in output.get("images", [])]
+        shown = [entry for output in history["outputs"].values() for entry in output.get("images", [])]
+        entries = [entry for entry in shown if entry["type"] == "output"]  # not those of previews
         return [Image.open(io.BytesIO(self.get(f"/view?{urllib.parse.urlencode(e)}"))) for e in entries]
 
 

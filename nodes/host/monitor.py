@@ -5,6 +5,7 @@ Nothing is drawn or sent more than once a second, so a step that shows nothing p
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 import time
@@ -76,6 +77,7 @@ class Monitor:
         """Remember what the user must read, once."""
         if text not in self.warnings:
             self.warnings.append(text)
+            logging.warning("QR-LoRA: %s", text)
 
     def show(self) -> None:
         """Show how it stands now, on the node and as messages."""
@@ -93,7 +95,7 @@ class Monitor:
             report.seconds_left = report.seconds_per_step * (report.steps - report.step)
         report.peak_memory = _peak_memory(self._device)
         send(report)
-        self._show("\n".join([_progress_text(report), *self.warnings]))
+        self._show(".\n".join([*self.warnings, _progress_text(report)]))  # what must be read comes first
 
     def close(self) -> None:
         """Finish the log files."""

@@ -98,13 +98,13 @@ def describe_training(result: TrainingResult) -> str:
     narrow = f"; {result.narrow_layers} narrower layers at their full rank" if result.narrow_layers else ""
     ended = f"stopped after {len(result.losses)} steps as asked, adapter kept" if result.stopped else ""
     lines = [
+        *([ended] if ended else []),
         f"{len(adapter.layers)} layers, {_ranks(adapter)}{narrow}",
         f"loss {first:.4g} at first, {last:.4g} at last",
-        *([ended] if ended else []),
         *([f"checkpoint {result.checkpoint}"] if result.checkpoint else []),
         *result.notes,
     ]
-    return "\n".join(lines)
+    return ".\n".join(lines)  # one of the host's renderers shows no line ends
 
 
 def loss_ends(losses: Sequence[float]) -> dict[str, float]:

@@ -275,7 +275,7 @@ def _end_well(running: _Running, prepare: Callable[[], None]) -> None:
 
 def _where(loop: Loop, kept: str | None) -> str:
     if kept is not None:
-        return f"What was trained is kept: set resume_from to {kept} to go on, or load it in Load QR-LoRA."
+        return f"Kept: {kept}; set resume_from to it to go on, or load it in Load QR-LoRA."
     if not loop.trainer.updates:
         return "Nothing was trained yet."
     last = loop.report.checkpoint

@@ -175,7 +175,8 @@ def _never_trained(adapter: QRLoRA) -> list[str]:
     idle = [path for path, layer in adapter.layers.items() if not any(term.delta_r.any() for term in layer.terms[:1])]
     if not idle:
         return []
-    return [f"{len(idle)} layers learned nothing, as the model does not use what they give: {paths_as_text(idle)}"]
+    share = f"{len(idle)} of {len(adapter.layers)} layers"
+    return [f"{share} learned nothing, as the model does not use what they give: {paths_as_text(idle)}"]
 
 
 def check_settings(settings: TrainingSettings) -> None:

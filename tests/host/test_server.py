@@ -6,6 +6,8 @@ import itertools
 import json
 import pickle
 import shutil
+import time
+import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -306,6 +308,123 @@ def test_bad_training_settings(server: Server, changes: dict[str, Any], message:
     prompt[TRAIN_CONTENT]["inputs"] |= changes
     with pytest.raises(PromptError, match=message):
         server.queue(prompt)
+
+
+def only_training(**settings: Any) -> dict[str, Any]:
+    """The content training of the example, saved."""
+    prompt = {name: node for name, node in example().items() if name in (LOADER, "2", "3", "4", TRAIN_CONTENT)}
+    prompt[SAVE_CONTENT] = {
+        "class_type": "QRLoRA_Save",
+        "inputs": {"adapter": [TRAIN_CONTENT, 0], "filename_prefix": settings.get("run_name", "only")},
+    }
+    prompt[TRAIN_CONTENT]["inputs"] |= settings
+    return prompt
+
+
+def wait_for_step(server: Server, step: int) -> dict[str, Any]:
+    """The report of the training that runs, once it has come so far."""
+    for _ in range(600):
+        running = server.get("/qr_lora/training")["running"]
+        if running and running[0]["step"] >= step:
+            return running[0]
+        time.sleep(0.1)
+    raise AssertionError("no training came so far")
+
+
+def test_stop_and_keep_by_the_api(server: Server) -> None:
+    prompt = only_training(steps=100000, run_name="stopped")
+    prompt_id = server.submit(prompt)
+    report = wait_for_step(server, 2)
+    assert report["node_id"] == TRAIN_CONTENT
+    assert report["steps"] == 100000
+    assert report["seconds_left"] > 0
+    assert server.post("/qr_lora/training/stop", {"node_id": TRAIN_CONTENT}) == {"stopping": [TRAIN_CONTENT]}
+    history = server.result(prompt_id, prompt, timeout=120)
+    (name,) = history["outputs"][SAVE_CONTENT]["text"]
+    told = json.loads(load_adapter(server.output_dir.parent / name).metadata["qr_lora.training"])
+    assert 2 <= told["steps_done"] < 100000
+    assert (
+        server.output_dir / f"qr_loras/checkpoints/stopped_00001/step_{told['steps_done']:08}.safetensors"
+    ).is_file()
+    assert server.get("/qr_lora/training") == {"running": []}
+    with pytest.raises(urllib.error.HTTPError, match="409"):
+        server.post("/qr_lora/training/stop", {})
+
+
+def test_an_interrupted_training_is_kept_and_goes_on(server: Server) -> None:
+    prompt = only_training(steps=100000, run_name="interrupted", checkpoint_every=0)
+    prompt_id = server.submit(prompt)
+    wait_for_step(server, 2)
+    server.post("/interrupt", {})
+    with pytest.raises(PromptError, match="interrupted"):
+        server.result(prompt_id, prompt, timeout=120)
+    (checkpoint,) = (server.output_dir / "qr_loras" / "checkpoints" / "interrupted_00001").glob("*.safetensors")
+    done = int(checkpoint.stem.removeprefix("step_"))
+    again = only_training(
+        steps=done + 2, run_name="interrupted", checkpoint_every=0, resume_from=f"interrupted_00001/{checkpoint.name}"
+    )
+    (name,) = server.queue(again, timeout=120)["outputs"][SAVE_CONTENT]["text"]
+    resumed = load_adapter(server.output_dir.parent / name)
+    whole = only_training(steps=done + 2, run_name="whole", checkpoint_every=0)
+    (name,) = server.queue(whole, timeout=120)["outputs"][SAVE_CONTENT]["text"]
+    expected = load_adapter(server.output_dir.parent / name)
+    for path, layer in expected.layers.items():
+        assert torch.equal(resumed.layers[path].terms[0].delta_r, layer.terms[0].delta_r), path
+
+
+def test_a_checkpoint_that_is_not_there_is_refused_before_anything_runs(server: Server) -> None:
+    with pytest.raises(PromptError, match=r"resume_from: no checkpoint 'gone_00001/step_00000002\.safetensors'"):
+        server.queue(only_training(resume_from="gone_00001/step_00000002.safetensors"))
+
+
+def test_every_option_of_a_training_through_the_api(server: Server) -> None:
+    """All option nodes, samples with a VAE and guidance, a mask, class images; what comes out loads and acts."""
+    prompt = only_training(
+        steps=4, run_name="options", sample_every=2, sample_steps=2, sample_cfg=3.0, variant="qr", batch_size=2,
+        vae=[LOADER, 2], negative=["41", 0], objective=["42", 0], optimizer=["43", 0], data=["44", 0],
+    )  # fmt: skip
+    prompt["41"] = {"class_type": "CLIPTextEncode", "inputs": {"clip": [LOADER, 1], "text": ""}}
+    objective = {"timesteps": "content", "weighting": "min_snr", "min_snr_gamma": 5.0, "loss": "huber"}
+    prompt["42"] = {"class_type": "QRLoRA_Objective", "inputs": objective | {"huber_delta": 0.1}}
+    optimizer = {"optimizer": "adamw", "schedule": "cosine", "warmup_steps": 1, "weight_decay": 0.0001}
+    prompt["43"] = {"class_type": "QRLoRA_Optimizer", "inputs": optimizer | {"max_grad_norm": 1.0, "ema_decay": 0.9}}
+    data = {"captions_per_image": 1, "repeats": "2", "caption_dropout": 0.5, "prior_weight": 0.5}
+    prior = {"prior_latents": ["45", 0], "prior_positive": ["4", 0]}
+    prompt["44"] = {"class_type": "QRLoRA_TrainingData", "inputs": data | prior}
+    prompt["46"] = {"class_type": "LoadImage", "inputs": {"image": "style.png"}}
+    prompt["45"] = {"class_type": "VAEEncode", "inputs": {"pixels": ["46", 0], "vae": [LOADER, 2]}}
+    prompt["47"] = {"class_type": "SolidMask", "inputs": {"value": 1.0, "width": 128, "height": 128}}
+    prompt["48"] = {"class_type": "SetLatentNoiseMask", "inputs": {"samples": ["3", 0], "mask": ["47", 0]}}
+    prompt[TRAIN_CONTENT]["inputs"]["latents"] = ["48", 0]
+    prompt["49"] = {"class_type": "SaveImage", "inputs": {"images": [TRAIN_CONTENT, 2], "filename_prefix": "view"}}
+    history = server.queue(prompt, timeout=120)
+    view = next(image for image in server.images(history) if image.width == 640)
+    assert view.height > 300  # the curve and a strip of samples under it
+    (name,) = history["outputs"][SAVE_CONTENT]["text"]
+    adapter = load_adapter(server.output_dir.parent / name)
+    told = json.loads(adapter.metadata["qr_lora.training"])
+    assert told["timesteps"] == "content"
+    assert told["schedule"] == "cosine"
+    assert told["learning_rate"] == 0.003
+    assert adapter.metadata["qr_lora.variant"] == "qr"
+    assert np.abs(picture(server, with_adapter(name)) - picture(server, generate())).max() > 0
+
+
+def test_the_hosts_own_data_set_nodes_are_sources(server: Server) -> None:
+    prompt = only_training(steps=2, run_name="dataset")
+    for name in ("2", "3", "4"):
+        del prompt[name]
+    folder = server.base / "input" / "pictures"
+    folder.mkdir(exist_ok=True)
+    for name in ("content", "style"):
+        shutil.copy(server.base / "input" / f"{name}.png", folder / f"{name}.png")
+        (folder / f"{name}.txt").write_text(f"a picture of {name}", encoding="utf-8")
+    prompt["51"] = {"class_type": "LoadImageTextDataSetFromFolder", "inputs": {"folder": "pictures"}}
+    made = {"images": ["51", 0], "texts": ["51", 1], "vae": [LOADER, 2], "clip": [LOADER, 1]}
+    prompt["52"] = {"class_type": "MakeTrainingDataset", "inputs": made}
+    prompt[TRAIN_CONTENT]["inputs"] |= {"latents": ["52", 0], "positive": ["52", 1]}
+    (name,) = server.queue(prompt, timeout=120)["outputs"][SAVE_CONTENT]["text"]
+    assert json.loads(load_adapter(server.output_dir.parent / name).metadata["qr_lora.training"])["images"] == 2
 
 
 def test_captions_that_do_not_match(server: Server) -> None:

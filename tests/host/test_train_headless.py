@@ -1,0 +1,82 @@
+"""Two processes that train together give the adapter of one process with twice the batch, and write it once."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from devtools.environment import ROOT
+from playground import assemble
+
+pytestmark = pytest.mark.slow
+EXAMPLE = json.loads((ROOT / "example_workflows" / "api" / "compose_content_and_style.json").read_text("utf-8"))
+LAUNCHER = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1", "--master-port", "0"]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    assemble.assemble(folder / "models")
+    assemble.copy_pictures(folder / "input")
+    return folder
+
+
+def workflow(folder: Path, name: str, **settings: Any) -> Path:
+    """Both trainings of the example, saved, and nothing else."""
+    prompt = {key: copy.deepcopy(EXAMPLE[key]) for key in ("1", "2", "3", "4", "5", "6", "7", "8", "9", "17", "18")}
+    for node in ("8", "9"):
+        prompt[node]["inputs"] |= {"steps": 4, "learning_rate": 1e-3, "run_name": f"{name}{node}", **settings}
+    for node in ("17", "18"):
+        prompt[node]["inputs"]["filename_prefix"] = f"{name}{node}"
+    file = folder / f"{name}.json"
+    file.write_text(json.dumps(prompt), encoding="utf-8")
+    return file
+
+
+def run(launcher: list[str], file: Path, base: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *launcher, "-m", "devtools.train", str(file), "--base", str(base), "--cpu"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
+
+
+def test_two_processes_train_what_one_does_with_twice_the_batch(base: Path, tmp_path: Path) -> None:
+    for launcher, name, batch in (([], "one", 2), (LAUNCHER, "two", 1)):
+        ended = run(launcher, workflow(tmp_path, name, batch_size=batch), base)
+        assert ended.returncode == 0, ended.stderr
+    folder = base / "output" / "qr_loras"
+    for node in ("17", "18"):
+        one, two = (load_file(folder / f"{name}{node}_00001_.safetensors") for name in ("one", "two"))
+        assert one.keys() == two.keys()
+        for key, tensor in one.items():
+            limit = 1e-3 if "delta_r" in key else 0.0  # the same sums in another order
+            assert (tensor - two[key]).norm() <= limit * tensor.norm(), key
+    saved = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.safetensors"))
+    for name in ("one", "two"):
+        for training, save in (("8", "17"), ("9", "18")):
+            own = [path for path in saved if path.startswith((f"{name}{save}_", f"checkpoints/{name}{training}_"))]
+            assert own == [
+                f"checkpoints/{name}{training}_00001/step_00000004.safetensors", f"{name}{save}_00001_.safetensors",
+            ]  # fmt: skip
+
+
+def test_a_failure_names_the_node_and_ends_with_an_error(base: Path, tmp_path: Path) -> None:
+    ended = run([], workflow(tmp_path, "bad", targets="custom", custom_targets="no_such_layer"), base)
+    assert ended.returncode == 1
+    assert "QRLoRA_Train" in ended.stderr
+    assert "no layer of this model matches" in ended.stderr
+
+
+def test_a_workflow_without_training_is_refused(base: Path, tmp_path: Path) -> None:
+    file = tmp_path / "none.json"
+    file.write_text("{}", encoding="utf-8")
+    ended = run([], file, base)
+    assert ended.returncode == 2
+    assert "no QRLoRA_Train node" in ended.stderr
