@@ -36,8 +36,9 @@ def _how_trained(adapter: QRLoRA) -> list[str]:
         return []
     settings = [f"{name} {told[name]}" for name in _SHOWN_SETTINGS if name in told]
     steps = [f"{told['steps_done']} steps"] if "steps_done" in told else []
-    loss = [f"loss {told[name]:.4g} at {when}" for name, when in _SHOWN_LOSSES if isinstance(told.get(name), float)]
-    return [", ".join(part) for part in ([*steps, *settings], loss) if part]
+    losses = [f"{told[name]:.4g} at {when}" for name, when in _SHOWN_LOSSES if isinstance(told.get(name), float)]
+    loss = [f"loss {', '.join(losses)}"] if losses else []
+    return [*([", ".join([*steps, *settings])] if steps or settings else []), *loss]
 
 
 def report_merge(sources: Sequence[Source], matches: Sequence[Match], merged: QRLoRA) -> str:
