@@ -9,7 +9,7 @@ is timed from one call of the network to the next, so everything that a side doe
     ours          Train QR-LoRA, targets `paper`
     stock         Train LoRA as it ships: every layer, norms and biases too
     restricted    Train LoRA on the layers that ours trains
-    floor         the frozen model forward, and backward to its input alone
+    floor         the frozen model forward, and backward to its input alone; never computed twice, as checkpointing does
 
 Memory is the peak of the process while training, above the loaded model, each side in a process of its own. On a GPU
 it is that of PyTorch's allocator.
@@ -55,7 +55,6 @@ from comfyui_qr_lora.nodes.host.autograd import Protection, aliased_parameters, 
 from comfyui_qr_lora.nodes.host.dataset import collect
 from comfyui_qr_lora.nodes.host.key_map import KeyMap
 from comfyui_qr_lora.nodes.host.objective import encode_conditioning, objective_loss
-from comfyui_qr_lora.nodes.host.recompute import KeptOutputs, checkpointed_blocks
 from comfyui_qr_lora.nodes.host.training import TrainingSettings, train_adapter
 from comfyui_qr_lora.qrlora_core import Trainer, select
 
@@ -131,15 +130,14 @@ def restricted(task: Task, steps: int, checkpointing: bool) -> None:
 
 
 class _Floor(comfy.samplers.Sampler):
-    def __init__(self, steps: int, checkpointing: bool) -> None:
-        self._steps, self._checkpointing = steps, checkpointing
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
 
     def sample(self, model_wrap: Any, sigmas: Any, extra: Any, callback: Any, noise: Tensor, *rest: Any) -> Tensor:
         model, protection = model_wrap.inner_model, Protection()
         with (
             torch.enable_grad(),
             aliased_parameters(model),
-            checkpointed_blocks(model.diffusion_model, protection, KeptOutputs(0), enabled=self._checkpointing),
             protected_inputs(model, (), protection),
         ):
             latent = rest[0].detach().float()
@@ -156,15 +154,14 @@ class _Floor(comfy.samplers.Sampler):
         return noise
 
 
-def floor(task: Task, steps: int, checkpointing: bool) -> None:
+def floor(task: Task, steps: int, _checkpointing: bool) -> None:
     """What any trainer of a low-rank branch must do."""
     clone = task.model.clone()
     clone.set_model_compute_dtype(torch.bfloat16 if DTYPE == "bf16" else torch.float32)
     guider = comfy.samplers.CFGGuider(clone)
     guider.inner_set_conds({"positive": task.caption()})
     latent = task.latents()[0]["samples"]
-    sampler = _Floor(steps, checkpointing)
-    guider.sample(torch.zeros_like(latent), latent, sampler, torch.zeros(1), seed=0)
+    guider.sample(torch.zeros_like(latent), latent, _Floor(steps), torch.zeros(1), seed=0)
 
 
 Side = Callable[[Task, int, bool], None]
@@ -228,7 +225,10 @@ def clocked(target: Any, name: str, spans: dict[str, list[float]]) -> Iterator[N
 
 
 def where_the_time_goes(task: Task, steps: int) -> None:
-    """A table of the parts of a step of ours; what the branches add is the difference to the floor."""
+    """A table of the parts of a step of ours; what the branches add is the difference to the floor.
+
+    The floor goes back to the latent, ours to its first branch, so a difference may fall below zero.
+    """
     parts = {side: _parts(side, task, steps) for side in ("floor", "ours")}
     total = parts["ours"]["step"]
     rows = {
@@ -305,7 +305,7 @@ def measure_memory(side: str, tokens: int, quick: bool) -> float:
 
 def compare_memory(tokens: int, quick: bool) -> dict[str, float]:
     """Peak bytes by side, as a table."""
-    peaks = {side: measure_memory(side, tokens, quick) for side in SIDES}
+    peaks = {side: measure_memory(side, tokens, quick) for side in ("ours", "stock", "restricted")}
     print(f"\nPeak above the loaded model, {tokens} image tokens, with gradient checkpointing")
     print("| side | MB |")
     print("|---|---|")
