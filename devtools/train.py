@@ -1,8 +1,8 @@
 """Run the trainings of a workflow without a page, in one process or in several that train one adapter together.
 
-    python -m devtools.train workflow.json --base DIR
-    torchrun --nproc-per-node 2 -m devtools.train workflow.json --base DIR
-    accelerate launch --num_processes 2 -m devtools.train workflow.json --base DIR
+    python -m devtools.train workflow.json
+    torchrun --nproc-per-node 2 -m devtools.train workflow.json
+    accelerate launch --num_processes 2 -m devtools.train workflow.json
 
 The workflow is in API form. Every process runs its Train QR-LoRA nodes and what they need: each on its share of the
 data, with the gradients of dR averaged. So two processes train what one does with twice the batch size. The first
@@ -23,6 +23,7 @@ from typing import Any
 from devtools.environment import ROOT
 from devtools.host import boot
 from devtools.server import node_label
+from devtools.workspace import Home, own_host
 
 _TRAIN = "QRLoRA_Train"
 
@@ -31,7 +32,10 @@ def main() -> int:
     """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(description="Run the trainings of a workflow, in one process or in several.")
     parser.add_argument("workflow", type=Path, help="a workflow in API form")
-    parser.add_argument("--base", type=Path, required=True, help="folder with models, input and output of ComfyUI")
+    base = own_host() or Home.from_environment().base
+    parser.add_argument(
+        "--base", type=Path, default=base, help="folder with models, input, output (default: %(default)s)"
+    )
     parser.add_argument("--cpu", action="store_true", help="use the CPU even where there is a GPU")
     options = parser.parse_args()
     prompt = json.loads(options.workflow.read_text(encoding="utf-8"))

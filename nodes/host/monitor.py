@@ -53,6 +53,11 @@ class Monitor:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
 
+    def resume(self, losses: Sequence[float], checkpoint: str) -> None:
+        """Go on after so many updates, from a checkpoint of this name."""
+        self.losses += losses
+        self._report.step, self._report.checkpoint = len(losses), checkpoint
+
     def step(self, step: int, loss: float, rate: float, seconds: float) -> None:
         """Take in an update; shows it if the last one that was shown is long enough ago."""
         self.losses.append(loss)

@@ -45,7 +45,7 @@ class Run:
         path = save_training(state, self.folder / f"step_{updates:08}.safetensors")
         for _, old in sorted(_checkpoints(self.folder))[: -self._keep]:
             old.unlink(missing_ok=True)
-        return _name_of(path)
+        return checkpoint_name(path)
 
 
 def new_run(run_name: str, keep: int) -> Run:
@@ -75,7 +75,7 @@ def resumed_run(checkpoint: Path, run_name: str, keep: int) -> Run:
 def checkpoint_names() -> list[str]:
     """Names for ``resume_from``, the newest first."""
     paths = [path for _, folder in _runs() for _, path in _checkpoints(folder)]
-    return [_name_of(path) for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True)]
+    return [checkpoint_name(path) for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True)]
 
 
 def checkpoint_path(name: str) -> Path:
@@ -103,7 +103,8 @@ def _root() -> Path:
     return output_folder() / _FOLDER
 
 
-def _name_of(path: Path) -> str:
+def checkpoint_name(path: Path) -> str:
+    """The name of a checkpoint's file for ``resume_from``."""
     return path.relative_to(_root()).as_posix()
 
 

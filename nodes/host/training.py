@@ -37,7 +37,7 @@ from .dataset import TrainingSet
 from .key_map import KeyMap, Target
 from .monitor import Draw, Monitor
 from .report import loss_ends, paths_as_text
-from .runs import Run, checkpoint_path, latest_checkpoint, new_run, resumed_run
+from .runs import Run, checkpoint_name, checkpoint_path, latest_checkpoint, new_run, resumed_run
 from .sample_pictures import SampleSettings
 from .train_loop import Loop, TrainSampler
 from .weights import base_name, base_weight, fingerprint
@@ -140,15 +140,12 @@ def train_adapter(
         described = _Description(patcher, targets, data, settings)
         if resumed is not None:
             described.require_same(resumed)
-            report.checkpoint = f"{source.parent.name}/{source.name}" if source else None
         deltas = _deltas(patcher, targets, settings, resumed)
         trainer = Trainer(deltas, settings.whole_optimizer(), steps=settings.steps)
-        report.steps = settings.steps
-        monitor = _monitor(patcher, report, view, folder)
-        if resumed is not None:
+        monitor = _monitor(patcher, report, view, folder, settings.steps)
+        if source is not None and resumed is not None:
             trainer.restore(resumed.tensors, resumed.record["trainer"])
-            monitor.losses += resumed.tensors["losses"].tolist()
-            report.step = trainer.updates
+            monitor.resume(resumed.tensors["losses"].tolist(), checkpoint_name(source))
         loop = Loop(
             trainer=trainer, targets=targets, data=data, objective=settings.objective, samples=run.samples,
             steps=settings.steps, batch_size=settings.batch_size, seed=settings.seed,
@@ -160,14 +157,21 @@ def train_adapter(
             run_loop(patcher, loop, DTYPES[settings.training_dtype])
         finally:
             monitor.close()
-        narrow = sum(delta.factors.rank < settings.rank for delta in deltas.values())
-        adapter = trainer.adapter(described.metadata(monitor.losses))
-        adapter.require_finite()
-        monitor.warnings += _never_trained(adapter)
-        return TrainingResult(
-            adapter, monitor.losses, narrow, monitor.pictures, trainer.updates < settings.steps, report.checkpoint,
-            tuple(monitor.warnings),
-        )  # fmt: skip
+        return _result(loop, trainer.adapter(described.metadata(monitor.losses)), settings)
+
+
+def _result(loop: Loop, adapter: QRLoRA, settings: TrainingSettings) -> TrainingResult:
+    adapter.require_finite()
+    trainer, monitor = loop.trainer, loop.monitor
+    return TrainingResult(
+        adapter,
+        monitor.losses,
+        narrow_layers=sum(delta.factors.rank < settings.rank for delta in trainer.deltas.values()),
+        pictures=monitor.pictures,
+        stopped=trainer.updates < settings.steps,
+        checkpoint=loop.report.checkpoint,
+        notes=(*monitor.warnings, *_never_trained(adapter)),
+    )
 
 
 def _never_trained(adapter: QRLoRA) -> list[str]:
@@ -232,7 +236,8 @@ def _decompose(patcher: Any, path: str, target: Target, settings: TrainingSettin
     return replace(factors, q=factors.q.cpu(), base_r=factors.base_r.cpu())
 
 
-def _monitor(patcher: Any, report: Report, view: View, folder: Run) -> Monitor:
+def _monitor(patcher: Any, report: Report, view: View, folder: Run, steps: int) -> Monitor:
+    report.steps = steps
     logs = folder.folder / "tensorboard" if folder.writes and not distributed.rank() else None
     return Monitor(report, show=view.show, draw=view.draw, device=patcher.load_device, logs=logs)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +20,7 @@ from playground import assemble
 
 pytestmark = pytest.mark.slow
 EXAMPLE = json.loads((ROOT / "example_workflows" / "api" / "compose_content_and_style.json").read_text("utf-8"))
-LAUNCHER = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1", "--master-port", "0"]
+LAUNCHER = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -41,16 +43,29 @@ def workflow(folder: Path, name: str, **settings: Any) -> Path:
     return file
 
 
-def run(launcher: list[str], file: Path, base: Path) -> subprocess.CompletedProcess[str]:
+def run(launcher: list[str], file: Path, base: Path) -> tuple[int, str]:
+    """Exit status and errors; no process of it is left, whatever happens."""
     command = [sys.executable, *launcher, "-m", "devtools.train", str(file), "--base", str(base), "--cpu"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        return _ended(process)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    _, errors = process.communicate(timeout=200)
+    return process.returncode, errors
 
 
 def test_two_processes_train_what_one_does_with_twice_the_batch(base: Path, tmp_path: Path) -> None:
     for launcher, name, batch in (([], "one", 2), (LAUNCHER, "two", 1)):
-        ended = run(launcher, workflow(tmp_path, name, batch_size=batch), base)
-        assert ended.returncode == 0, ended.stderr
+        status, errors = run(launcher, workflow(tmp_path, name, batch_size=batch), base)
+        assert status == 0, errors
     folder = base / "output" / "qr_loras"
     for node in ("17", "18"):
         one, two = (load_file(folder / f"{name}{node}_00001_.safetensors") for name in ("one", "two"))
@@ -68,15 +83,15 @@ def test_two_processes_train_what_one_does_with_twice_the_batch(base: Path, tmp_
 
 
 def test_a_failure_names_the_node_and_ends_with_an_error(base: Path, tmp_path: Path) -> None:
-    ended = run([], workflow(tmp_path, "bad", targets="custom", custom_targets="no_such_layer"), base)
-    assert ended.returncode == 1
-    assert "QRLoRA_Train" in ended.stderr
-    assert "no layer of this model matches" in ended.stderr
+    status, errors = run([], workflow(tmp_path, "bad", targets="custom", custom_targets="no_such_layer"), base)
+    assert status == 1
+    assert "QRLoRA_Train" in errors
+    assert "no layer of this model matches" in errors
 
 
 def test_a_workflow_without_training_is_refused(base: Path, tmp_path: Path) -> None:
     file = tmp_path / "none.json"
     file.write_text("{}", encoding="utf-8")
-    ended = run([], file, base)
-    assert ended.returncode == 2
-    assert "no QRLoRA_Train node" in ended.stderr
+    status, errors = run([], file, base)
+    assert status == 2
+    assert "no QRLoRA_Train node" in errors
