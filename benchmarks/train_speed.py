@@ -55,7 +55,8 @@ from comfyui_qr_lora.nodes.host.autograd import Protection, aliased_parameters, 
 from comfyui_qr_lora.nodes.host.dataset import collect
 from comfyui_qr_lora.nodes.host.key_map import KeyMap
 from comfyui_qr_lora.nodes.host.objective import encode_conditioning, objective_loss
-from comfyui_qr_lora.nodes.host.training import TrainingSettings, train_adapter
+from comfyui_qr_lora.nodes.host.training import train_adapter
+from comfyui_qr_lora.nodes.host.training_settings import TrainingSettings
 from comfyui_qr_lora.qrlora_core import Trainer, select
 
 RANK, TEXT_TOKENS = 32, 256

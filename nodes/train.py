@@ -13,7 +13,8 @@ from .host.display import node_id, show_text, text_shower
 from .host.report import describe_training
 from .host.runs import checkpoint_names, checkpoint_path
 from .host.sample_pictures import SampleSettings
-from .host.training import DTYPES, NO_RESUME, RESUME_LATEST, RunSettings, TrainingSettings, View, train_adapter
+from .host.training import View, train_adapter
+from .host.training_settings import DTYPES, NO_RESUME, RESUME_LATEST, RunSettings, TrainingSettings
 from .pictures import as_image, training_view
 from .sockets import CATEGORY, LossMapSocket, ObjectiveSocket, OptimizerSocket, QRLoRASocket, TrainingDataSocket
 

@@ -25,7 +25,7 @@ import folder_paths  # noqa: E402
 import torch  # noqa: E402
 
 from comfyui_qr_lora.nodes.host.monitor import Monitor  # noqa: E402
-from comfyui_qr_lora.nodes.host.training import RunSettings  # noqa: E402
+from comfyui_qr_lora.nodes.host.training_settings import RunSettings  # noqa: E402
 from comfyui_qr_lora.tests.host.training_task import train  # noqa: E402
 from devtools import tiny_models  # noqa: E402
 

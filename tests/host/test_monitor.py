@@ -14,7 +14,8 @@ from comfyui_qr_lora.nodes.host.control import Report
 from comfyui_qr_lora.nodes.host.monitor import Monitor, duration
 from comfyui_qr_lora.nodes.host.report import describe_adapter
 from comfyui_qr_lora.nodes.host.sample_pictures import SampleSettings
-from comfyui_qr_lora.nodes.host.training import RunSettings, View
+from comfyui_qr_lora.nodes.host.training import View
+from comfyui_qr_lora.nodes.host.training_settings import RunSettings
 from comfyui_qr_lora.nodes.pictures import as_image, training_view
 from comfyui_qr_lora.qrlora_core import load_adapter, save_adapter
 from devtools import tiny_models

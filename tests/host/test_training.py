@@ -22,6 +22,7 @@ from comfyui_qr_lora.nodes.host.frozen_linear import attached
 from comfyui_qr_lora.nodes.host.key_map import KeyMap, Target
 from comfyui_qr_lora.nodes.host.objective import encode_conditioning, objective_loss, sample_sigmas
 from comfyui_qr_lora.nodes.host.recompute import KeptOutputs, checkpointed_blocks
+from comfyui_qr_lora.nodes.host.training_settings import check_settings
 from comfyui_qr_lora.nodes.host.weights import base_weight, fingerprint
 from comfyui_qr_lora.nodes.train import Train
 from comfyui_qr_lora.qrlora_core import TargetError, TrainingError
@@ -272,7 +273,7 @@ def test_rank_above_a_layers_size_keeps_the_scaling_and_is_counted(model: Any) -
 def test_numbers_that_cannot_work(model: Any) -> None:
     for name in ("steps", "rank", "batch_size", "grad_accumulation"):
         with pytest.raises(TrainingError, match=name):
-            training.check_settings(replace(SETTINGS, **{name: 0}))
+            check_settings(replace(SETTINGS, **{name: 0}))
 
 
 def test_interrupt_leaves_the_model_clean(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:

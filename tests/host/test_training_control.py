@@ -24,7 +24,8 @@ from comfyui_qr_lora.nodes.host import control, files, runs, train_loop
 from comfyui_qr_lora.nodes.host.dataset import DataSettings, collect_examples
 from comfyui_qr_lora.nodes.host.runs import checkpoint_names, checkpoint_path, latest_checkpoint
 from comfyui_qr_lora.nodes.host.sample_pictures import SampleSettings
-from comfyui_qr_lora.nodes.host.training import RESUME_LATEST, RunSettings, View
+from comfyui_qr_lora.nodes.host.training import View
+from comfyui_qr_lora.nodes.host.training_settings import RESUME_LATEST, RunSettings
 from comfyui_qr_lora.qrlora_core import (
     AdapterFileError,
     ObjectiveSettings,

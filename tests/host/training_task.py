@@ -8,7 +8,8 @@ from torch import Tensor
 
 from comfyui_qr_lora.nodes.host import training
 from comfyui_qr_lora.nodes.host.dataset import DataSettings, collect
-from comfyui_qr_lora.nodes.host.training import RunSettings, TrainingSettings, View, train_adapter
+from comfyui_qr_lora.nodes.host.training import View, train_adapter
+from comfyui_qr_lora.nodes.host.training_settings import RunSettings, TrainingSettings
 from comfyui_qr_lora.qrlora_core import QRLoRA
 
 SETTINGS = TrainingSettings(
