@@ -57,6 +57,7 @@ class Protection:
     def __init__(self) -> None:
         self._copied: set[_Place] = set()
         self._changing: set[type] | None = None
+        self._last: torch.nn.Module | None = None
 
     def copies(self, place: _Place) -> bool:
         """Whether the module at this place needs a copy of its input."""
@@ -66,6 +67,10 @@ class Protection:
         """Whether a block of this kind may change what it is given; true until it was tried."""
         return self._changing is None or kind in self._changing
 
+    def is_last(self, block: torch.nn.Module) -> bool:
+        """Whether this block runs last: backward begins with it, so nothing is saved by computing it again."""
+        return block is self._last
+
     def decide(self, model: torch.nn.Module, run: Callable[[], Any]) -> None:
         """Try one block of every kind, forward and backward; ``run`` runs the model once.
 
@@ -73,7 +78,8 @@ class Protection:
             TrainingError: a block overwrites values that no copy of a module's input saves.
         """
         changing = set()
-        for block, args, kwargs in _first_calls(list(blocks(model)), run):
+        calls, self._last = _first_calls(list(blocks(model)), run)
+        for block, args, kwargs in calls:
             places, changes = _overwrites(block, args, kwargs)
             self._copied |= places
             if changes:
@@ -119,11 +125,16 @@ def protected_inputs(model: torch.nn.Module, targets: Iterable[str], protection:
 _Call = tuple[torch.nn.Module, tuple[Any, ...], dict[str, Any]]
 
 
-def _first_calls(tried: Sequence[torch.nn.Module], run: Callable[[], Any]) -> list[_Call]:
-    """The first call of a block of every class, with copies of its arguments."""
+def _first_calls(
+    tried: Sequence[torch.nn.Module], run: Callable[[], Any]
+) -> tuple[list[_Call], torch.nn.Module | None]:
+    """The first call of a block of every class, with copies of its arguments, and the block that was called last."""
     calls: dict[type, _Call] = {}
+    last = None
 
     def remember(block: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        nonlocal last
+        last = block
         if type(block) not in calls:
             calls[type(block)] = (block, detached(args), detached(kwargs))
 
@@ -132,7 +143,7 @@ def _first_calls(tried: Sequence[torch.nn.Module], run: Callable[[], Any]) -> li
             stack.callback(block.register_forward_pre_hook(remember, with_kwargs=True).remove)
         with torch.no_grad():
             run()
-    return list(calls.values())
+    return list(calls.values()), last
 
 
 def _overwrites(block: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[set[_Place], bool]:

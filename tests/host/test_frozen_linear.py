@@ -137,7 +137,8 @@ def test_what_is_kept_between_the_two_runs_changes_no_bit(name: str, variant: st
 
 def test_outputs_are_really_kept_and_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
     task, calls = Trained("flux", variant="triu", dtype=torch.float32), []
-    module = task.patcher.model.diffusion_model.double_blocks[0].img_mlp[0]
+    network = task.patcher.model.diffusion_model
+    module, last = network.double_blocks[0].img_mlp[0], network.single_blocks[-1].linear1
     original = type(module).forward
     monkeypatch.setattr(type(module), "forward", lambda self, x: (calls.append(self), original(self, x))[1])
     counts = {}
@@ -146,6 +147,7 @@ def test_outputs_are_really_kept_and_let_go(monkeypatch: pytest.MonkeyPatch) -> 
             calls.clear()
             task.loss(0).backward()
             counts[budget] = calls.count(module)
+            assert calls.count(last) == 1  # backward begins with the last block: it never runs twice
     assert counts == {0: 2, 1e9: 1}
 
 
