@@ -39,6 +39,10 @@ class KeptOutputs:
         """Whether anything may be kept."""
         return self._budget > 0
 
+    def begin(self) -> None:
+        """Before a pass: what the last one kept is gone, also what its backward had no need of."""
+        self._used = 0
+
     def give_up(self) -> None:
         """Keep nothing any more."""
         self._budget, self._used = 0, 0
@@ -92,7 +96,7 @@ def _checkpointed(block: torch.nn.Module, protection: Protection, outputs: KeptO
     forward, kind = block.forward, type(block)
 
     def checkpointed(*args: Any, **kwargs: Any) -> Any:
-        if protection.is_last(block):
+        if protection.is_last(block) or not torch.is_grad_enabled():
             return forward(*args, **kwargs)
         kept: _Kept = {}
         runs = 0

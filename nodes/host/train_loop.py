@@ -169,6 +169,7 @@ class _Running:
 
     def _next_loss(self) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
+        self._outputs.begin()
         return self._loss(self._draws.next())
 
     def _loss(self, batches: list[Batch]) -> Tensor:

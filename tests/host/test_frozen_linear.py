@@ -18,6 +18,8 @@ from comfyui_qr_lora.nodes.host.autograd import Protection, aliased_parameters, 
 from comfyui_qr_lora.nodes.host.frozen_linear import attached
 from comfyui_qr_lora.nodes.host.key_map import KeyMap
 from comfyui_qr_lora.nodes.host.recompute import KeptOutputs, checkpointed_blocks
+from comfyui_qr_lora.nodes.host.sample_pictures import SampleSettings
+from comfyui_qr_lora.nodes.host.training_settings import RunSettings
 from comfyui_qr_lora.nodes.host.weights import base_weight
 from comfyui_qr_lora.qrlora_core import TrainableDelta, decompose, select
 from devtools import tiny_models
@@ -149,6 +151,33 @@ def test_outputs_are_really_kept_and_let_go(monkeypatch: pytest.MonkeyPatch) -> 
             counts[budget] = calls.count(module)
             assert calls.count(last) == 1  # backward begins with the last block: it never runs twice
     assert counts == {0: 2, 1e9: 1}
+
+
+def test_a_budget_for_one_step_serves_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples in between, and outputs that no backward asked for, use none of it up."""
+    model = tiny_models.build("sd3")
+    kept = []
+    original = KeptOutputs.begin
+
+    def begin(outputs: KeptOutputs) -> None:
+        kept.append(outputs._used)
+        original(outputs)
+        assert outputs._used == 0
+
+    monkeypatch.setattr(KeptOutputs, "begin", begin)
+    offered: list[int] = []
+    offer = KeptOutputs.offer
+
+    def count(outputs: KeptOutputs, layer: Any, output: Tensor) -> None:
+        before = outputs._used
+        offer(outputs, layer, output)
+        offered.append(outputs._used - before)
+        assert outputs._used == before or torch.is_grad_enabled()
+
+    monkeypatch.setattr(KeptOutputs, "offer", count)
+    train(model, steps=4, gradient_checkpointing=True, run=RunSettings(samples=SampleSettings(every=1, steps=2)))
+    assert any(offered)
+    assert kept[1] == kept[2] == kept[3]
 
 
 @trainable_context()
