@@ -148,11 +148,13 @@ class _Running:
 
     def _step(self) -> float:
         """One update. After an error all is as it was before, random numbers included."""
+        loss = None
         try:
             loss = self._try_step()
         except _OUT_OF_MEMORY:
             if not self._outputs.active:
                 raise
+        if loss is None:  # out here the error is gone, and with it all that its traceback held
             # What was kept to save time may have been too much; without it a step is the same, but slower.
             self._outputs.give_up()
             comfy.model_management.soft_empty_cache()
@@ -218,15 +220,13 @@ class _Running:
             return
         empty = loop.data.empty_caption
         negative = None if empty is None else self._conds[id(empty)]
-        with loop.trainer.averaged():
-            picture = draw_sample(
-                self._guider,
-                loop.samples,
-                self._conds[id(first.captions[0])],
-                negative,
-                first.latent.shape,
-                dict(self._options),
-            )
+        positive, options = self._conds[id(first.captions[0])], dict(self._options)
+        try:
+            with loop.trainer.averaged():
+                picture = draw_sample(self._guider, loop.samples, positive, negative, first.latent.shape, options)
+        except _OUT_OF_MEMORY:  # no reason to end a training
+            loop.monitor.warn("no samples: out of memory while drawing one; the training goes on.")
+            return
         if picture is None:
             loop.monitor.warn("no samples: this model's latents have no preview; connect a VAE to vae.")
         else:

@@ -368,6 +368,25 @@ def test_out_of_memory_says_what_to_lower_and_keeps_what_was_trained(model: Any)
     assert latest_checkpoint("test") is not None
 
 
+def test_out_of_memory_in_the_trial_before_the_first_step_says_what_to_lower(model: Any) -> None:
+    """The error is a stand-in, as above."""
+    with (
+        mock.patch.object(train_loop.Protection, "decide", side_effect=torch.OutOfMemoryError("stand-in")),
+        pytest.raises(
+            TrainingError, match=r"out of memory while training \(latents of 8 x 8\).*Nothing was trained yet"
+        ),
+    ):
+        train(model, steps=2, run=RUN)
+
+
+def test_out_of_memory_in_a_sample_ends_no_training(model: Any) -> None:
+    """The error is a stand-in, as above."""
+    with mock.patch.object(train_loop, "draw_sample", side_effect=torch.OutOfMemoryError("stand-in")):
+        result = train(model, steps=3, run=RunSettings(samples=SampleSettings(every=1, steps=1)))
+    assert_same(result.adapter, train(model, steps=3).adapter)
+    assert any("out of memory while drawing" in note for note in result.notes)
+
+
 def test_an_unknown_error_passes_as_it_is_and_keeps_what_was_trained(model: Any) -> None:
     with (
         raising(lambda: ZeroDivisionError("of another pack"), 2),
