@@ -113,10 +113,8 @@ class Trainer:
             for name, parameter in delta.named_parameters()
         }
         self.optimizer = make_optimizer(list(self._parameters.values()), self.settings)
-        self._average = self._follow(self.settings.ema_decay)
-
-    def _follow(self, decay: float) -> MovingAverage | None:
-        return MovingAverage(self._parameters, decay) if decay else None
+        decay = self.settings.ema_decay
+        self._average = MovingAverage(self._parameters, decay) if decay else None
 
     def step(self, losses: Iterable[Callable[[], Tensor]]) -> float:
         """One update from ``grad_accumulation`` losses; returns their mean, over all processes.
@@ -142,9 +140,12 @@ class Trainer:
         self._update(norm)
         return mean
 
+    def _gradients(self) -> list[Tensor]:
+        return [parameter.grad for parameter in self._parameters.values() if parameter.grad is not None]
+
     def _gather(self, loss: Tensor) -> tuple[float, float]:
         """Average over processes; the loss and the gradients' total norm in a single read from the device."""
-        gradients = [parameter.grad for parameter in self._parameters.values() if parameter.grad is not None]
+        gradients = self._gradients()
         distributed.average([loss, *gradients])
         norm = torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
         mean, total = torch.stack([loss, norm.to(loss)]).tolist()
@@ -153,8 +154,7 @@ class Trainer:
     def _update(self, norm: float) -> None:
         limit = self.settings.max_grad_norm
         if limit and norm > limit:
-            gradients = [parameter.grad for parameter in self._parameters.values() if parameter.grad is not None]
-            torch._foreach_mul_(gradients, limit / norm)
+            torch._foreach_mul_(self._gradients(), limit / norm)
         factor = rate_factor(self.settings, self.updates, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.learning_rate * factor

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ...qrlora_core import TrainableDelta
+from .autograd import replaced_forward
 from .key_map import Target
 from .recompute import KeptOutputs
 
@@ -39,19 +40,8 @@ def attached(
         for name, module in model.named_modules():
             members = by_module.get(name, [])
             if members or (isinstance(module, torch.nn.Linear) and _weight_getter(module) is not None):
-                stack.enter_context(_replaced_forward(module, members, outputs))
+                stack.enter_context(replaced_forward(module, _forward(module, module.forward, members, outputs)))
         yield
-
-
-@contextlib.contextmanager
-def _replaced_forward(
-    module: Any, members: Sequence[tuple[Target, TrainableDelta]], outputs: KeptOutputs
-) -> Iterator[None]:
-    module.forward = _forward(module, module.forward, members, outputs)
-    try:
-        yield
-    finally:
-        del module.forward  # the class's own method shows again
 
 
 def _forward(

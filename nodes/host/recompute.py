@@ -15,7 +15,7 @@ import torch
 import torch.utils.checkpoint
 from torch import Tensor
 
-from .autograd import Protection, blocks, copied
+from .autograd import Protection, blocks, copied, replaced_forward
 
 # The block call that runs now: whether it is its second run, and what it kept, by layer, with tensor versions.
 _Kept = dict[torch.nn.Module, list[tuple[Tensor, int]]]
@@ -82,14 +82,10 @@ def checkpointed_blocks(
     model: torch.nn.Module, protection: Protection, outputs: KeptOutputs, *, enabled: bool
 ) -> Iterator[None]:
     """Within the context, every block of a network runs again in backward instead of keeping its activations."""
-    changed = list(blocks(model)) if enabled else []
-    try:
-        for block in changed:
-            block.forward = _checkpointed(block, protection, outputs)
+    with contextlib.ExitStack() as stack:
+        for block in blocks(model) if enabled else ():
+            stack.enter_context(replaced_forward(block, _checkpointed(block, protection, outputs)))
         yield
-    finally:
-        for block in changed:
-            del block.forward  # the class's own method shows again
 
 
 def _checkpointed(block: torch.nn.Module, protection: Protection, outputs: KeptOutputs) -> Callable[..., Any]:

@@ -31,11 +31,6 @@ class Run:
         """Whether checkpoints are wanted at all."""
         return self._keep > 0
 
-    @property
-    def name(self) -> str:
-        """The folder's name below that of all checkpoints, as a user reads it."""
-        return f"output/{self.folder.relative_to(output_folder().parent).as_posix()}"
-
     def write(self, state: TrainingState, updates: int) -> str:
         """Write a checkpoint, then remove those that are too many; returns its name for ``resume_from``.
 

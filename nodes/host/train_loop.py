@@ -123,7 +123,6 @@ class _Running:
             record = loop.resumed.record
             self._draws.restore(loop.resumed.tensors["generator"], record["waiting"])
         self._before = self._draws.state()
-        self.started = False
 
     def _new_draws(self) -> Draws:
         loop = self.loop
@@ -135,7 +134,7 @@ class _Running:
 
     def train(self) -> None:
         """All steps, until the last or until it is asked to stop."""
-        loop, self.started = self.loop, True
+        loop = self.loop
         while loop.trainer.updates < loop.steps and not (loop.report.stopping and loop.trainer.updates):
             start = time.monotonic()
             loss = self._step()

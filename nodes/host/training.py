@@ -123,7 +123,7 @@ def _result(loop: Loop, adapter: QRLoRA, settings: TrainingSettings) -> Training
 
 def _never_trained(adapter: QRLoRA) -> list[str]:
     """A note on layers without any gradient: the last block of some models throws a part of its output away."""
-    idle = [path for path, layer in adapter.layers.items() if not any(term.delta_r.any() for term in layer.terms[:1])]
+    idle = [path for path, layer in adapter.layers.items() if not layer.terms[0].delta_r.any()]
     if not idle:
         return []
     share = f"{len(idle)} of {len(adapter.layers)} layers"

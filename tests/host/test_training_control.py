@@ -64,7 +64,7 @@ def raising(error: Callable[[], BaseException], after: int, times: int = 1) -> I
 
     def batch_loss(running: Any, batch: Any) -> Any:
         loss = original(running, batch)
-        if running.started and running.loop.trainer.updates == after and len(raised) < times:
+        if torch.is_grad_enabled() and running.loop.trainer.updates == after and len(raised) < times:
             raised.append(1)
             raise error()
         return loss
