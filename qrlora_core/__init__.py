@@ -5,7 +5,9 @@ Generation", ICCV 2025 (arXiv 2507.04599). Not to be confused with arXiv 2508.21
 """
 
 from .adapter import Layer, QRLoRA, Term
-from .checkpoint import load_adapter, save_adapter
+from .analysis import compare
+from .basis import BasisStore
+from .checkpoint import FORMATS, load_adapter, save_adapter
 from .decompose import Factors, decompose
 from .errors import (
     AdapterError,
@@ -17,17 +19,21 @@ from .errors import (
     TrainingError,
 )
 from .merge import merge
+from .modes import null_space, ties
 from .objective import ObjectiveSettings
 from .optimizers import OptimizerSettings
+from .rebase import Rebased, overall_energy, rebase_layer, reduce_layer, require_captured
 from .schedule import Schedule
 from .targets import PRESETS, select
 from .train import TrainableDelta, Trainer
 from .training_state import TrainingState, load_training, save_training
 
 __all__ = [
+    "FORMATS",
     "PRESETS",
     "AdapterError",
     "AdapterFileError",
+    "BasisStore",
     "DecompositionError",
     "Factors",
     "Layer",
@@ -35,6 +41,7 @@ __all__ = [
     "OptimizerSettings",
     "QRLoRA",
     "QRLoRAError",
+    "Rebased",
     "Schedule",
     "ScheduleError",
     "TargetError",
@@ -43,11 +50,18 @@ __all__ = [
     "Trainer",
     "TrainingError",
     "TrainingState",
+    "compare",
     "decompose",
     "load_adapter",
     "load_training",
     "merge",
+    "null_space",
+    "overall_energy",
+    "rebase_layer",
+    "reduce_layer",
+    "require_captured",
     "save_adapter",
     "save_training",
     "select",
+    "ties",
 ]

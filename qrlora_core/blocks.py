@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from .adapter import Layer, QRLoRA
+from .adapter import Layer, QRLoRA, Term
 from .errors import TargetError
 
 Rule = tuple[str, float]
@@ -68,5 +68,10 @@ def _names_block(name: str, pattern: str) -> bool:
 def _times(layer: Layer, factor: float) -> Layer:
     if factor == 1:
         return layer
-    # base_r belongs to the old scaling, so it goes.
-    return Layer(tuple(replace(term, alpha=term.alpha * factor, base_r=None) for term in layer.terms))
+    return Layer(tuple(_scaled(term, factor) for term in layer.terms))
+
+
+def _scaled(term: Term, factor: float) -> Term:
+    # The basis stays that of the base weight: scaling * base_r = q.T @ base_weight before and after.
+    base_r = None if term.base_r is None else term.base_r / factor
+    return replace(term, alpha=term.alpha * factor, base_r=base_r)

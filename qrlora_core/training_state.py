@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .adapter import QRLoRA
 from .checkpoint import STATE_KEY, STATE_PREFIX, load_adapter, save_adapter
 from .errors import AdapterFileError
+from .safetensors_file import reading
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def load_training(path: str | os.PathLike[str]) -> TrainingState:
             f"{source.name}: this is a finished adapter, not a checkpoint of a training, so no training can go on "
             "from it. Choose a file from the folder checkpoints."
         )
-    with safe_open(source, framework="pt") as file:
+    with reading(source) as file:
         names = [key for key in file.keys() if key.startswith(STATE_PREFIX)]  # noqa: SIM118
         tensors = {name.removeprefix(STATE_PREFIX): file.get_tensor(name) for name in names}
     return TrainingState(adapter, tensors, record)
@@ -72,9 +72,9 @@ def read_record(path: str | os.PathLike[str]) -> dict[str, Any] | None:
         AdapterFileError: not a readable file.
     """
     source = Path(path)
+    with reading(source) as file:
+        text = file.metadata().get(STATE_KEY)
     try:
-        with safe_open(source, framework="pt") as file:
-            text = (file.metadata() or {}).get(STATE_KEY)
         return None if text is None else dict(json.loads(text))
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise AdapterFileError(f"{source.name}: not a readable checkpoint ({error}); choose another.") from error

@@ -33,7 +33,9 @@ def test_factors(rules: str, factors: list[float]) -> None:
     for path, factor in zip(PATHS, factors, strict=True):
         expected = factor * source.layers[path].delta_weight()
         assert torch.allclose(scaled.layers[path].delta_weight(), expected, rtol=1e-6)
-        assert (scaled.layers[path].terms[0].base_r is None) == (factor != 1)  # it belongs to the old scaling
+        before, after = source.layers[path].terms[0], scaled.layers[path].terms[0]
+        # scaling * R = Q^T W holds as before, for the base weight is the same.
+        assert torch.allclose(after.scaling * after.base_r, before.scaling * before.base_r, rtol=1e-6)
 
 
 def test_zero_drops_the_layer_and_the_source_stays() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import pickle
 import re
 import stat
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from comfyui_qr_lora.qrlora_core import (
@@ -21,7 +23,7 @@ from comfyui_qr_lora.qrlora_core import (
     merge,
     save_adapter,
 )
-from comfyui_qr_lora.qrlora_core import checkpoint as checkpoint_module
+from comfyui_qr_lora.qrlora_core import safetensors_file as file_module
 from comfyui_qr_lora.qrlora_core.checkpoint import describe
 from comfyui_qr_lora.tests.core import oracle
 from comfyui_qr_lora.tests.core.oracle import normal, orthonormal
@@ -193,7 +195,7 @@ class TestWriting:
             Path(filename).write_bytes(b"half a file")
             raise problem
 
-        monkeypatch.setattr(checkpoint_module, "save_file", full_disk)
+        monkeypatch.setattr(file_module, "save_file", full_disk)
         expected = KeyboardInterrupt if isinstance(problem, KeyboardInterrupt) else AdapterFileError
         with pytest.raises(expected) as caught:
             save_adapter(adapter(term(5)), path)
@@ -212,7 +214,7 @@ class TestWriting:
             save_file(tensors, filename, metadata=metadata)
             load_adapter(filename)
 
-        monkeypatch.setattr(checkpoint_module, "save_file", observed)
+        monkeypatch.setattr(file_module, "save_file", observed)
         save_adapter(adapter(), path)
         assert list(tmp_path.iterdir()) == [path]
 
@@ -233,7 +235,11 @@ class TestWriting:
     @pytest.mark.parametrize(
         ("name", "options", "message"),
         [
-            ("a.safetensors", {"format": "tiny"}, "a.safetensors: unknown format 'tiny'; expected 'full'"),
+            (
+                "a.safetensors",
+                {"format": "tiny"},
+                "a.safetensors: unknown format 'tiny'; expected one of full, compact, lora",
+            ),
             ("a.pt", {}, "a.pt: an adapter file ends in .safetensors"),
             ("a", {}, "a: an adapter file ends in .safetensors"),
             ("a.safetensors.tmp", {}, "a.safetensors.tmp: an adapter file ends in .safetensors"),
@@ -308,6 +314,94 @@ class TestFilesThatAreNone:
             noise = torch.randint(0, 256, (500,), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
             path.write_bytes(bytes(noise.tolist()))
             refuses(path)
+
+
+class TestMemory:
+    @staticmethod
+    def overwrite(path):
+        """Zeros in the place of all tensors, in the same file."""
+        length = header_length(path)
+        with path.open("r+b") as file:
+            file.seek(8 + length)
+            file.write(bytes(path.stat().st_size - 8 - length))
+
+    def test_what_was_loaded_is_no_view_of_the_file(self, tmp_path):
+        """Users copy files over those in use. A mapped file would change what was loaded, or end the process."""
+        path = save_adapter(adapter(), tmp_path / "a.safetensors")
+        loaded = load_adapter(path)
+        self.overwrite(path)
+        assert_same_bits(loaded, adapter())
+        assert not bool(load_adapter(path).layers[MODULE].delta_weight().any())
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float8_e4m3fn])
+    def test_is_read_the_same_by_a_safetensors_that_tells_no_order(self, tmp_path, monkeypatch, dtype):
+        path = saved(tmp_path, {key: value.to(dtype) for key, value in published().items()})
+        expected = load_adapter(path)
+
+        class Older:
+            def __init__(self, *args, **kwargs):
+                self._file = safe_open(*args, **kwargs)
+
+            def __enter__(self):
+                self._file.__enter__()
+                return self
+
+            def __exit__(self, *problem):
+                self._file.__exit__(*problem)
+
+            def __getattr__(self, name):
+                if name == "offset_keys":
+                    raise AttributeError(name)
+                return getattr(self._file, name)
+
+        monkeypatch.setattr(file_module, "safe_open", Older)
+        loaded = load_adapter(path)
+        self.overwrite(path)
+        assert_same_bits(loaded, expected)
+        assert expected.layers[MODULE].terms[0].q.dtype == dtype
+
+    def test_a_file_that_is_cut_short_while_it_is_read(self, tmp_path):
+        path = saved(tmp_path, published())
+        with file_module.reading(path) as file:
+            os.truncate(path, header_length(path) + 20)
+            with pytest.raises(AdapterFileError, match=r"bad\.safetensors.*cut short while"):
+                file.get_tensor(f"{MODULE}.lora.q.weight")
+
+    def test_a_tensor_of_many_dimensions(self, tmp_path):
+        tensors = published()
+        tensors[f"{MODULE}.lora.q.weight"] = tensors[f"{MODULE}.lora.q.weight"].reshape(OUT, RANK, *[1] * 60)
+        assert len(refuses(saved(tmp_path, tensors), "a tensor has 62 dimensions", f"{MODULE}.lora.q.weight")) < 400
+
+    def test_a_header_longer_than_any(self, tmp_path, monkeypatch):
+        path = saved(tmp_path, published(), metadata={"note": "x" * 2000})
+        monkeypatch.setattr(file_module, "_LONGEST_HEADER", header_length(path))
+        assert load_adapter(path).layers
+        monkeypatch.setattr(file_module, "_LONGEST_HEADER", header_length(path) - 1)
+        refuses(path, f"its header says that it is {header_length(path)} bytes long")
+
+    def test_too_many_tensors(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(file_module, "_MOST_TENSORS", 3)
+        assert load_adapter(saved(tmp_path, published())).layers
+        refuses(saved(tmp_path, changed(alpha=torch.tensor(1.0))), "holds 4 tensors")
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        "module", ["a\0b", "a\nb", "a\x1b[31mb", "a\u202eb", "a\u2028b", "x" * 501, "x" * 10**6, "\ue000"]
+    )
+    def test_that_cannot_be_shown_are_refused(self, tmp_path, module):
+        for tensors in (published(module=module), {f"{module}.lora_up.weight": torch.ones(2, 2)}):
+            message = refuses(saved(tmp_path, tensors), "the name of a tensor is too long or cannot be shown")
+            assert message.isprintable()
+            assert len(message) < 600
+
+    @pytest.mark.parametrize("module", ["../../x", "/etc/passwd", "C:\\x", "..", "Füße.猫", "a b", "<img src=x>"])
+    def test_are_names_of_layers_and_no_paths(self, tmp_path, module):
+        loaded = load_adapter(saved(tmp_path, published(module=module)))
+        assert list(loaded.layers) == [module]
+        path = save_adapter(loaded, tmp_path / "again" / "a.safetensors")
+        assert_same_bits(load_adapter(path), loaded)
+        assert {file.name for file in tmp_path.rglob("*") if file.is_file()} == {"bad.safetensors", "a.safetensors"}
 
 
 class Bomb:
@@ -421,19 +515,32 @@ class TestOtherKinds:
             ("unet.blocks.0.to_q_lora.down.weight", "unet.blocks.0.to_q_lora.up.weight"),
         ],
     )
-    def test_an_ordinary_lora(self, tmp_path, names):
-        refuses(saved(tmp_path, {name: torch.ones(2, 2) for name in names}), "ordinary LoRA", names[0], "LoRA loader")
+    def test_an_ordinary_lora_is_loaded(self, tmp_path, names):
+        """Its deltas are in test_lora, its names in test_lora_layout."""
+        down, up = normal(2, WIDTH, seed=1), normal(OUT, 2, seed=2)
+        path = saved(tmp_path, dict(zip(names, (down, up), strict=True)))
+        (layer,) = load_adapter(path).layers.values()
+        assert oracle.error(layer.delta_weight(), up.double() @ down.double()) < 1e-6
+        refuses(saved(tmp_path, {names[0]: down}), "expected up.weight and down.weight, found no up")
+
+    @pytest.mark.parametrize("key", ["x.lora_down.weight", "x.lora_compact.sketch"])
+    def test_two_layouts_in_one_file(self, tmp_path, key):
+        refuses(
+            saved(tmp_path, {**published(), key: torch.ones(2, 2)}), "not an adapter" if "down" in key else "compact"
+        )
 
     def test_the_companion_file_of_residuals(self, tmp_path):
         refuses(saved(tmp_path, {f"{MODULE}.residual.weight": torch.ones(2, 2)}), "residuals", "not needed")
 
     def test_a_checkpoint(self, tmp_path):
         tensors = {f"model.diffusion_model.block.{i}.weight": torch.ones(1) for i in range(9)}
-        message = refuses(saved(tmp_path, tensors), "not a QR-LoRA adapter", "model.diffusion_model.block.0.weight")
+        message = refuses(
+            saved(tmp_path, tensors), "not an adapter", "ordinary LoRA", "model.diffusion_model.block.0.weight"
+        )
         assert len(message) < 400
 
     def test_no_tensors(self, tmp_path):
-        refuses(saved(tmp_path, {}), "not a QR-LoRA adapter", "found no tensors")
+        refuses(saved(tmp_path, {}), "not an adapter", "found no tensors")
 
     def test_an_unknown_tensor_among_known_ones_is_not_skipped(self, tmp_path):
         refuses(saved(tmp_path, {**published(), f"{MODULE}.lora.dora_scale": torch.ones(1)}), "dora_scale")
@@ -463,6 +570,13 @@ class TestDescribe:
         assert modelspec["trigger_phrase"] == "a <c> cat"
         assert modelspec["architecture"] == "stable-diffusion-v3-medium/qr-lora"
         assert {"sai_model_spec", "implementation"} <= modelspec.keys()
+
+    def test_an_ordinary_lora_claims_to_be_nothing_else(self, tmp_path):
+        path = save_adapter(QRLoRA(adapter().layers, self.metadata), tmp_path / "a.safetensors", format="lora")
+        found = stored(path)[1]
+        assert found["modelspec.architecture"] == "stable-diffusion-v3-medium/lora"
+        assert not {"qr_lora.variant", "qr_lora.format_version"} & found.keys()
+        assert found["qr_lora.triggers"] == "a <c> cat"
 
     def test_our_keys_survive_the_file(self, tmp_path):
         path = save_adapter(QRLoRA(adapter().layers, self.metadata), tmp_path / "a.safetensors")
