@@ -6,7 +6,7 @@ Only widths and depths are reduced. Call `devtools.host.boot()` first.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Generator, Tensor, nn
@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
-__all__ = ["NAMES", "build", "predict", "real_width_flux", "sample_inputs"]
+__all__ = ["NAMES", "build", "example", "predict", "quantized", "real_width_flux", "sample_inputs"]
 
 _CONTEXT_WIDTH = 96
 _CONTEXT_LENGTH = 12
@@ -362,6 +362,42 @@ def build(
     return _patcher(architecture.config, architecture.unet, dtype, compute_dtype, device, seed)
 
 
+def quantized(
+    name: str,
+    form: Literal["scaled", "mixed"],
+    *,
+    compute_dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    seed: int = 0,
+) -> ModelPatcher:
+    """A tiny model whose linear layers are float8 with a scale per weight, as the host loads such checkpoints.
+
+    Args:
+        name: one of `NAMES`.
+        form: ``scaled`` has parameters ``scale_weight``; in ``mixed``, weights are the host's `QuantizedTensor`.
+        compute_dtype: of all other parameters, and what layers compute in.
+        device, seed: as for `build`; the weights are those of `build`, but for rounding.
+    """
+    architecture, plain = _ARCHITECTURES[name], build(name, seed=seed).model.diffusion_model
+    layers = [path for path, module in plain.named_modules() if isinstance(module, nn.Linear)]
+    scale_name = {"scaled": "scale_weight", "mixed": "weight_scale"}[form]
+    state = plain.state_dict()
+    for path in layers:
+        weight = state[f"{path}.weight"]
+        scale = weight.abs().amax() / torch.finfo(torch.float8_e4m3fn).max
+        state |= {f"{path}.weight": (weight / scale).to(torch.float8_e4m3fn), f"{path}.{scale_name}": scale}
+    config = _config(architecture.config, architecture.unet)
+    if form == "scaled":
+        config.scaled_fp8 = torch.float8_e4m3fn
+        config.set_inference_dtype(compute_dtype, None)
+    else:
+        config.layer_quant_config = {path: {"format": "float8_e4m3fn"} for path in layers}
+        config.set_inference_dtype(compute_dtype, compute_dtype)
+    model = config.get_model({}, "")
+    model.diffusion_model.load_state_dict(state)
+    return _on(model, device)
+
+
 def real_width_flux(
     *,
     hidden: int = 3072,
@@ -421,6 +457,23 @@ def sample_inputs(name: str, patcher: ModelPatcher, *, batch: int = 1, seed: int
     }
 
 
+def example(name: str, patcher: ModelPatcher, *, seed: int = 1) -> tuple[dict[str, Any], list[Any]]:
+    """A picture and its caption, as the host's nodes give them: LATENT and CONDITIONING.
+
+    Args:
+        name: the patcher's entry in `NAMES`; "flux" also fits `real_width_flux`.
+        seed: of both.
+    """
+    architecture, generator = _ARCHITECTURES[name], torch.Generator().manual_seed(seed)
+    width = patcher.model.model_config.unet_config.get("context_in_dim", _CONTEXT_WIDTH)
+    latent = torch.randn(1, *architecture.latent, generator=generator)
+    text = torch.randn(1, _CONTEXT_LENGTH, width, generator=generator)
+    options = {"pooled_output": torch.randn(1, architecture.pooled, generator=generator)}
+    if architecture.masked:
+        options["attention_mask"] = torch.ones(1, _CONTEXT_LENGTH, dtype=torch.long)
+    return {"samples": latent}, [[text, options]]
+
+
 def predict(patcher: ModelPatcher, inputs: dict[str, Any]) -> Tensor:
     """The denoised latent, float32, after the host has loaded the model with its patches and injections.
 
@@ -444,15 +497,24 @@ def _patcher(
     device: str | torch.device,
     seed: int,
 ) -> ModelPatcher:
-    import comfy.model_patcher
-    import comfy.supported_models
-
-    config = getattr(comfy.supported_models, config_name)(unet)
+    config = _config(config_name, unet)
     if dtype.itemsize == 1 and compute_dtype is None:
         compute_dtype = torch.float32
     config.set_inference_dtype(dtype, compute_dtype)
     model = config.get_model({}, "")
     _fill(model.diffusion_model, torch.Generator().manual_seed(seed))
+    return _on(model, device)
+
+
+def _config(name: str, unet: dict[str, Any]) -> Any:
+    import comfy.supported_models
+
+    return getattr(comfy.supported_models, name)(unet)
+
+
+def _on(model: nn.Module, device: str | torch.device) -> ModelPatcher:
+    import comfy.model_patcher
+
     load_device = torch.empty(0, device=device).device  # "cuda" with its index, as the host compares devices
     return comfy.model_patcher.ModelPatcher(model, load_device, torch.device("cpu"))
 

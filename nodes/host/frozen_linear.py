@@ -39,7 +39,7 @@ def attached(
     with contextlib.ExitStack() as stack:
         for name, module in model.named_modules():
             members = by_module.get(name, [])
-            if members or (isinstance(module, torch.nn.Linear) and _weight_getter(module) is not None):
+            if members or _weight_getter(module) is not None:
                 stack.enter_context(replaced_forward(module, _forward(module, module.forward, members, outputs)))
         yield
 
@@ -138,13 +138,24 @@ def _weight_getter(module: Any) -> Callable[[Tensor], Tensor] | None:
     kind = type(module)
     if kind.forward is torch.nn.Linear.forward:
         return lambda like: module.weight
-    if not isinstance(module, _HostLinear) or kind.forward is not _HostLinear.forward:
+    scaled = _is_hosts(kind, "scaled_fp8_op.Linear") and isinstance(module.scale_weight, Tensor)
+    if not (scaled or _is_plain(kind) or _is_hosts(kind, "MixedPrecisionOps.Linear")):
         return None
-    if kind.forward_comfy_cast_weights is not _HostLinear.forward_comfy_cast_weights:
-        return None  # scaled float8 and other quantized layers
 
     def cast(like: Tensor) -> Tensor:
-        weight, _ = comfy.ops.cast_bias_weight(module, like)
-        return weight
+        weight, _ = comfy.ops.cast_bias_weight(module, like)  # dequantizes what knows its own scale
+        return weight * module.scale_weight.to(weight) if scaled else weight
 
     return cast
+
+
+def _is_plain(kind: Any) -> bool:
+    """Whether a class computes as the host's linear layer does."""
+    if not issubclass(kind, _HostLinear) or kind.forward is not _HostLinear.forward:
+        return False
+    return kind.forward_comfy_cast_weights is _HostLinear.forward_comfy_cast_weights
+
+
+def _is_hosts(kind: Any, name: str) -> bool:
+    """Whether this is a class of this name that one of the host's functions makes, and no one's own child of it."""
+    return kind.__module__ == comfy.ops.__name__ and kind.__qualname__.endswith(f".{name}")

@@ -81,15 +81,24 @@ class KeptOutputs:
 def checkpointed_blocks(
     model: torch.nn.Module, protection: Protection, outputs: KeptOutputs, *, enabled: bool
 ) -> Iterator[None]:
-    """Within the context, every block of a network runs again in backward instead of keeping its activations."""
+    """Within the context, every block of a network runs again in backward instead of keeping its activations.
+
+    Args:
+        enabled: without it, blocks run once; what the protection copies is copied all the same.
+    """
     with contextlib.ExitStack() as stack:
-        for block in blocks(model) if enabled else ():
-            stack.enter_context(replaced_forward(block, _checkpointed(block, protection, outputs)))
+        for block in blocks(model):
+            forward = protection.guarded(type(block), block.forward)
+            if enabled:
+                forward = _checkpointed(block, forward, protection, outputs)
+            stack.enter_context(replaced_forward(block, forward))
         yield
 
 
-def _checkpointed(block: torch.nn.Module, protection: Protection, outputs: KeptOutputs) -> Callable[..., Any]:
-    forward, kind = block.forward, type(block)
+def _checkpointed(
+    block: torch.nn.Module, forward: Callable[..., Any], protection: Protection, outputs: KeptOutputs
+) -> Callable[..., Any]:
+    kind = type(block)
 
     def checkpointed(*args: Any, **kwargs: Any) -> Any:
         if protection.is_last(block) or not torch.is_grad_enabled():

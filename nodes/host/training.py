@@ -191,7 +191,9 @@ def run_loop(patcher: Any, loop: Loop, dtype: torch.dtype) -> None:
     guider.inner_set_conds({"positive": captions})
     latent = loop.data.examples[0].latent
     batch = latent.expand(loop.batch_size, *latent.shape[1:])  # the host reserves memory for this shape
-    guider.sample(torch.zeros_like(batch), batch, TrainSampler(loop, captions), torch.zeros(1), seed=loop.seed)
+    # As the host runs: a quantized tensor that is moved outside of inference mode can never be used inside again.
+    with torch.inference_mode():
+        guider.sample(torch.zeros_like(batch), batch, TrainSampler(loop, captions), torch.zeros(1), seed=loop.seed)
 
 
 def _captions(data: TrainingSet) -> list[Any]:

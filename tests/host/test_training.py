@@ -148,13 +148,34 @@ def test_gradient_equals_autograd_of_the_patched_weight(name: str, checkpointing
             assert (delta.delta_r.grad - wanted[path].triu()).norm() < 1e-3 * wanted[path].norm() + 1e-9, path
 
 
-def test_a_model_that_cannot_be_differentiated_says_so() -> None:
-    """LTXV changes its residual stream in place behind a functional norm: an error, never a wrong gradient."""
-    patcher = tiny_models.build("ltxv")
-    text = [[torch.randn(1, 12, 96), {"attention_mask": torch.ones(1, 12, dtype=torch.long), "frame_rate": 25}]]
-    for checkpointing in (False, True):
-        with pytest.raises(TrainingError, match="BasicTransformerBlock"):
-            train(patcher, [{"samples": torch.randn(1, 128, 1, 4, 4)}], [text], gradient_checkpointing=checkpointing)
+class _ChangesAnOutput(torch.nn.Module):
+    """Overwrites what `exp` saved: its result, which no copy of an input saves."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.exp()
+        z = y.add(1)
+        y.add_(1)
+        return z
+
+
+class _ChangesAFactor(torch.nn.Module):
+    """Overwrites what a function saved that itself changes its first input: that one may not be a copy."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, gate = x.clone(), x.tanh()
+        x.mul_(gate)
+        gate.add_(1)
+        return x
+
+
+@pytest.mark.parametrize("kind", [_ChangesAnOutput, _ChangesAFactor])
+def test_a_model_that_cannot_be_differentiated_says_so(kind: Any) -> None:
+    """An error, never a wrong gradient."""
+    block = kind()
+    block.inner = torch.nn.Linear(1, 1)  # a module without any is no block
+    network = torch.nn.Sequential(torch.nn.Sequential(block))
+    with trainable_context(), pytest.raises(TrainingError, match=f"{kind.__name__} overwrites"):
+        Protection().decide(network, lambda: network(torch.ones(3)))
 
 
 class _Apply(torch.nn.Module):
