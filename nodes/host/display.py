@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from comfy_api.latest import io
 from server import PromptServer
+
+_LONGEST = 20_000
+# Control characters, those that turn the direction of text, and halves of characters, which no message can carry.
+_NO_TEXT = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_BRACKETS = str.maketrans("<>", "‹›")
+# What the renderers make a link, a picture or a character of, and a placeholder that one of them trips over.
+_ACTIVE = re.compile(r"\[(?=\[)|\](?=[(:\[])|:(?=//)|www(?=\.)|@|&(?=[#\w])|_(?=_LNK\d)", re.IGNORECASE)
+_JOINER = "\u2060"  # invisible, and no part of any markup
 
 
 def show_text(node: type[io.ComfyNode], text: str) -> None:
@@ -19,9 +28,21 @@ def text_shower(node: type[io.ComfyNode]) -> Callable[[str], None]:
 
     def show(text: str) -> None:
         if server is not None and own_id:
-            server.send_progress_text(text, own_id)
+            server.send_progress_text(as_plain_text(text), own_id)
 
     return show
+
+
+def as_plain_text(text: str) -> str:
+    """Text that every renderer of the host shows as it is.
+
+    What is shown holds file names, layer names and metadata, which anybody may have written. One renderer takes it
+    for HTML and cleans nothing, the other for Markdown, which may hold HTML; escaped for one, it would look wrong in
+    the other. So brackets become look-alikes, and what acts without them is broken by an invisible character.
+    """
+    if len(text) > _LONGEST:
+        text = text[:_LONGEST] + "…"
+    return _ACTIVE.sub(rf"\g<0>{_JOINER}", _NO_TEXT.sub("", text).translate(_BRACKETS))
 
 
 def node_id(node: type[io.ComfyNode]) -> str:

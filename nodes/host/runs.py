@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...qrlora_core import AdapterFileError, TrainingError, TrainingState, save_training
-from .files import output_folder
+from .files import is_inside, output_folder, relative_parts, require_inside
 
 _FOLDER = "checkpoints"
-_CHECKPOINT = re.compile(r"^step_(\d{8})\.safetensors$")
-_NAME = re.compile(r"^[\w][\w .-]*$")
+_NAME = re.compile(r"\w[\w .-]*")
+_RUN = re.compile(rf"({_NAME.pattern})_([0-9]+)")
+_CHECKPOINT = re.compile(r"step_([0-9]{8})\.safetensors")
 
 
 class Run:
@@ -48,13 +49,16 @@ def new_run(run_name: str, keep: int) -> Run:
 
     Raises:
         TrainingError: a name that is no plain folder name.
+        AdapterFileError: a name that some system does not allow, or a folder of checkpoints that leads elsewhere.
     """
-    if not _NAME.match(run_name):
+    if not _NAME.fullmatch(run_name):
         raise TrainingError(
             f"run_name: expected a plain name such as 'cat' (no slashes, not empty), found {run_name!r}."
         )
     taken = [number for number, _ in _runs(run_name)]
-    return Run(_root() / f"{run_name}_{max(taken, default=0) + 1:05}", keep)
+    folder, what = _root() / f"{run_name}_{max(taken, default=0) + 1:05}", f"run_name {run_name!r}"
+    relative_parts(run_name, what, str(_root()), added="_00001")
+    return Run(require_inside(folder, what), keep)
 
 
 def resumed_run(checkpoint: Path, run_name: str, keep: int) -> Run:
@@ -79,13 +83,16 @@ def checkpoint_path(name: str) -> Path:
     Raises:
         AdapterFileError: no such checkpoint, or a name that leads out of the folder.
     """
-    path = _root() / os.path.normpath(name.replace("\\", "/"))
-    if path.parent.parent != _root() or not _CHECKPOINT.match(path.name) or not path.is_file():
-        raise AdapterFileError(
-            f"resume_from: no checkpoint {name!r} in {_root()}. It was moved, renamed or deleted. Press R to refresh "
-            "the list, choose another, or choose none to start anew."
-        )
-    return path
+    folder, _, file = name.replace("\\", "/").partition("/")
+    path = _root() / folder / file
+    if _RUN.fullmatch(folder) and _CHECKPOINT.fullmatch(file):
+        require_inside(path, f"resume_from {name!r}")
+        if os.path.isfile(path):  # noqa: PTH113 (`Path.is_file` raises where it may not look)
+            return path
+    raise AdapterFileError(
+        f"resume_from: no checkpoint {name!r} in {_root()}. It was moved, renamed or deleted. Press R to refresh "
+        "the list, choose another, or choose none to start anew."
+    )
 
 
 def latest_checkpoint(run_name: str) -> Path | None:
@@ -104,15 +111,16 @@ def checkpoint_name(path: Path) -> str:
 
 
 def _runs(run_name: str = "") -> Iterator[tuple[int, Path]]:
-    """(number, folder) of all runs, or of those with this name."""
+    """(number, folder) of all names that are taken by runs, or by those with this name."""
     for folder in _root().iterdir() if _root().is_dir() else ():
-        name, _, number = folder.name.rpartition("_")
-        if folder.is_dir() and number.isdigit() and run_name in ("", name):
-            yield int(number), folder
+        match = _RUN.fullmatch(folder.name)
+        if match and run_name in ("", match[1]):
+            yield int(match[2]), folder
 
 
 def _checkpoints(folder: Path) -> Iterator[tuple[int, Path]]:
-    """(updates, file) of a run's checkpoints."""
-    for path in folder.iterdir() if folder.is_dir() else ():
-        if match := _CHECKPOINT.match(path.name):
+    """(updates, file) of a run's checkpoints; what a link leads to elsewhere is none."""
+    for path in folder.iterdir() if folder.is_dir() and is_inside(folder) else ():
+        match = _CHECKPOINT.fullmatch(path.name)
+        if match and path.is_file() and is_inside(path):
             yield int(match[1]), path
