@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .blocks import Blocks
+from .compare import Compare
 from .grid import Grid
 from .host.control import register_routes
 from .host.files import register_folders
@@ -12,6 +13,7 @@ from .load import Load
 from .merge import Merge
 from .objective import Objective
 from .optimizer import Optimizer
+from .rebase import Rebase
 from .save import Save
 from .schedule import Schedule
 from .sweep import Sweep
@@ -20,11 +22,16 @@ from .training_data import TrainingData
 
 
 class QRLoRAExtension(ComfyExtension):
-    """Train, save, load and merge QR-LoRA adapters."""
+    """Train, save, load, merge and compare QR-LoRA adapters."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """All nodes, in the order of the menu."""
-        return [Load, Merge, Train, Save, Objective, Optimizer, TrainingData, Schedule, Blocks, Sweep, Grid]
+        return [
+            *(Load, Merge, Train, Save),
+            *(Objective, Optimizer, TrainingData),
+            *(Schedule, Blocks, Sweep, Grid),
+            *(Rebase, Compare),
+        ]
 
 
 async def comfy_entrypoint() -> QRLoRAExtension:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from comfy_api.latest import io
 
-from ..qrlora_core import AdapterFileError, load_adapter
+from ..qrlora_core import AdapterFileError
 from .host.display import show_text
 from .host.files import adapter_names, adapter_path
+from .host.loading import FILE_KINDS, load
 from .host.report import describe_adapter
 from .sockets import CATEGORY, QRLoRASocket
 
@@ -21,14 +24,28 @@ class Load(io.ComfyNode):
             node_id="QRLoRA_Load",
             display_name="Load QR-LoRA",
             category=CATEGORY,
-            description="Loads a QR-LoRA adapter from models/qr_loras, models/loras or output/qr_loras. "
-            "Connect it to QR-LoRA Merge.",
+            description="Loads a QR-LoRA adapter or an ordinary LoRA from models/qr_loras, models/loras or "
+            "output/qr_loras. Connect it to QR-LoRA Merge.",
             inputs=[
                 io.Combo.Input(
                     "adapter_name",
                     options=adapter_names(),
                     tooltip="The adapter file; the first part of the name is its folder. "
                     "Files saved while ComfyUI runs appear after pressing R.",
+                ),
+                io.Combo.Input(
+                    "file_kind",
+                    options=list(FILE_KINDS),
+                    default=FILE_KINDS[0],
+                    optional=True,
+                    tooltip="auto: whatever the file says it is. published qr: a file of the authors' variant qr, "
+                    "whose lora.up and lora.down replace a part of the base weights; needs model.",
+                ),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="The base model. Only for file_kind published qr, and for compact files whose basis is not "
+                    "on this machine yet.",
                 ),
             ],
             outputs=[QRLoRASocket.Output(display_name="adapter", tooltip="The adapter, for QR-LoRA Merge.")],
@@ -45,14 +62,14 @@ class Load(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, adapter_name: str) -> str:
+    def fingerprint_inputs(cls, adapter_name: str, **_others: Any) -> str:
         """Changes when the file does, so that it is loaded again."""
         status = adapter_path(adapter_name).stat()
         return f"{adapter_name} {status.st_mtime_ns} {status.st_size}"
 
     @classmethod
-    def execute(cls, adapter_name: str) -> io.NodeOutput:
+    def execute(cls, adapter_name: str, file_kind: str = FILE_KINDS[0], model: Any = None) -> io.NodeOutput:
         """Load the file and show what it is."""
-        adapter = load_adapter(adapter_path(adapter_name))
+        adapter = load(adapter_path(adapter_name), file_kind, model)
         show_text(cls, describe_adapter(adapter))
         return io.NodeOutput(adapter)

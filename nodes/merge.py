@@ -7,8 +7,10 @@ from typing import Any
 from comfy_api.latest import io
 
 from .host.apply import APPLY_MODES, apply_adapters
+from .host.combine import MERGE_MODES
 from .host.display import show_text
 from .host.live import Source
+from .merge_mode import combination, mode_inputs
 from .sockets import CATEGORY, QRLoRASocket, ScheduleSocket
 
 SLOTS = range(1, 9)
@@ -63,6 +65,22 @@ class Merge(io.ComfyNode):
                     )
                     for slot in SLOTS
                 ),
+                io.Clip.Input(
+                    "clip",
+                    optional=True,
+                    tooltip="The text encoder, for ordinary LoRAs that change it too; take the output clip for the "
+                    "prompts.",
+                ),
+                io.Float.Input(
+                    "clip_scale",
+                    default=1.0,
+                    min=-10.0,
+                    max=10.0,
+                    step=0.05,
+                    optional=True,
+                    tooltip="Times each scale, for the layers of the text encoder: 0 leaves it as it is.",
+                ),
+                *mode_inputs(len(SLOTS)),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model with the adapters applied."),
@@ -76,20 +94,33 @@ class Merge(io.ComfyNode):
                     display_name="report",
                     tooltip="Which layers of each adapter were applied, and how.",
                 ),
+                io.Clip.Output(
+                    id="clip_out", display_name="clip", tooltip="The text encoder with the adapters applied."
+                ),
             ],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def execute(cls, model: Any, apply: str = APPLY_MODES[0], **slots: Any) -> io.NodeOutput:
+    def execute(
+        cls,
+        model: Any,
+        apply: str = APPLY_MODES[0],
+        clip: Any = None,
+        clip_scale: float = 1.0,
+        mode: str = MERGE_MODES[0],
+        protect: int = 2,
+        mu: float = 1.0,
+        density: float = 0.5,
+        **slots: Any,
+    ) -> io.NodeOutput:
         """Merge the connected adapters and apply the result."""
-        applied = apply_adapters(model, [_source(slot, slots) for slot in SLOTS if _is_connected(slot, slots)], apply)
+        connected = [slot for slot in SLOTS if slots.get(f"adapter_{slot}") is not None]
+        how = combination(mode, protect, mu, density, connected)
+        sources = [_source(slot, slots) for slot in connected]
+        applied = apply_adapters(model, sources, apply, how=how, clip=clip, clip_scale=clip_scale)
         show_text(cls, applied.report)
-        return io.NodeOutput(applied.model, applied.merged, applied.report)
-
-
-def _is_connected(slot: int, slots: dict[str, Any]) -> bool:
-    return slots.get(f"adapter_{slot}") is not None
+        return io.NodeOutput(applied.model, applied.merged, applied.report, applied.clip)
 
 
 def _source(slot: int, slots: dict[str, Any]) -> Source:

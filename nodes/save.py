@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..qrlora_core import QRLoRA, save_adapter
+from ..qrlora_core import FORMATS, QRLoRA
 from .host.display import show_text
 from .host.files import name_of, new_output_path
+from .host.saving import DTYPES, save
 from .sockets import CATEGORY, QRLoRASocket
 
 
@@ -30,6 +31,22 @@ class Save(io.ComfyNode):
                     tooltip="Start of the file name under output/qr_loras; 'animals/cat' makes a subfolder. "
                     "A number is added, so nothing is overwritten.",
                 ),
+                io.Combo.Input(
+                    "format",
+                    options=list(FORMATS),
+                    default=FORMATS[0],
+                    optional=True,
+                    tooltip="full: all of it. compact: about half the size of an ordinary LoRA; the basis is kept once "
+                    "per base model in models/qr_lora_bases. lora: an ordinary LoRA for every other tool.",
+                ),
+                io.Combo.Input(
+                    "dtype",
+                    options=list(DTYPES),
+                    default=next(iter(DTYPES)),
+                    optional=True,
+                    tooltip="Precision in the file. auto: as it is; for compact float16. In a full file the basis "
+                    "keeps its own, so that adapters go on sharing it.",
+                ),
             ],
             outputs=[
                 io.String.Output(
@@ -43,9 +60,11 @@ class Save(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, adapter: QRLoRA, filename_prefix: str) -> io.NodeOutput:
+    def execute(
+        cls, adapter: QRLoRA, filename_prefix: str, format: str = FORMATS[0], dtype: str = "auto"
+    ) -> io.NodeOutput:
         """Save, and show where."""
-        path = save_adapter(adapter, new_output_path(filename_prefix))
+        path = save(adapter, new_output_path(filename_prefix), format, dtype)
         name = name_of(path)
         show_text(cls, f"saved as {name}")
         return io.NodeOutput(name, ui={"text": (name,)})

@@ -9,7 +9,9 @@ from comfy_api.latest import io
 
 from ..qrlora_core import QRLoRA, QRLoRAError
 from .host.apply import APPLY_MODES, apply_adapters
+from .host.combine import MERGE_MODES
 from .host.live import Source
+from .merge_mode import combination, mode_inputs
 from .sockets import CATEGORY, GridSocket, QRLoRASocket
 
 _MOST_CELLS = 256
@@ -57,6 +59,7 @@ class Sweep(io.ComfyNode):
                     optional=True,
                     tooltip="As in QR-LoRA Merge. patch reloads the model for every cell.",
                 ),
+                *mode_inputs(2),
             ],
             outputs=[
                 io.Model.Output(
@@ -75,6 +78,10 @@ class Sweep(io.ComfyNode):
         adapter_y: QRLoRA | None = None,
         scales_y: str = "",
         apply: str = APPLY_MODES[0],
+        mode: str = MERGE_MODES[0],
+        protect: int = 2,
+        mu: float = 1.0,
+        density: float = 0.5,
     ) -> io.NodeOutput:
         """One model per cell; a cell holds scales, not merged tensors."""
         grid = SweepGrid(
@@ -86,8 +93,9 @@ class Sweep(io.ComfyNode):
         cells = len(grid.scales_x) * max(1, len(grid.scales_y))
         if cells > _MOST_CELLS:
             raise QRLoRAError(f"expected at most {_MOST_CELLS} cells, found {cells}.")
+        how = combination(mode, protect, mu, density, [1] if adapter_y is None else [1, 2])
         models = [
-            apply_adapters(model, _sources(adapter_x, x, adapter_y, y), apply).model
+            apply_adapters(model, _sources(adapter_x, x, adapter_y, y), apply, how=how).model
             for y in grid.scales_y or (None,)
             for x in grid.scales_x
         ]

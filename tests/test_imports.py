@@ -24,7 +24,7 @@ ROOMS = {
     "core": (TENSORS | OPTIONAL, {"core"}),
     "host": (TENSORS | HOST | {"comfy_api"}, {"host", "core"}),
     "sockets": ({"comfy_api"}, set()),
-    "pictures": (TENSORS | {"PIL"}, {"core"}),
+    "pictures": (TENSORS | {"PIL"}, {"pictures", "core"}),
     "nodes": ({"comfy_api"}, {"nodes", "sockets", "pictures", "host", "core"}),
 }
 # No network, no other programs, no pickles, no imports by a computed name.

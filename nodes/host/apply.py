@@ -1,59 +1,125 @@
-"""Apply a merge of adapters to a host model, and report what was applied."""
+"""Apply a merge of adapters to a host model and its text encoder, and report what was applied."""
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
-from ...qrlora_core import QRLoRA, QRLoRAError, ScheduleError, merge
-from .binding import bind
-from .key_map import KeyMap
+from ...qrlora_core import Layer, QRLoRA, QRLoRAError, ScheduleError, merge
+from .base_check import other_base
+from .combine import Combination, combine
 from .live import Source, apply_live
-from .matching import Match, match
+from .matching import Names, match, require_some
 from .patching import apply_patch
-from .report import report_merge
+from .report import SourceReport, described_mode, report_merge
 
 APPLY_MODES = ("live", "patch")
+_ADD = Combination()
+_MODE_KEY = "qr_lora.merge_mode"
 
 
 @dataclass(frozen=True)
 class Applied:
-    """A model with a merge on it, the merge as one adapter, and the report."""
+    """A model, and a text encoder if one was given, with a merge on them; the merge as one adapter; the report."""
 
     model: Any
     merged: QRLoRA
     report: str
+    clip: Any = None
 
 
-def apply_adapters(patcher: Any, sources: Sequence[Source], mode: str) -> Applied:
-    """Merge the sources and apply the result to a clone of the model.
+def apply_adapters(
+    patcher: Any,
+    sources: Sequence[Source],
+    mode: str,
+    *,
+    how: Combination = _ADD,
+    clip: Any = None,
+    clip_scale: float = 1.0,
+) -> Applied:
+    """Merge the sources and apply the result to clones of the model and of the text encoder.
+
+    Args:
+        mode: one of `APPLY_MODES`.
+        how: the merge mode.
+        clip: the host's CLIP, for adapters with layers of a text encoder. There each counts with
+            ``scale * clip_scale`` and without its schedule.
 
     Raises:
-        TargetError, AdapterError: an adapter that does not fit; the given model stays as it is.
+        TargetError, AdapterError: an adapter that does not fit; what was given stays as it is.
         ScheduleError: a schedule with ``patch``, whose weights cannot change while sampling.
         QRLoRAError: an unknown mode, or a layer that the mode cannot serve.
     """
     if mode not in APPLY_MODES:
         raise QRLoRAError(f"apply: expected one of {', '.join(APPLY_MODES)}, found {mode!r}.")
-    merged = merge([(source.adapter, source.scale) for source in sources])
-    apply = _live if mode == "live" else _patch
-    model, matches = apply(patcher, sources, merged)
-    return Applied(model, merged, report_merge(sources, matches, merged))
+    _require_steady(sources, mode)
+    on_model = _Merge(patcher, sources, how)
+    on_clip = _Merge(clip.patcher, _for_text_encoder(sources, clip_scale), how) if clip is not None else None
+    found = [_report(index, source, on_model, on_clip) for index, source in enumerate(sources)]
+    for report in found:
+        if report.text_encoder is None or not report.text_encoder.targets:
+            require_some(patcher, report.source.adapter, report.model)
+    return Applied(
+        on_model.apply(mode),
+        _whole_merge(found, on_model, on_clip, how),
+        report_merge(found, on_model.merged, how, clip_scale),
+        _with_patcher(clip, on_clip.apply(mode)) if on_clip is not None else None,
+    )
 
 
-def _live(patcher: Any, sources: Sequence[Source], merged: QRLoRA) -> tuple[Any, list[Match]]:
-    clone = apply_live(patcher, sources)
-    return clone, [bind(patcher, source.adapter).match for source in sources]
+class _Merge:
+    """The sources on one host model, the diffusion model or the text encoders: matched, combined and summed."""
+
+    def __init__(self, patcher: Any, sources: Sequence[Source], how: Combination) -> None:
+        self.patcher, self._names = patcher, Names(patcher)
+        self.matches = [match(patcher, source.adapter, self._names) for source in sources]
+        fitted = [replace(source, adapter=m.adapter) for source, m in zip(sources, self.matches, strict=True)]
+        self._sources = combine(patcher, fitted, how, self._names)
+        self.merged = merge([(source.adapter, source.scale) for source in self._sources])
+
+    def apply(self, mode: str) -> Any:
+        """A clone of the model with the merge on it."""
+        if mode == "live":
+            return apply_live(self.patcher, self._sources, self._names)
+        return apply_patch(self.patcher, match(self.patcher, self.merged, self._names))
 
 
-def _patch(patcher: Any, sources: Sequence[Source], merged: QRLoRA) -> tuple[Any, list[Match]]:
+def _require_steady(sources: Sequence[Source], mode: str) -> None:
     scheduled = [source.label for source in sources if source.schedule is not None]
-    if scheduled:
+    if mode == "patch" and scheduled:
         raise ScheduleError(
             f"{', '.join(scheduled)}: a schedule needs apply = live: patched weights cannot change while sampling. "
             "Set apply to live, or disconnect the schedule."
         )
-    key_map = KeyMap(patcher.model)
-    matches = [match(patcher, source.adapter, key_map) for source in sources]
-    return apply_patch(patcher, match(patcher, merged, key_map)), matches
+
+
+def _for_text_encoder(sources: Sequence[Source], clip_scale: float) -> list[Source]:
+    return [replace(source, scale=source.scale * clip_scale, schedule=None) for source in sources]
+
+
+def _report(index: int, source: Source, on_model: _Merge, on_clip: _Merge | None) -> SourceReport:
+    matched = on_model.matches[index]
+    base = other_base(on_model.patcher, source.adapter, matched)
+    return SourceReport(source, matched, on_clip.matches[index] if on_clip else None, base)
+
+
+def _whole_merge(reports: Sequence[SourceReport], on_model: _Merge, on_clip: _Merge | None, how: Combination) -> QRLoRA:
+    """All layers of the merge as one adapter; those that neither model has stay in it under their own names."""
+    rest = merge([(_left_out(report), report.source.scale) for report in reports])
+    parts = [rest, on_model.merged, *([on_clip.merged] if on_clip is not None else [])]
+    layers: ChainMap[str, Layer] = ChainMap(*(part.layers for part in parts))  # type: ignore[arg-type]
+    return QRLoRA(MappingProxyType(layers), {**on_model.merged.metadata, _MODE_KEY: described_mode(reports, how)})
+
+
+def _left_out(report: SourceReport) -> QRLoRA:
+    adapter = report.source.adapter
+    return QRLoRA({path: adapter.layers[path] for path in report.left_out}, adapter.metadata)
+
+
+def _with_patcher(clip: Any, patcher: Any) -> Any:
+    clone = clip.clone()
+    clone.patcher = patcher
+    return clone

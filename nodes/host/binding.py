@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ...qrlora_core import QRLoRA, QRLoRAError, Term
-from .key_map import KeyMap, Target
-from .matching import Match, match
+from .key_map import Target
+from .matching import Match, Names, match, remembered
 from .weights import compute_dtype
 
 
@@ -55,20 +55,21 @@ class Binding:
         return self.deltas.model.get(_name(self.match.adapter, path, term))
 
 
-def bind(patcher: Any, adapter: QRLoRA, key_map: KeyMap | None = None) -> Binding:
+def bind(patcher: Any, adapter: QRLoRA, names: Names) -> Binding:
     """The adapter's binding to the patcher's model: made at the first call, found again after.
 
     Raises:
-        TargetError, AdapterError: the adapter does not fit, see `match`.
+        AdapterError: the adapter does not fit, see `match`.
         QRLoRAError: a layer that a forward hook cannot serve.
     """
-    if patcher.model not in adapter.bindings:
-        matched = match(patcher, adapter, key_map)
-        for path, target in matched.targets.items():
-            _require_hookable(patcher, adapter, path, target)
-        with torch.inference_mode(False):  # normal tensors also serve a trainer that runs on a live model
-            adapter.bindings[patcher.model] = _upload(patcher, matched)
-    return adapter.bindings[patcher.model]
+    return remembered(adapter, patcher.model, "binding", lambda: _bind(patcher, match(patcher, adapter, names)))
+
+
+def _bind(patcher: Any, matched: Match) -> Binding:
+    for path, target in matched.targets.items():
+        _require_hookable(patcher, matched.adapter, path, target)
+    with torch.inference_mode(False):  # normal tensors also serve a trainer that runs on a live model
+        return _upload(patcher, matched)
 
 
 def _upload(patcher: Any, matched: Match) -> Binding:

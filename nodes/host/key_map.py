@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import comfy.lora
@@ -15,6 +16,7 @@ from ...qrlora_core import QRLoRA
 
 _WEIGHT = ".weight"
 _HOST_PREFIX = "diffusion_model."
+_PEFT_PREFIX = "base_model.model."
 
 
 @dataclass(frozen=True)
@@ -56,21 +58,43 @@ class KeyMap:
     """All names under which adapters may call the layers of one host model.
 
     Args:
-        model: the host's BaseModel, as in ``ModelPatcher.model``.
+        model: the host's BaseModel, as in ``ModelPatcher.model``, or its text encoders (``CLIP.cond_stage_model``).
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
-        self._shapes = {key: tuple(shape) for key, shape in _weight_shapes(model)}
-        lora_names = comfy.lora.model_lora_keys_unet(model, {})
-        self._published = dict(_published_names(model, lora_names))
+        if hasattr(model, "diffusion_model"):
+            prefix, lora_names = _HOST_PREFIX, comfy.lora.model_lora_keys_unet(model, {})
+            self._published = dict(_published_names(model, lora_names))
+        else:
+            prefix, lora_names, self._published = "", comfy.lora.model_lora_keys_clip(model, {}), {}
+        self._shapes = {key: tuple(shape) for key, shape in _weight_shapes(model, prefix)}
         self._names = lora_names | self._published | dict(_host_names(self._shapes))
 
     def find(self, path: str) -> Target | None:
         """The target of an adapter's module path, or None when this model has no such layer."""
-        for name in (path, f"transformer.{path}", f"unet.{path}", f"{_HOST_PREFIX}{path}"):
+        bare = path.removeprefix(_PEFT_PREFIX).removeprefix("transformer.").removeprefix("unet.")
+        for name in (path, f"transformer.{bare}", f"unet.{bare}", f"{_HOST_PREFIX}{bare}", bare):
             if name in self._names:
                 return self._target(self._names[name])
         return None
+
+    def shape_of(self, key: str) -> tuple[int, ...]:
+        """The shape of a whole host weight."""
+        return self._shapes[key]
+
+    def name_of(self, target: Target) -> str:
+        """The one name for a target: published where it has one, else the host's own."""
+        return self._by_target.get(target, target.module)
+
+    @cached_property
+    def _by_target(self) -> dict[Target, str]:
+        names: dict[Target, str] = {}
+        for name in (*self._published, *self._names):
+            target = self._target(self._published.get(name) or self._names[name])
+            # A whole weight without a published name is called by its module.
+            if target is not None and (name in self._published or target.rows or target.reorder):
+                names.setdefault(target, name)
+        return names
 
     def linear(self, model: torch.nn.Module) -> dict[str, Target]:
         """Every linear layer once, by its published name where it has one, else by the host's own.
@@ -104,9 +128,9 @@ class KeyMap:
         return Target(key, (length, *shape[1:]), (start, length), reorder)
 
 
-def _weight_shapes(model: torch.nn.Module) -> Iterator[tuple[str, torch.Size]]:
+def _weight_shapes(model: torch.nn.Module, prefix: str) -> Iterator[tuple[str, torch.Size]]:
     for key, parameter in model.named_parameters():
-        if key.startswith(_HOST_PREFIX) and key.endswith(_WEIGHT) and parameter.ndim >= 2:
+        if key.startswith(prefix) and key.endswith(_WEIGHT) and parameter.ndim >= 2:
             # GGUF packs the data, not the shape.
             yield key, getattr(parameter, "tensor_shape", parameter.shape)
 

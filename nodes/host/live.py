@@ -17,8 +17,9 @@ from torch import Tensor
 from ...qrlora_core import QRLoRA, QRLoRAError, Schedule
 from ...qrlora_core.merge import Group, group_by_basis
 from .binding import Binding, bind
-from .key_map import KeyMap, Target
+from .key_map import Target
 from .live_layer import LiveLayer, Part
+from .matching import Names
 from .progress import SamplingProgress
 
 
@@ -32,20 +33,19 @@ class Source:
     schedule: Schedule | None = None
 
 
-def apply_live(patcher: Any, sources: Sequence[Source]) -> Any:
-    """A clone of the model whose layers gain ``Q (sum_i scale_i scaling_i delta_r_i) x`` while it samples.
+def apply_live(patcher: Any, sources: Sequence[Source], names: Names) -> Any:
+    """A clone of the model whose layers gain ``Q (sum_i scale_i scaling_i delta_r_i) x`` while it runs.
 
     A scale of zero is dropped: with none left, the clone computes what the given model does, bit for bit.
 
     Raises:
-        TargetError, AdapterError, QRLoRAError: an adapter that does not fit or a layer that cannot be hooked.
+        AdapterError, QRLoRAError: an adapter that does not fit or a layer that cannot be hooked.
     """
     clone = patcher.clone()
     active = [source for source in sources if source.scale != 0 and source.adapter.layers]
     if not active:
         return clone
-    key_map = KeyMap(patcher.model) if any(patcher.model not in s.adapter.bindings for s in active) else None
-    bindings = [bind(patcher, source.adapter, key_map) for source in active]
+    bindings = [bind(patcher, source.adapter, names) for source in active]
     merge = _LiveMerge(active, bindings)
     key = f"qr_lora {uuid.uuid4()}"
     clone.set_injections(key, [PatcherInjection(merge.inject, merge.eject)])

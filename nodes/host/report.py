@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...qrlora_core import QRLoRA
+from ...qrlora_core.lora_layout import IS_LORA, MAY_REPLACE_CORE, NOT_LOADED
 from ...qrlora_core.merge import MERGE_KEY
+from ...qrlora_core.metadata import json_object
 
 if TYPE_CHECKING:
+    from .combine import Combination
     from .live import Source
     from .matching import Match
     from .training import TrainingResult
 
 
+_LONGEST = 200
 _SHOWN_SETTINGS = ("variant", "learning_rate", "optimizer", "schedule", "timesteps", "images")
 _SHOWN_LOSSES = (("first_loss", "first"), ("last_loss", "last"))
 
@@ -23,44 +28,84 @@ _SHOWN_LOSSES = (("first_loss", "first"), ("last_loss", "last"))
 def describe_adapter(adapter: QRLoRA) -> str:
     """``cat.safetensors: 48 layers, rank 16, made for SD3``, and how it was trained where the file tells."""
     base = adapter.metadata.get("qr_lora.base_model")
-    made_for = f", made for {base}" if base else ""
-    lines = [f"{adapter.name}: {len(adapter.layers)} layers, {_ranks(adapter)}{made_for}", *_how_trained(adapter)]
-    return "\n".join(lines)
+    made_for = f", made for {_short(base)}" if base else ""
+    kind = "ordinary LoRA, " if IS_LORA in adapter.metadata else ""
+    lines = [f"{adapter.name}: {kind}{len(adapter.layers)} layers, {_ranks(adapter)}{made_for}"]
+    if NOT_LOADED in adapter.metadata:
+        lines.append(f"not loaded: {adapter.metadata[NOT_LOADED]}")
+    if MAY_REPLACE_CORE in adapter.metadata:
+        lines.append(
+            "its up matrices are orthonormal, as in published QR-LoRA files of the variant qr, which replace a part of "
+            "the base weights: if it is one, set file_kind to published qr and connect the model"
+        )
+    return "\n".join([*lines, *_how_trained(adapter)])
 
 
 def _how_trained(adapter: QRLoRA) -> list[str]:
     """One line of settings and one of figures; the file may tell anything, so what cannot be read is left out."""
-    try:
-        told = dict(json.loads(adapter.metadata.get("qr_lora.training", "{}")))
-    except ValueError:
-        return []
-    settings = [f"{name} {told[name]}" for name in _SHOWN_SETTINGS if name in told]
-    steps = [f"{told['steps_done']} steps"] if "steps_done" in told else []
+    told = json_object(adapter.metadata, "qr_lora.training")
+    settings = [f"{name} {_short(told[name])}" for name in _SHOWN_SETTINGS if name in told]
+    steps = [f"{_short(told['steps_done'])} steps"] if "steps_done" in told else []
     losses = [f"{told[name]:.4g} at {when}" for name, when in _SHOWN_LOSSES if isinstance(told.get(name), float)]
     loss = [f"loss {', '.join(losses)}"] if losses else []
     return [*([", ".join([*steps, *settings])] if steps or settings else []), *loss]
 
 
-def report_merge(sources: Sequence[Source], matches: Sequence[Match], merged: QRLoRA) -> str:
+def _short(told: object) -> str:
+    """What a file says, on one line and no longer than a line."""
+    return " ".join(str(told)[:_LONGEST].split())
+
+
+_TEXT_ENCODER = ("lora_te", "lora_prior_te", "text_encoder", "te1_", "te2_")
+
+
+@dataclass(frozen=True)
+class SourceReport:
+    """What became of one adapter of a merge; ``other_base`` is a sentence, empty where the base is its own."""
+
+    source: Source
+    model: Match
+    text_encoder: Match | None
+    other_base: str
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Names of layers that neither the model nor the connected text encoder has."""
+        if self.text_encoder is None:
+            return self.model.missing
+        lacking = set(self.text_encoder.missing)
+        return tuple(path for path in self.model.missing if path in lacking)
+
+
+def report_merge(reports: Sequence[SourceReport], merged: QRLoRA, how: Combination, clip_scale: float) -> str:
     """One line per adapter, and one for what needs attention.
 
     ``content.safetensors: 48 of 48 layers, rank 16, scale 0.90; shared basis``
     """
-    how = json.loads(merged.metadata[MERGE_KEY])
-    lines = [_line(source, matched, how) for source, matched in zip(sources, matches, strict=True)]
-    lines += [_missing(source, matched) for source, matched in zip(sources, matches, strict=True) if matched.missing]
-    if how["concatenated"]:
+    told = json.loads(merged.metadata[MERGE_KEY])
+    lines = [_line(found, told, clip_scale) for found in reports]
+    if how.mode != "add" and reports:
+        lines.append(described_mode(reports, how))
+    for found in reports:
+        lines += _warnings(found)
+    if told["concatenated"]:
         lines.append(
-            f"different bases in {len(how['concatenated'])} layers: their deltas were added side by side, exactly. "
-            "They were trained on other base models or machines, at another rank, or with the variant qr."
+            f"different bases in {len(told['concatenated'])} layers: their deltas were added side by side, exactly. "
+            "They are ordinary LoRAs, or were trained on other base models or machines, at another rank, or with the "
+            "variant qr."
         )
     return "\n".join(lines) or "no adapter connected: the model is unchanged"
 
 
-def _line(source: Source, matched: Match, how: dict[str, list[str]]) -> str:
-    layers = f"{len(matched.targets)} of {len(source.adapter.layers)} layers, {_ranks(source.adapter)}"
+def _line(found: SourceReport, how: dict[str, list[str]], clip_scale: float) -> str:
+    source, total = found.source, len(found.source.adapter.layers)
+    in_clip = len(found.text_encoder.own_names) if found.text_encoder else 0
+    applied = sum(len(own) for own in found.model.own_names.values())
+    applied += sum(len(own) for own in found.text_encoder.own_names.values()) if found.text_encoder else 0
+    text = f" ({in_clip} in the text encoder at {source.scale * clip_scale:.2f})" if in_clip else ""
+    layers = f"{applied} of {total} layers{text}, {_ranks(source.adapter)}"
     scheduled = ", scheduled" if source.schedule is not None else ""
-    state = "off" if source.scale == 0 else _basis(matched, how)
+    state = "off" if source.scale == 0 else _basis(found.model, how)
     return f"{source.label}: {layers}, scale {source.scale:.2f}{scheduled}; {state}"
 
 
@@ -73,11 +118,32 @@ def _basis(matched: Match, how: dict[str, list[str]]) -> str:
     return f"shared basis in {shared} layers, own basis in {different}" if shared else "own basis"
 
 
-def _missing(source: Source, matched: Match) -> str:
-    return (
-        f"warning: {source.label}: {len(matched.missing)} of its layers do not exist in this model and were "
-        f"left out: {paths_as_text(matched.missing)}"
-    )
+def described_mode(reports: Sequence[SourceReport], how: Combination) -> str:
+    """The merge mode with its settings, by the names of the adapters."""
+    if how.mode == "null_space" and reports:
+        return f"null_space: the others are kept away from {reports[how.protect].source.label}, mu {how.mu:g}"
+    return f"ties: density {how.density:g}" if how.mode == "ties" else how.mode
+
+
+def _warnings(found: SourceReport) -> list[str]:
+    label, warnings = found.source.label, []
+    text = [path for path in found.left_out if path.startswith(_TEXT_ENCODER)]
+    other = [path for path in found.left_out if not path.startswith(_TEXT_ENCODER)]
+    if text and found.text_encoder is None:
+        warnings.append(
+            f"note: {label}: {len(text)} of its layers are for the text encoder and were left out; connect clip to "
+            "QR-LoRA Merge, and its output clip to the prompts"
+        )
+    elif text:
+        other = list(found.left_out)
+    if other:
+        warnings.append(
+            f"warning: {label}: {len(other)} of its layers do not exist in this model and were left out: "
+            f"{paths_as_text(other)}"
+        )
+    if found.other_base:
+        warnings.append(f"warning: {label}: {found.other_base}")
+    return warnings
 
 
 def paths_as_text(paths: Iterable[str], limit: int = 3) -> str:

@@ -34,8 +34,14 @@ def _stored(patcher: Any, key: str) -> tuple[Tensor, Any]:
         weight = patcher.backup[key].weight
     weight = weight.detach()
     if hasattr(weight, "dequantize") and hasattr(weight, "_layout_params"):  # the host's QuantizedTensor
-        return weight.dequantize(), None
+        return _dequantized(weight), None
     return weight, convert
+
+
+def _dequantized(weight: Any) -> Tensor:
+    """In float32: by itself it would take the dtype that it was last used in, and so change its bits."""
+    exact = type(weight)(weight._qdata, weight._layout_type, {**weight._layout_params, "orig_dtype": torch.float32})
+    return exact.dequantize()
 
 
 def fingerprint(patcher: Any, targets: Mapping[str, Target]) -> dict[str, str]:
@@ -52,9 +58,11 @@ def _digest(weight: Tensor) -> str:
 
 def base_name(patcher: Any) -> str:
     """What the host calls the architecture of the model, for example ``SD3`` or ``Flux``."""
-    return type(patcher.model.model_config).__name__
+    return type(getattr(patcher.model, "model_config", patcher.model)).__name__
 
 
 def compute_dtype(patcher: Any) -> torch.dtype:
     """The dtype in which the model computes, which for quantized weights is not their storage dtype."""
+    if not hasattr(patcher.model, "manual_cast_dtype"):
+        return torch.float32  # text encoders: small, and they may compute in another dtype than they are stored in
     return patcher.model.manual_cast_dtype or patcher.model.get_dtype()

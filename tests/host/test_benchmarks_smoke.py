@@ -27,7 +27,8 @@ def run_quick(name: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("name", "claims"), [("tweak", 1), ("memory", 5), ("precision", 5), ("schedule", 1), ("train_quality", 5)]
+    ("name", "claims"),
+    [("tweak", 1), ("memory", 5), ("precision", 5), ("schedule", 1), ("train_quality", 5), ("files", 12)],
 )
 def test_quick_run_prints_claims_that_hold(name: str, claims: int) -> None:
     printed = run_quick(name)

@@ -247,7 +247,9 @@ def broken_files(folder: Path, good: Path) -> dict[str, str]:
     (folder / "pickle.safetensors").write_bytes(pickle.dumps({"a": 1}, protocol=4))
     save_file(tensors | {key: term.delta_r[:4].contiguous()}, folder / "rank.safetensors")
     save_file(tensors | {key: torch.full_like(term.delta_r, float("nan"))}, folder / "nan.safetensors")
-    save_file({"lora_unet_x.lora_down.weight": torch.zeros(2, 2)}, folder / "ordinary.safetensors")
+    half = {"lora_unet_x.lora_down.weight": torch.zeros(2, 2)}
+    save_file(half, folder / "half_a_lora.safetensors")
+    save_file({**half, "lora_unet_x.dora_scale": torch.zeros(2, 1)}, folder / "dora.safetensors")
     wrong_shape = Layer.single(torch.linalg.qr(torch.randn(64, 4)).Q, torch.randn(4, 32))
     save_adapter(QRLoRA({path: wrong_shape}), folder / "shape.safetensors")
     foreign = QRLoRA({"transformer.no.such.layer": layer}, {"qr_lora.base_model": "Flux"})
@@ -260,7 +262,8 @@ def broken_files(folder: Path, good: Path) -> dict[str, str]:
         "pickle.safetensors": "pickle file",
         "rank.safetensors": "rank mismatch",
         "nan.safetensors": "NaN or infinity",
-        "ordinary.safetensors": "ordinary LoRA",
+        "half_a_lora.safetensors": "layer lora_unet_x: expected up.weight and down.weight, found no up",
+        "dora.safetensors": "this is a DoRA",
         "shape.safetensors": "the adapter is for (64, 32)",
         "foreign.safetensors": "It was made for Flux",
         "../../secret.safetensors": "leads out of the folder",

@@ -1,0 +1,54 @@
+"""`QRLoRA_Compare`: two adapters, layer by layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..qrlora_core import QRLoRA
+from ..qrlora_core.analysis import as_json, as_table
+from .host.comparing import compare_on
+from .host.display import show_text
+from .pictures import comparison_plot
+from .sockets import CATEGORY, QRLoRASocket
+
+
+class Compare(io.ComfyNode):
+    """Says how alike two adapters are and where they meet."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """See `io.Schema`."""
+        return io.Schema(
+            node_id="QRLoRA_Compare",
+            display_name="QR-LoRA Compare",
+            category=CATEGORY,
+            description="Compares two adapters, also ordinary LoRAs: how alike Q, dR and R are, how far their column "
+            "and row spaces overlap, where their energy lies, and what a merge gains or loses.",
+            inputs=[
+                QRLoRASocket.Input("adapter_1", tooltip="The first adapter."),
+                QRLoRASocket.Input("adapter_2", tooltip="The second adapter."),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="Connect the model when the two call its layers differently, as files of different "
+                    "trainers do; else layers are matched by their names in the files.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(
+                    id="plot", display_name="plot", tooltip="Energy and interference by block, cosines by layer."
+                ),
+                io.String.Output(id="table", display_name="table", tooltip="Totals, and the layers that matter most."),
+                io.String.Output(id="json", display_name="json", tooltip="All numbers, for other tools."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, adapter_1: QRLoRA, adapter_2: QRLoRA, model: Any = None) -> io.NodeOutput:
+        """Compare, draw, and show the totals."""
+        comparison = compare_on(model, adapter_1, adapter_2)
+        show_text(cls, as_table(comparison, rows=0))
+        return io.NodeOutput(comparison_plot(comparison), as_table(comparison), as_json(comparison))

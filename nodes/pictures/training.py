@@ -1,0 +1,68 @@
+"""How a training goes: its losses and samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from .drawing import INK, PAPER, centred
+
+_CURVE, _FAINT = (31, 99, 190), (168, 190, 222)
+_VIEW_WIDTH, _CURVE_HEIGHT, _STRIP = 640, 200, 5
+
+
+def training_view(losses: Sequence[float], pictures: Sequence[tuple[int, Tensor]]) -> Image.Image:
+    """The loss curve, and under it a strip of the last sample pictures with their steps.
+
+    Args:
+        losses: of every step so far. The faint dots are they, the line their running mean.
+        pictures: (step, picture of (height, width, 3), 0 to 1).
+    """
+    shown = list(pictures)[-_STRIP:]
+    side = _VIEW_WIDTH // _STRIP
+    font = ImageFont.load_default(size=13)
+    canvas = Image.new("RGB", (_VIEW_WIDTH, _CURVE_HEIGHT + (side + 20 if shown else 0)), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    _draw_curve(draw, np.asarray(losses, dtype=np.float64), font)
+    for index, (step, picture) in enumerate(shown):
+        tile = Image.fromarray((picture.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
+        tile.thumbnail((side - 4, side - 4))
+        canvas.paste(tile, (index * side + (side - tile.width) // 2, _CURVE_HEIGHT))
+        centred(draw, f"step {step}", font, index * side + side // 2, _CURVE_HEIGHT + side + 8)
+    return canvas
+
+
+def _draw_curve(draw: ImageDraw.ImageDraw, losses: np.ndarray, font: ImageFont.FreeTypeFont) -> None:
+    left, top, right, bottom = 56, 12, _VIEW_WIDTH - 12, _CURVE_HEIGHT - 24
+    draw.line([(left, top), (left, bottom), (right, bottom)], fill=INK)
+    if losses.size == 0:
+        return
+    mean = _running_mean(losses)
+    # Few bad steps must not flatten the rest; every point is drawn inside the frame all the same.
+    low, high = float(losses.min()), float(max(np.percentile(losses, 98), mean.max()))
+    height = max(high - low, 1e-12)
+    x = left + (right - left) * np.arange(1, losses.size + 1) / losses.size
+    places = np.linspace(0, losses.size - 1, min(losses.size, right - left)).astype(int)
+
+    def y(values: np.ndarray) -> np.ndarray:
+        return np.clip(bottom - (bottom - top) * (values - low) / height, top, bottom)
+
+    draw.point(list(zip(x[places], y(losses[places]), strict=True)), fill=_FAINT)
+    draw.line(list(zip(x[places], y(mean[places]), strict=True)), fill=_CURVE, width=2)
+    draw.text((left - 6, top), f"{high:.3g}", fill=INK, font=font, anchor="rt")
+    draw.text((left - 6, bottom), f"{low:.3g}", fill=INK, font=font, anchor="rb")
+    draw.text((right, bottom + 4), f"step {losses.size}", fill=INK, font=font, anchor="rt")
+    draw.text((left, bottom + 4), f"loss, mean now {mean[-1]:.4g}", fill=INK, font=font, anchor="lt")
+
+
+def _running_mean(values: np.ndarray) -> np.ndarray:
+    """Mean over the twentieth of all values before each, 10 at least."""
+    span = max(10, values.size // 20)
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    ends = np.arange(1, values.size + 1)
+    starts = np.maximum(0, ends - span)
+    return (sums[ends] - sums[starts]) / (ends - starts)
