@@ -51,10 +51,11 @@ import comfy.samplers
 import comfy_extras.nodes_train as stock_train
 from torch import Tensor
 
-from comfyui_qr_lora.nodes.host.autograd import Protection, aliased_parameters, protected_inputs
+from comfyui_qr_lora.nodes.host.autograd import aliased_parameters
 from comfyui_qr_lora.nodes.host.dataset import collect
 from comfyui_qr_lora.nodes.host.key_map import KeyMap
 from comfyui_qr_lora.nodes.host.objective import encode_conditioning, objective_loss
+from comfyui_qr_lora.nodes.host.protection import Protection, protected_inputs
 from comfyui_qr_lora.nodes.host.training import train_adapter
 from comfyui_qr_lora.nodes.host.training_settings import TrainingSettings
 from comfyui_qr_lora.qrlora_core import Trainer, select

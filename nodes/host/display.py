@@ -14,6 +14,7 @@ _NO_TEXT = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u20
 _BRACKETS = str.maketrans("<>", "‹›")
 # What the renderers make a link, a picture or a character of, and a placeholder that one of them trips over.
 _ACTIVE = re.compile(r"\[(?=\[)|\](?=[(:\[])|:(?=//)|www(?=\.)|@|&(?=[#\w])|_(?=_LNK\d)", re.IGNORECASE)
+_LINE_END = "  \n"  # two spaces before: Markdown keeps no other
 _JOINER = "\u2060"  # invisible, and no part of any markup
 
 
@@ -42,7 +43,8 @@ def as_plain_text(text: str) -> str:
     """
     if len(text) > _LONGEST:
         text = text[:_LONGEST] + "…"
-    return _ACTIVE.sub(rf"\g<0>{_JOINER}", _NO_TEXT.sub("", text).translate(_BRACKETS))
+    plain = _ACTIVE.sub(rf"\g<0>{_JOINER}", _NO_TEXT.sub("", text).translate(_BRACKETS))
+    return plain.replace("\n", _LINE_END)
 
 
 def node_id(node: type[io.ComfyNode]) -> str:

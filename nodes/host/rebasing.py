@@ -25,6 +25,7 @@ from .report import paths_as_text
 from .weights import base_name, fingerprint
 
 _SHOWN_LAYERS = 5
+_WHOLE = 0.9999  # of a layer's energy: nothing to tell
 
 
 def rebase(patcher: Any, adapter: QRLoRA, rank: int, minimum: float) -> tuple[QRLoRA, str]:
@@ -101,6 +102,7 @@ def _report(result: QRLoRA, moved: Mapping[str, Rebased], kept: Mapping[str, Lay
     ]  # fmt: skip
     if kept:
         lines.append(f"{len(kept)} layers that this model does not have stay as they were: {paths_as_text(kept)}")
-    worst = sorted(moved.items(), key=lambda item: item[1].captured_energy)[:_SHOWN_LAYERS]
+    losing = [item for item in moved.items() if item[1].captured_energy < _WHOLE]
+    worst = sorted(losing, key=lambda item: item[1].captured_energy)[:_SHOWN_LAYERS]
     lines += [f"{path}: {found.captured_energy:.2%} kept" for path, found in worst]
     return "\n".join(lines)

@@ -15,7 +15,8 @@ import torch
 import torch.utils.checkpoint
 from torch import Tensor
 
-from .autograd import Protection, blocks, copied, replaced_forward
+from .autograd import blocks, copied, replaced_forward
+from .protection import Protection
 
 # The block call that runs now: whether it is its second run, and what it kept, by layer, with tensor versions.
 _Kept = dict[torch.nn.Module, list[tuple[Tensor, int]]]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .training import TrainingResult
 
 
-_LONGEST = 200
+_LONGEST = 500
 _SHOWN_SETTINGS = ("variant", "learning_rate", "optimizer", "schedule", "timesteps", "images")
 _SHOWN_LOSSES = (("first_loss", "first"), ("last_loss", "last"))
 
@@ -52,8 +52,9 @@ def _how_trained(adapter: QRLoRA) -> list[str]:
 
 
 def _short(told: object) -> str:
-    """What a file says, on one line and no longer than a line."""
-    return " ".join(str(told)[:_LONGEST].split())
+    """What a file says, on one line and of bearable length."""
+    text = str(told)
+    return " ".join(text[:_LONGEST].split()) + ("…" if len(text) > _LONGEST else "")
 
 
 _TEXT_ENCODER = ("lora_te", "lora_prior_te", "text_encoder", "te1_", "te2_")

@@ -21,7 +21,7 @@ from ...qrlora_core import (
     TrainingState,
     distributed,
 )
-from .autograd import Protection, aliased_parameters, protected_inputs, trainable_context
+from .autograd import aliased_parameters, trainable_context
 from .control import Report
 from .dataset import TrainingSet
 from .draws import Batch, Draws
@@ -29,6 +29,7 @@ from .frozen_linear import attached
 from .key_map import Target
 from .monitor import Monitor
 from .objective import encode_conditioning, objective_loss
+from .protection import Protection, protected_inputs
 from .recompute import KeptOutputs, checkpointed_blocks
 from .runs import Run
 from .sample_pictures import SampleSettings, draw_sample

@@ -14,9 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from comfyui_qr_lora.nodes.host import train_loop
-from comfyui_qr_lora.nodes.host.autograd import Protection, aliased_parameters, protected_inputs, trainable_context
+from comfyui_qr_lora.nodes.host.autograd import aliased_parameters, trainable_context
 from comfyui_qr_lora.nodes.host.frozen_linear import attached
 from comfyui_qr_lora.nodes.host.key_map import KeyMap
+from comfyui_qr_lora.nodes.host.protection import Protection, protected_inputs
 from comfyui_qr_lora.nodes.host.recompute import KeptOutputs, checkpointed_blocks
 from comfyui_qr_lora.nodes.host.sample_pictures import SampleSettings
 from comfyui_qr_lora.nodes.host.training_settings import RunSettings

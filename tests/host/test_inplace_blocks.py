@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from comfyui_qr_lora.nodes.host import train_loop
-from comfyui_qr_lora.nodes.host.autograd import Protection, protected_inputs, trainable_context
+from comfyui_qr_lora.nodes.host.autograd import trainable_context
+from comfyui_qr_lora.nodes.host.protection import Protection, protected_inputs
 from comfyui_qr_lora.nodes.host.recompute import KeptOutputs, checkpointed_blocks
 from devtools import tiny_models
 

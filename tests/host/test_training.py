@@ -11,16 +11,12 @@ import torch
 from torch import Tensor
 
 from comfyui_qr_lora.nodes.host import training
-from comfyui_qr_lora.nodes.host.autograd import (
-    Protection,
-    aliased_parameters,
-    protected_inputs,
-    trainable_context,
-)
+from comfyui_qr_lora.nodes.host.autograd import aliased_parameters, trainable_context
 from comfyui_qr_lora.nodes.host.dataset import BatchOrder, collect_examples
 from comfyui_qr_lora.nodes.host.frozen_linear import attached
 from comfyui_qr_lora.nodes.host.key_map import KeyMap, Target
 from comfyui_qr_lora.nodes.host.objective import encode_conditioning, objective_loss, sample_sigmas
+from comfyui_qr_lora.nodes.host.protection import Protection, protected_inputs
 from comfyui_qr_lora.nodes.host.recompute import KeptOutputs, checkpointed_blocks
 from comfyui_qr_lora.nodes.host.training_settings import check_settings
 from comfyui_qr_lora.nodes.host.weights import base_weight, fingerprint
