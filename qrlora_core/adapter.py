@@ -71,6 +71,19 @@ class Term:
         return all(map(is_finite, tensors))
 
 
+def split_parameter(path: str) -> tuple[str, str]:
+    """(module, parameter) of a layer that stands for a vector: ``.bias``, or ``.weight`` of a norm; else (path, "")."""
+    for parameter in (".weight", ".bias"):
+        if path.endswith(parameter):
+            return path.removesuffix(parameter), parameter
+    return path, ""
+
+
+def is_vector(path: str) -> bool:
+    """True for a layer that stands for a vector, as a weight (n, 1)."""
+    return split_parameter(path)[1] != ""
+
+
 def is_finite(tensor: Tensor) -> bool:
     """True when no entry is NaN or infinite. A finite sum proves it, and costs a tenth of looking at each."""
     values = tensor.detach().float()

@@ -47,6 +47,26 @@ def from_lora(up: Tensor, down: Tensor, alpha: float = math.nan, mid: Tensor | N
     return Term(q * signs, kept)
 
 
+def from_difference(difference: Tensor) -> Term:
+    """The term that equals a whole difference: of a vector ``q = d / |d|``, ``delta_r = |d|``; of a matrix, its QR.
+
+    Args:
+        difference: (n,), or (out, in, ...).
+
+    Returns:
+        A term in float32 for a weight (n, 1), or of the difference's shape.
+
+    Raises:
+        AdapterError: no entry, or a single number without a dimension.
+    """
+    if difference.ndim == 0 or difference.numel() == 0:
+        raise AdapterError(f"expected a difference with entries, found shape {tuple(difference.shape)}.")
+    whole = difference.detach().float()
+    matrix = whole[:, None] if whole.ndim == 1 else whole.flatten(1)
+    q, rest = torch.linalg.qr(matrix)
+    return Term(q, rest.reshape(rest.shape[0], *(whole.shape[1:] or (1,))))
+
+
 def _check(up: Tensor, down: Tensor, mid: Tensor | None) -> None:
     shapes = f"up {tuple(up.shape)} and down {tuple(down.shape)}"
     if up.ndim < 2 or down.ndim < 2 or 0 in up.shape or 0 in down.shape:

@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .adapter import Layer, QRLoRA
+from .adapter import Layer, QRLoRA, is_vector, split_parameter
 from .errors import AdapterError, AdapterFileError
 from .layout import read_alpha, require_parts, rounded
-from .lora import from_lora, is_nearly_orthonormal, to_lora
+from .lora import from_difference, from_lora, is_nearly_orthonormal, to_lora
 from .metadata import json_object
 from .safetensors_file import shown
 
@@ -39,10 +39,12 @@ _OTHER_KINDS = (
     ("OFT", re.compile(r"\.b?oft_")),
     ("GLoRA", re.compile(r"\.[ab][12]\.weight$")),
     ("IA3", re.compile(r"\.on_input$|\.ia3_")),
-    ("LoRA with whole weights, norms or biases", re.compile(
-        r"\.diff$|\.diff_b$|\.set_weight$|\.w_norm$|\.b_norm$|\.reshape_weight$|\.lora_B(\.[^.]+)?\.bias$|\.lora_up\.bias$"
+    ("LoRA that replaces or reshapes weights", re.compile(
+        r"\.set_weight$|\.reshape_weight$|\.lora_B(\.[^.]+)?\.bias$|\.lora_up\.bias$"
     )),
 )  # fmt: skip
+# Whole differences: of a weight, or of the bias beside it. A vector is a layer under the name of its parameter.
+_DIFFERENCES = {".diff": ".weight", ".w_norm": ".weight", ".diff_b": ".bias", ".b_norm": ".bias"}
 # Embeddings that some trainers put into the file. They are loaded by other nodes; the report says so.
 _EMBEDDING = "bundle_emb."
 # Convolutions in Tucker form are multiplied out, to so many numbers in all, or so many per byte of the file: a kernel
@@ -72,6 +74,9 @@ def _split(key: str) -> tuple[str, str] | None:
                 return key.removesuffix(ending), part
     if match := _PEFT.match(key):
         return match["stem"], _PEFT_PARTS[match["factor"]]
+    for ending, parameter in _DIFFERENCES.items():
+        if key.endswith(ending) and key != ending:
+            return key.removesuffix(ending) + parameter, "difference"
     return None
 
 
@@ -97,17 +102,21 @@ def adapter_of(
     parts, embeddings = _group(source, keys)
     alphas = _Alphas(metadata)
     room = max(_SMALL, _LARGEST_GROWTH * source.stat().st_size)
-    layers, replaced = {}, 0
+    layers: dict[str, Layer] = {}
+    replaced = 0
     for stem, names in parts.items():
         tensors = {part: get(key) for part, key in names.items()}
         try:
-            layers[stem] = _read_layer(tensors, alphas, stem)
+            name, layer = _read_layer(tensors, alphas, stem)
+            if name in layers:
+                raise AdapterError("it has two factors and a whole difference; make the file again with one of them.")
         except (AdapterError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
             raise AdapterFileError(f"{source.name}: layer {stem}: {error}") from error
-        room -= layers[stem].terms[0].delta_r.numel() if "mid" in tensors else 0
+        layers[name] = layer
+        room -= layer.terms[0].delta_r.numel() if "mid" in tensors else 0
         if room < 0:
             raise AdapterFileError(_explain_growth(source))
-        replaced += "alpha" not in tensors and is_nearly_orthonormal(tensors["up"])
+        replaced += "up" in tensors and "alpha" not in tensors and is_nearly_orthonormal(tensors["up"])
     notes = {IS_LORA: "true"}
     if embeddings:
         notes[NOT_LOADED] = f"{embeddings} tensors of bundled embeddings"
@@ -166,12 +175,19 @@ def _explain_other(source: Path, key: str) -> str:
     return f"{source.name}: a LoRA with a tensor that no LoRA has: {key!r}. Nothing was loaded; make the file again."
 
 
-def _read_layer(tensors: Mapping[str, Tensor], alphas: _Alphas, stem: str) -> Layer:
+def _read_layer(tensors: Mapping[str, Tensor], alphas: _Alphas, stem: str) -> tuple[str, Layer]:
+    """The layer and its name, which for a whole difference of a matrix is that of the weight's module."""
+    if "difference" in tensors:
+        require_parts(tensors, ("difference",))
+        difference = tensors["difference"]
+        if difference.ndim != 1 and stem.endswith(".bias"):
+            raise AdapterError(f"expected the difference of a bias as a vector, found {tuple(difference.shape)}.")
+        return stem if difference.ndim == 1 else stem.removesuffix(".weight"), Layer((from_difference(difference),))
     require_parts(tensors, ("up", "down"))
     alpha = read_alpha(tensors.get("alpha"))
     if math.isnan(alpha):
         alpha = alphas.of(stem, tensors["down"].shape[0] if tensors["down"].ndim else 0)
-    return Layer((from_lora(tensors["up"], tensors["down"], alpha, tensors.get("mid")),))
+    return stem, Layer((from_lora(tensors["up"], tensors["down"], alpha, tensors.get("mid")),))
 
 
 class _Alphas:
@@ -217,6 +233,10 @@ def tensors_of(adapter: QRLoRA, dtype: torch.dtype | None = None) -> Iterator[tu
     take kohya's, which every tool for SD1.5 and SDXL reads.
     """
     for (stem, is_peft), layer in _by_stem(adapter).items():
+        if is_vector(stem):
+            key = _difference_key(stem)
+            yield key, rounded(key, layer.delta_weight().flatten(), dtype or torch.float32)
+            continue
         up, down = _balanced(*to_lora(layer))
         names = ("lora_B", "lora_A") if is_peft else ("lora_up", "lora_down")
         for name, factor in zip(names, (up, down), strict=True):
@@ -260,8 +280,14 @@ def _stem(path: str) -> tuple[str, bool]:
         return path, False
     path = _current(path)
     if path.startswith("unet."):
-        return f"lora_unet_{path.removeprefix('unet.').replace('.', '_')}", False
+        path, parameter = split_parameter(path)
+        return f"lora_unet_{path.removeprefix('unet.').replace('.', '_')}{parameter}", False
     return path, True
+
+
+def _difference_key(name: str) -> str:
+    stem, parameter = split_parameter(name)
+    return stem + (".diff_b" if parameter == ".bias" else ".diff")
 
 
 def _current(path: str) -> str:

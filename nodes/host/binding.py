@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...qrlora_core import QRLoRA, QRLoRAError, Term
 from .key_map import Target
+from .live_vector import can_add_vector
 from .matching import Match, Names, match, remembered
 from .weights import compute_dtype
 
@@ -96,9 +97,11 @@ def _name(adapter: QRLoRA, path: str, term: Term) -> str:
 
 def _require_hookable(patcher: Any, adapter: QRLoRA, path: str, target: Target) -> None:
     module = patcher.model.get_submodule(target.module)
+    if target.vector and can_add_vector(module, target.vector):
+        return
     linear = hasattr(module, "in_features")
     conv = hasattr(module, "kernel_size") and getattr(module, "groups", 1) == 1 and module.padding_mode == "zeros"
-    if not linear and not conv:
+    if target.vector or (not linear and not conv):
         raise QRLoRAError(
             f"{adapter.name}: layer {path} ({type(module).__name__}) cannot take a live branch; set apply to patch."
         )

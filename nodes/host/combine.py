@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...qrlora_core import Layer, QRLoRA, QRLoRAError, null_space, ties
+from ...qrlora_core.adapter import is_vector
 from .key_map import Target
 from .live import Source
 from .matching import Names, match, remembered
@@ -41,7 +43,8 @@ def combine(patcher: Any, sources: Sequence[Source], how: Combination, names: Na
     active = [index for index, source in enumerate(sources) if source.scale != 0 and source.adapter.layers]
     if how.mode == "add" or len(active) < 2:
         return list(sources)
-    adapters = on_same_layers(patcher, [sources[index].adapter for index in active], names)
+    fitted = on_same_layers(patcher, [sources[index].adapter for index in active], names)
+    adapters = [remembered(adapter, patcher.model, "matrices", partial(_matrices, adapter)) for adapter in fitted]
     if how.mode == "ties":
         changed = ties(adapters, [sources[index].scale for index in active], density=how.density)
     elif how.protect in active:
@@ -49,9 +52,22 @@ def combine(patcher: Any, sources: Sequence[Source], how: Combination, names: Na
     else:
         return list(sources)  # the protected adapter is off, so nothing is kept away from it
     result = list(sources)
-    for index, adapter in zip(active, changed, strict=True):
-        result[index] = replace(sources[index], adapter=adapter)
+    for index, adapter, whole in zip(active, changed, fitted, strict=True):
+        joined = remembered(adapter, whole, "with vectors", partial(_with_vectors, adapter, whole))
+        result[index] = replace(sources[index], adapter=joined)
     return result
+
+
+def _matrices(adapter: QRLoRA) -> QRLoRA:
+    """Without biases and weights of norms, which the modes know nothing of: they are always added."""
+    if not any(map(is_vector, adapter.layers)):
+        return adapter
+    return QRLoRA({path: layer for path, layer in adapter.layers.items() if not is_vector(path)}, adapter.metadata)
+
+
+def _with_vectors(changed: QRLoRA, whole: QRLoRA) -> QRLoRA:
+    vectors = {path: layer for path, layer in whole.layers.items() if is_vector(path)}
+    return QRLoRA({**changed.layers, **vectors}, changed.metadata) if vectors else changed
 
 
 def _null_space(adapters: Sequence[QRLoRA], protect: int, mu: float) -> list[QRLoRA]:

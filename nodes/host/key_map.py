@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ...qrlora_core import QRLoRA
+from ...qrlora_core.adapter import split_parameter
 
 _WEIGHT = ".weight"
 _HOST_PREFIX = "diffusion_model."
@@ -28,17 +29,19 @@ class Target:
         shape: shape of the weight, or of the slice, as the adapter sees it.
         rows: (start, length) of the slice, or None for the whole weight.
         reorder: how the host orders rows against the adapter (swapped scale and shift), or None.
+        vector: ``.bias``, or ``.weight`` of a norm, for a vector, whose shape is (n, 1) then; else empty.
     """
 
     key: str
     shape: tuple[int, ...]
     rows: tuple[int, int] | None = None
     reorder: Callable[[Tensor], Tensor] | None = None
+    vector: str = ""
 
     @property
     def module(self) -> str:
         """Dotted name of the host module that holds the weight."""
-        return self.key.removesuffix(_WEIGHT)
+        return self.key.removesuffix(self.vector or _WEIGHT)
 
     @property
     def patch_key(self) -> Any:
@@ -68,14 +71,18 @@ class KeyMap:
         else:
             prefix, lora_names, self._published = "", comfy.lora.model_lora_keys_clip(model, {}), {}
         self._shapes = {key: tuple(shape) for key, shape in _weight_shapes(model, prefix)}
-        self._names = lora_names | self._published | dict(_host_names(self._shapes))
+        self._vectors = dict(_vector_lengths(model, prefix))
+        vector_names = _host_names(key for key in self._vectors if key.endswith(_WEIGHT))
+        self._names = lora_names | self._published | dict(_host_names(self._shapes)) | dict(vector_names)
 
     def find(self, path: str) -> Target | None:
         """The target of an adapter's module path, or None when this model has no such layer."""
+        path, parameter = split_parameter(path)
         bare = path.removeprefix(_PEFT_PREFIX).removeprefix("transformer.").removeprefix("unet.")
         for name in (path, f"transformer.{bare}", f"unet.{bare}", f"{_HOST_PREFIX}{bare}", bare):
             if name in self._names:
-                return self._target(self._names[name])
+                entry = self._names[name]
+                return self._vector(entry, parameter) if parameter else self._target(entry)
         return None
 
     def shape_of(self, key: str) -> tuple[int, ...]:
@@ -84,6 +91,11 @@ class KeyMap:
 
     def name_of(self, target: Target) -> str:
         """The one name for a target: published where it has one, else the host's own."""
+        if target.vector:
+            weight = f"{target.module}{_WEIGHT}"
+            shape = self._shapes.get(weight, (0,))
+            beside = Target(weight, (target.shape[0], *shape[1:]), target.rows, target.reorder)
+            return self._by_target.get(beside, target.module) + target.vector
         return self._by_target.get(target, target.module)
 
     @cached_property
@@ -115,8 +127,20 @@ class KeyMap:
                 targets[key.removesuffix(_WEIGHT)] = Target(key, self._shapes[key])
         return targets
 
+    def _vector(self, entry: Any, parameter: str) -> Target | None:
+        """The vector beside, or in place of, the weight that an entry of the host's tables means."""
+        weight, offset, reorder = _parts(entry)
+        key = weight.removesuffix(_WEIGHT) + parameter
+        length = self._vectors.get(key)
+        if length is None:
+            return None
+        rows = None if offset is None else (offset[1], offset[2])
+        if rows is not None and sum(rows) > length:
+            return None
+        return Target(key, (length if rows is None else rows[1], 1), rows, reorder, parameter)
+
     def _target(self, entry: Any) -> Target | None:
-        key, offset, reorder = (entry, None, None) if isinstance(entry, str) else (*entry, None, None)[:3]
+        key, offset, reorder = _parts(entry)
         if key not in self._shapes:
             return None
         shape = self._shapes[key]
@@ -128,6 +152,17 @@ class KeyMap:
         return Target(key, (length, *shape[1:]), (start, length), reorder)
 
 
+def _parts(entry: Any) -> tuple[str, Any, Any]:
+    """(key, slice, reordering) of an entry of the host's tables."""
+    return (entry, None, None) if isinstance(entry, str) else (*entry, None, None)[:3]
+
+
+def _vector_lengths(model: torch.nn.Module, prefix: str) -> Iterator[tuple[str, int]]:
+    for key, parameter in model.named_parameters():
+        if key.startswith(prefix) and key.endswith((_WEIGHT, ".bias")) and parameter.ndim == 1:
+            yield key, parameter.shape[0]
+
+
 def _weight_shapes(model: torch.nn.Module, prefix: str) -> Iterator[tuple[str, torch.Size]]:
     for key, parameter in model.named_parameters():
         if key.startswith(prefix) and key.endswith(_WEIGHT) and parameter.ndim >= 2:
@@ -135,8 +170,8 @@ def _weight_shapes(model: torch.nn.Module, prefix: str) -> Iterator[tuple[str, t
             yield key, getattr(parameter, "tensor_shape", parameter.shape)
 
 
-def _host_names(shapes: dict[str, tuple[int, ...]]) -> Iterator[tuple[str, Any]]:
-    for key in shapes:
+def _host_names(keys: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    for key in keys:
         yield key.removesuffix(_WEIGHT), key
 
 

@@ -162,6 +162,7 @@ class _LiveMerge:
             rows=target.rows,
             q=lambda: self._bindings[first.source].q(path, first.term),
             deltas=tuple((member.source, member.term.scaling, factor(member)) for member in group),
+            vector=target.vector,
         )
 
 

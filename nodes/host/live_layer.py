@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .live_vector import LiveVector
+
 # Rows of the output, q, and the factor of what is added there.
 Placed = tuple[tuple[int, int] | None, Tensor, float]
 
@@ -22,11 +24,13 @@ class Part:
         rows: (start, length) in the layer's output, or None for all of it.
         q: gives (length, rank) where the host has put it.
         deltas: (index of the source, scaling, gives delta_r) per term.
+        vector: ``.bias``, or ``.weight`` of a norm, for a part that is a vector (length, 1); else empty.
     """
 
     rows: tuple[int, int] | None
     q: Callable[[], Tensor]
     deltas: tuple[tuple[int, float, Callable[[], Tensor]], ...]
+    vector: str = ""
 
     def weights(self, scales: Sequence[float]) -> tuple[float, ...]:
         """The factor of each delta_r at these scales."""
@@ -70,7 +74,8 @@ class LiveLayer:
 
     def __init__(self, module: torch.nn.Module, parts: Sequence[Part], admit: Callable[[], bool]) -> None:
         self._admit = admit
-        self._parts = list(parts)
+        self._parts = [part for part in parts if not part.vector]
+        self._vectors = [LiveVector(module, part) for part in parts if part.vector]
         self._is_conv = "kernel_size" in vars(module)  # hasattr is slow where a module lacks it
         self._weights: list[tuple[float, ...]] = []
         self._active: list[_Blend] = []
@@ -79,6 +84,8 @@ class LiveLayer:
 
     def set_scales(self, scales: Sequence[float]) -> None:
         """Take new scales, one per source; the sums follow at the next call, and only if a ratio changed."""
+        for vector in self._vectors:
+            vector.set_scales(scales)
         weights = [part.weights(scales) for part in self._parts]
         if weights == self._weights:
             return
@@ -94,9 +101,13 @@ class LiveLayer:
         self._sums = None
 
     def _hook(self, module: Any, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        if not self._admit() or not self._active:
+        if not self._admit():
             return output
-        x = args[0]
+        for vector in self._vectors:
+            output = vector.added(args[0], output)
+        return self._with_matrices(module, args[0], output) if self._active else output
+
+    def _with_matrices(self, module: Any, x: Tensor, output: Tensor) -> Tensor:
         sums = self._current_sums(x)
         inner = _convolve(module, x, sums) if self._is_conv else F.linear(x, sums)
         in_place = not torch.is_grad_enabled() and output.is_contiguous()

@@ -18,6 +18,7 @@ from ...qrlora_core import (
     reduce_layer,
     require_captured,
 )  # fmt: skip
+from ...qrlora_core.adapter import is_vector
 from ...qrlora_core.lora_layout import IS_LORA, MAY_REPLACE_CORE
 from .bases import decompose_target
 from .matching import Names, match, require_some
@@ -46,8 +47,10 @@ def rebase(patcher: Any, adapter: QRLoRA, rank: int, minimum: float) -> tuple[QR
         factors = decompose_target(patcher, path, matched.targets[path], own_rank)
         return rebase_layer(layer, factors, name=path)
 
-    moved = _each(matched.adapter.layers, move)
+    matrices = {path: layer for path, layer in matched.adapter.layers.items() if not is_vector(path)}
+    moved = _each(matrices, move)
     kept = {path: adapter.layers[path] for path in matched.missing}
+    kept |= {path: layer for path, layer in matched.adapter.layers.items() if path not in matrices}
     metadata = {
         "qr_lora.base_model": base_name(patcher),
         "qr_lora.base_fingerprint": json.dumps(fingerprint(patcher, matched.targets)),
@@ -101,7 +104,7 @@ def _report(result: QRLoRA, moved: Mapping[str, Rebased], kept: Mapping[str, Lay
         + f"; {overall_energy(moved.values()):.2%} of its energy kept"
     ]  # fmt: skip
     if kept:
-        lines.append(f"{len(kept)} layers that this model does not have stay as they were: {paths_as_text(kept)}")
+        lines.append(f"{len(kept)} layers stay as they were (no matrix of this model): {paths_as_text(kept)}")
     losing = [item for item in moved.items() if item[1].captured_energy < _WHOLE]
     worst = sorted(losing, key=lambda item: item[1].captured_energy)[:_SHOWN_LAYERS]
     lines += [f"{path}: {found.captured_energy:.2%} kept" for path, found in worst]

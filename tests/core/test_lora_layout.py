@@ -90,15 +90,11 @@ BESIDE = {
     ".oft_diag": ["OFT", "LoRA loader"],
     ".a1.weight": ["GLoRA", "LoRA loader"],
     ".on_input": ["IA3", "LoRA loader"],
-    ".diff": ["whole weights, norms or biases", "LoRA loader"],
-    ".diff_b": ["whole weights, norms or biases", "LoRA loader"],
-    ".set_weight": ["whole weights, norms or biases", "LoRA loader"],
-    ".w_norm": ["whole weights, norms or biases", "LoRA loader"],
-    ".b_norm": ["whole weights, norms or biases", "LoRA loader"],
-    ".reshape_weight": ["whole weights, norms or biases", "LoRA loader"],
-    ".lora_B.bias": ["whole weights, norms or biases", "LoRA loader"],
-    ".lora_B.default.bias": ["whole weights, norms or biases", "LoRA loader"],
-    ".lora_up.bias": ["whole weights, norms or biases", "LoRA loader"],
+    ".set_weight": ["replaces or reshapes weights", "LoRA loader"],
+    ".reshape_weight": ["replaces or reshapes weights", "LoRA loader"],
+    ".lora_B.bias": ["replaces or reshapes weights", "LoRA loader"],
+    ".lora_B.default.bias": ["replaces or reshapes weights", "LoRA loader"],
+    ".lora_up.bias": ["replaces or reshapes weights", "LoRA loader"],
     ".unknown": ["a tensor that no LoRA has", "Nothing was loaded"],
     ".lora_A.bias": ["a tensor that no LoRA has", "Nothing was loaded"],
     ".lora_embedding_A.weight": ["a tensor that no LoRA has", "Nothing was loaded"],
@@ -144,6 +140,54 @@ class TestEveryTrainersNames:
             refuses(saved(tmp_path, tensors), repr(key), *words)
 
 
+class TestWholeDifferences:
+    """Of biases, norms and weights: what ComfyUI's own trainer, and some extractors, write."""
+
+    LAYER = "diffusion_model.blocks.0.norm"
+
+    @pytest.mark.parametrize(
+        ("ending", "name", "back"),
+        [
+            (".diff", ".weight", ".diff"),
+            (".w_norm", ".weight", ".diff"),
+            (".diff_b", ".bias", ".diff_b"),
+            (".b_norm", ".bias", ".diff_b"),
+        ],
+    )
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_a_vector_is_exact_there_and_back(self, tmp_path, ending, name, back, dtype):
+        vector = normal(OUT, seed=3).to(dtype)
+        loaded = load_adapter(saved(tmp_path, {self.LAYER + ending: vector}))
+        assert list(loaded.layers) == [self.LAYER + name]
+        assert loaded.layers[self.LAYER + name].shape == (OUT, 1)
+        assert oracle.error(loaded.layers[self.LAYER + name].delta_weight().flatten(), vector.double()) < EXACT
+        tensors, _ = stored(save_adapter(loaded, tmp_path / "back.safetensors", format="lora"))
+        assert list(tensors) == [self.LAYER + back]
+        assert oracle.error(tensors[self.LAYER + back], vector.double()) < EXACT
+        full = load_adapter(save_adapter(loaded, tmp_path / "full.safetensors"))
+        assert torch.equal(
+            full.layers[self.LAYER + name].delta_weight(), loaded.layers[self.LAYER + name].delta_weight()
+        )
+
+    def test_a_vector_of_zeros(self, tmp_path):
+        loaded = load_adapter(saved(tmp_path, {f"{self.LAYER}.diff_b": torch.zeros(OUT)}))
+        assert not loaded.layers[f"{self.LAYER}.bias"].delta_weight().any()
+
+    @pytest.mark.parametrize("shape", [(OUT, WIDTH), (3, 12), (OUT, 2, 3, 3)])
+    def test_a_weight_is_exact(self, tmp_path, shape):
+        whole = normal(*shape, seed=4)
+        loaded = load_adapter(saved(tmp_path, {f"{self.LAYER}.diff": whole}))
+        assert oracle.error(loaded.layers[self.LAYER].delta_weight(), whole.double()) < EXACT
+
+    def test_what_does_not_go_together(self, tmp_path):
+        refuses(saved(tmp_path, {f"{self.LAYER}.diff_b": torch.ones(2, 2)}), "difference of a bias as a vector")
+        both = {f"{self.LAYER}.lora_up.weight": UP, f"{self.LAYER}.lora_down.weight": DOWN}
+        refuses(saved(tmp_path, {**both, f"{self.LAYER}.diff": torch.ones(OUT, WIDTH)}), "two factors and a whole")
+        refuses(saved(tmp_path, {f"{self.LAYER}.diff": torch.tensor(1.0)}), "difference with entries")
+        twice = {f"{self.LAYER}.diff": torch.ones(OUT), f"{self.LAYER}.w_norm": torch.ones(OUT)}
+        refuses(saved(tmp_path, twice), "expected each part once")
+
+
 class TestOtherKinds:
     """Files that hold no up and down at all."""
 
@@ -164,9 +208,7 @@ class TestOtherKinds:
             ("IA3", ["ia3_l"]),
             ("DoRA", ["lora_A.weight", "lora_B.weight", "lora_magnitude_vector"]),
             ("DoRA", ["lora_down.weight", "lora_up.weight", "dora_scale", "alpha"]),
-            ("norms", ["w_norm", "b_norm"]),
-            ("whole weights", ["diff"]),
-            ("biases", ["diff_b"]),
+            ("replaces or reshapes weights", ["set_weight"]),
         ],
     )
     @pytest.mark.parametrize("layer", ["lora_unet_blocks_0_attn_qkv", "diffusion_model.blocks.0.attn.qkv"])

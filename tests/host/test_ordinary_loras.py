@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -12,14 +13,16 @@ import comfy.sd
 import folder_paths
 import pytest
 import torch
+from comfy_extras.nodes_train import TrainLoraNode
 from safetensors.torch import save_file
 from torch import Tensor
 
 import nodes as host_nodes
-from comfyui_qr_lora.nodes.host.files import register_folders
+from comfyui_qr_lora.nodes.host.files import adapter_path, register_folders
 from comfyui_qr_lora.nodes.host.key_map import KeyMap
 from comfyui_qr_lora.nodes.load import Load
 from comfyui_qr_lora.nodes.merge import Merge
+from comfyui_qr_lora.nodes.save import Save
 from comfyui_qr_lora.qrlora_core import QRLoRA
 from devtools import tiny_models
 from playground.text_encoder import weights
@@ -164,6 +167,96 @@ def test_a_wan_fun_file_is_read_under_the_names_that_the_host_gives_it() -> None
     assert (expected - base).norm() > 1e-4 * base.norm()
     assert relative_error(predict("wan", merged(base_model, (load(file), 1.0))), expected, base) < TOLERANCE
 
+
+@pytest.mark.parametrize("name", ["sd3", "sd35", "sd15"])
+def test_what_the_hosts_own_trainer_made(name: str) -> None:
+    """Train LoRA trains biases and norms as well, and writes them as whole differences."""
+    with torch.inference_mode(False):
+        patcher = tiny_models.build(name)
+        latent, caption = tiny_models.example(name, patcher)
+        made = TrainLoraNode.execute(
+            model=[patcher], latents=[latent, latent], positive=[caption], batch_size=[1], steps=[3],
+            grad_accumulation_steps=[1], learning_rate=[1e-2], rank=[4], optimizer=["AdamW"], loss_function=["MSE"],
+            seed=[0], training_dtype=["fp32"], lora_dtype=["fp32"], algorithm=["LoRA"],
+            gradient_checkpointing=[False], existing_lora=["[None]"],
+        ).args[1]  # fmt: skip
+    kinds = {key.rsplit(".", 1)[1] for key in made}
+    assert {"diff_b", "alpha", "weight"} <= kinds
+    assert ("diff" in kinds) == (name == "sd15")  # the others have no norms that it trains
+    file = saved({key: value.detach().contiguous() for key, value in made.items()})
+    base_model = model(name)
+    base = predict(name, base_model)
+    expected = predict(name, host_nodes.LoraLoaderModelOnly().load_lora_model_only(base_model, file, 0.7)[0])
+    adapter = load(file)
+    for mode in MODES:
+        merge = Merge.execute(model=base_model, apply=mode, adapter_1=adapter, scale_1=0.7).args
+        assert relative_error(predict(name, merge[0]), expected, base) < TOLERANCE, mode
+    exported = load(copied_to_loras(Save.execute(merge[1], "trained", format="lora").args[0]))
+    again = predict(name, merged(base_model, (exported, 1.0)))
+    assert relative_error(again, expected, base) < TOLERANCE
+
+
+def copied_to_loras(name: str) -> str:
+    folder = Path(folder_paths.get_folder_paths("loras")[0])
+    copy = folder / f"ordinary_{next(_numbers)}.safetensors"
+    shutil.copy(adapter_path(name), copy)
+    return copy.name
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_biases_and_norms_alone(mode: str) -> None:
+    """Each kind of vector acts on its own: of a linear layer, a convolution, and norms of three kinds."""
+    generator = torch.Generator().manual_seed(0)
+    for name, keys in VECTORS.items():
+        base_model = model(name)
+        base = predict(name, base_model)
+        for stem, ending in keys:
+            size = base_model.model.get_parameter(stem + {".diff": ".weight", ".diff_b": ".bias"}[ending]).shape
+            file = saved({stem + ending: 0.5 * torch.randn(size, generator=generator)})
+            stock = host_nodes.LoraLoaderModelOnly().load_lora_model_only(base_model, file, 0.7)[0]
+            expected = predict(name, stock)
+            assert (expected - base).norm() > 1e-5 * base.norm(), (stem, ending)
+            found = predict(name, merged(base_model, (load(file), 0.7), apply=mode))
+            assert relative_error(found, expected, base) < 10 * TOLERANCE, (stem, ending)
+
+
+def test_a_whole_difference_of_a_weight_is_exact() -> None:
+    base_model = model("sd3")
+    stem = "diffusion_model.joint_blocks.0.x_block.attn.proj"
+    difference = 0.05 * torch.randn(128, 128, generator=torch.Generator().manual_seed(0))
+    file = saved({f"{stem}.diff": difference})
+    base = predict("sd3", base_model)
+    expected = predict("sd3", host_nodes.LoraLoaderModelOnly().load_lora_model_only(base_model, file, 0.7)[0])
+    for mode in MODES:
+        found = predict("sd3", merged(base_model, (load(file), 0.7), apply=mode))
+        assert relative_error(found, expected, base) < TOLERANCE, mode
+
+
+def test_merge_modes_leave_biases_and_norms_as_they_are() -> None:
+    base_model, generator = model("sd3"), torch.Generator().manual_seed(0)
+    stem = "diffusion_model.joint_blocks.0.x_block.attn.proj"
+    first, second = (saved({f"{stem}.diff_b": torch.randn(128, generator=generator)}) for _ in range(2))
+    pairs = {"adapter_1": load(first), "adapter_2": load(second)}
+    plain = predict("sd3", Merge.execute(model=base_model, **pairs).args[0])
+    for mode in ("null_space", "ties"):
+        found = predict("sd3", Merge.execute(model=base_model, mode=mode, mu=5.0, **pairs).args[0])
+        assert torch.equal(found, plain), mode
+
+
+VECTORS = {
+    "sd15": [
+        ("diffusion_model.input_blocks.1.0.in_layers.0", ".diff"),
+        ("diffusion_model.input_blocks.1.0.in_layers.0", ".diff_b"),
+        ("diffusion_model.out.2", ".diff_b"),
+        ("diffusion_model.input_blocks.1.1.transformer_blocks.0.norm1", ".diff"),
+        ("diffusion_model.input_blocks.1.1.transformer_blocks.0.norm1", ".diff_b"),
+        ("diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_out.0", ".diff_b"),
+    ],
+    "sd35": [
+        ("diffusion_model.joint_blocks.0.x_block.attn.ln_q", ".diff"),
+        ("diffusion_model.joint_blocks.0.x_block.attn.qkv", ".diff_b"),
+    ],
+}
 
 TEXT_NAMES = {
     "kohya": (r"lora_te1?_text_model_encoder_layers_\d+_(self_attn_[qkv]_proj|mlp_fc[12])", KOHYA),

@@ -91,7 +91,7 @@ class TestRebase:
         ).norm()
         assert moved.layers[path].shape == adapter.layers[path].shape
         assert moved.layers[text] is adapter.layers[text]
-        assert "1 layers that this model does not have stay as they were" in report
+        assert "1 layers stay as they were (no matrix of this model)" in report
 
 
 class TestCompare:
