@@ -14,7 +14,7 @@ from PIL import Image
 
 from devtools.environment import ROOT
 from devtools.server import Server
-from playground.assemble import assemble, copy_pictures
+from playground.assemble import furnish
 
 EXAMPLE = "compose_content_and_style"
 _SCALES = "0, 0.5, 1"
@@ -25,10 +25,7 @@ def main() -> None:
     """Write `docs/images/compose.png` and the example's thumbnail."""
     argparse.ArgumentParser(description=__doc__).parse_args()
     server = Server()
-    for folder in ("models/checkpoints", "input"):
-        (server.base / folder).mkdir(parents=True, exist_ok=True)
-    assemble(server.base / "models")
-    copy_pictures(server.base / "input")
+    furnish(server.base)
     with server:
         prompt = _with_sweep(json.loads((ROOT / "example_workflows" / "api" / f"{EXAMPLE}.json").read_text("utf-8")))
         outputs = server.queue(prompt, timeout=1800)["outputs"]

@@ -107,6 +107,12 @@ def copy_pictures(folder: Path) -> list[Path]:
     return written
 
 
+def furnish(base: Path) -> None:
+    """Everything that the example needs, in the base directory of a host."""
+    assemble(base / "models")
+    copy_pictures(base / "input")
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)

@@ -22,7 +22,19 @@ _HEADINGS = ("q", "dR", "R", "columns", "rows", "delta")
 
 
 @dataclass(frozen=True)
-class LayerComparison:
+class Similarities:
+    """Of a layer, or means over layers; see `LayerComparison`."""
+
+    q_cosine: float | None
+    delta_r_cosine: float | None
+    base_r_cosine: float | None
+    column_overlap: float | None
+    row_overlap: float | None
+    delta_cosine: float | None
+
+
+@dataclass(frozen=True)
+class LayerComparison(Similarities):
     """How two adapters compare in one layer (the analysis of QR-LoRA, arXiv 2507.04599, section 3, and more).
 
     Attributes:
@@ -44,12 +56,6 @@ class LayerComparison:
     """
 
     path: str
-    q_cosine: float | None
-    delta_r_cosine: float | None
-    base_r_cosine: float | None
-    column_overlap: float | None
-    row_overlap: float | None
-    delta_cosine: float | None
     interference: float
     energy_first: float
     energy_second: float
@@ -66,7 +72,7 @@ class BlockComparison:
 
 
 @dataclass(frozen=True)
-class Totals:
+class Totals(Similarities):
     """Whole adapters.
 
     Attributes:
@@ -80,12 +86,6 @@ class Totals:
     interference: float
     energy_first: float
     energy_second: float
-    q_cosine: float | None
-    delta_r_cosine: float | None
-    base_r_cosine: float | None
-    column_overlap: float | None
-    row_overlap: float | None
-    delta_cosine: float | None
 
 
 @dataclass(frozen=True)
@@ -194,9 +194,9 @@ def _totals(layers: Sequence[LayerComparison], energies: Sequence[_Energies]) ->
     energy_first = math.fsum(layer.first for layer in energies)
     energy_second = math.fsum(layer.second for layer in energies)
     return Totals(
-        _interference(math.fsum(map(_product, layers)), energy_first + energy_second),
-        energy_first,
-        energy_second,
+        interference=_interference(math.fsum(map(_product, layers)), energy_first + energy_second),
+        energy_first=energy_first,
+        energy_second=energy_second,
         **{name: _weighted_mean(layers, name) for name in _SIMILARITIES},
     )
 

@@ -27,10 +27,7 @@ NAMES = [f"output/qr_loras/{prefix}_00001_.safetensors" for prefix in ("content"
 def server() -> Iterator[Server]:
     """With two adapters that were trained a little."""
     running = Server(args=["--cache-classic"])
-    for folder in ("models/checkpoints", "input"):
-        (running.base / folder).mkdir(parents=True, exist_ok=True)
-    assemble.assemble(running.base / "models")
-    assemble.copy_pictures(running.base / "input")
+    assemble.furnish(running.base)
     with running:
         running.queue(example(steps=4))
         yield running

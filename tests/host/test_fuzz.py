@@ -499,7 +499,7 @@ def with_a_tensor_more(rng: random.Random, good: Parsed) -> bytes:
         ".weight",
         ".lora.0.q.weight",
         ".lora.q",
-        ".diff_b",
+        ".set_weight",
         ".lora_up.bias",
     ]
     size = len(good.data)

@@ -43,10 +43,7 @@ SAVE_CONTENT, SAVE_STYLE = "17", "18"
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     running = Server(args=["--cache-classic"])
-    for folder in ("models/checkpoints", "input"):
-        (running.base / folder).mkdir(parents=True, exist_ok=True)
-    assemble.assemble(running.base / "models")
-    assemble.copy_pictures(running.base / "input")
+    assemble.furnish(running.base)
     with running:
         yield running
 

@@ -26,8 +26,7 @@ LAUNCHER = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")
-    assemble.assemble(folder / "models")
-    assemble.copy_pictures(folder / "input")
+    assemble.furnish(folder)
     return folder
 
 

@@ -39,10 +39,7 @@ def browser() -> Iterator[Browser]:
 def web_server(browser: Browser) -> Iterator[Server]:
     """With the playground's models and pictures; after the browser, so that nothing starts in vain without one."""
     running = Server(args=["--cache-classic"])
-    for folder in ("models/checkpoints", "input"):
-        (running.base / folder).mkdir(parents=True, exist_ok=True)
-    assemble.assemble(running.base / "models")
-    assemble.copy_pictures(running.base / "input")
+    assemble.furnish(running.base)
     with running:
         yield running
 
