@@ -24,7 +24,14 @@ def other_base(patcher: Any, adapter: QRLoRA, matched: Match) -> str:
     The fingerprint in the file says which layers have other weights, and ``scaling * R = Q^T W`` of the old base says
     by how much what the adapter stands on has moved: ``|Q^T W - scaling R|_F / |scaling R|_F``.
     """
-    return remembered(adapter, patcher.model, "base", lambda: _other_base(patcher, adapter, matched))
+    return remembered(adapter, patcher.model, "base", lambda: _told(patcher, adapter, matched))
+
+
+def _told(patcher: Any, adapter: QRLoRA, matched: Match) -> str:
+    try:
+        return _other_base(patcher, adapter, matched)
+    except (RuntimeError, TypeError, ValueError) as error:  # stored by another pack in a way that only it can read
+        return f"whether this is its base model cannot be told, as the weights cannot be read here ({error})"
 
 
 def _other_base(patcher: Any, adapter: QRLoRA, matched: Match) -> str:

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import nodes as host_nodes
+from comfyui_qr_lora.nodes.host import base_check
 from comfyui_qr_lora.nodes.host.files import adapter_path, register_folders
 from comfyui_qr_lora.nodes.host.key_map import KeyMap
 from comfyui_qr_lora.nodes.host.weights import base_weight
@@ -239,6 +240,16 @@ class TestOtherBase:
         stored = tiny_models.build("sd3", dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
         report = self.report(stored, self.trained())
         assert 0.5 < float(report.split("Q^T W has moved by ")[1].split("%")[0]) < 10
+
+    def test_weights_that_cannot_be_read_are_no_reason_not_to_merge(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As those that another pack quantized in its own way may be; the failure itself is a stand-in."""
+
+        def unreadable(*_: Any) -> Any:
+            raise RuntimeError("packed")
+
+        monkeypatch.setattr(base_check, "fingerprint", unreadable)
+        report = self.report(tiny_models.build("sd3"), self.trained())
+        assert "cannot be told, as the weights cannot be read here (packed)" in report
 
     def test_hostile_fingerprints_do_no_harm(self) -> None:
         adapter = self.trained()
