@@ -26,14 +26,14 @@ def load(path: Path, kind: str = FILE_KINDS[0], patcher: Any = None) -> QRLoRA:
     Raises:
         AdapterFileError: see `load_adapter`; or a kind that the file is not of, or that needs the model.
     """
-    bases_of = None if patcher is None else BaseModel(patcher)
+    base = None if patcher is None else BaseModel(patcher)
     adapter = load_adapter(
         path,
         bases=basis_store(),
-        rebuild=None if bases_of is None else bases_of.basis,
+        rebuild=None if base is None else base.basis,
         rename=comfy.lora_convert.convert_lora,
     )
-    return adapter if kind == FILE_KINDS[0] else _as_published_qr(adapter, kind, bases_of)
+    return adapter if kind == FILE_KINDS[0] else _as_published_qr(adapter, kind, base)
 
 
 def _as_published_qr(adapter: QRLoRA, kind: str, base: BaseModel | None) -> QRLoRA:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ from ...qrlora_core import (
     rebase_layer,
     reduce_layer,
     require_captured,
-)  # fmt: skip
+)
 from ...qrlora_core.adapter import is_vector
 from ...qrlora_core.lora_layout import IS_LORA, MAY_REPLACE_CORE
 from .bases import decompose_target
@@ -69,11 +70,7 @@ def reduce_rank(adapter: QRLoRA, rank: int, minimum: float) -> tuple[QRLoRA, str
 
 
 def _rank(layer: Layer, rank: int) -> int:
-    out, *inner = layer.shape
-    width = 1
-    for side in inner:
-        width *= side
-    return min(rank or layer.rank, out, width)
+    return min(rank or layer.rank, layer.shape[0], math.prod(layer.shape[1:]))
 
 
 def _each(layers: Mapping[str, Layer], move: Callable[[str, Layer], Rebased]) -> dict[str, Rebased]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import comfy.model_management
 import comfy.samplers
 import comfy.utils
 import torch
@@ -19,12 +18,12 @@ from ...qrlora_core import (
     TrainableDelta,
     Trainer,
     TrainingState,
-    decompose,
     distributed,
     load_training,
     select,
 )
 from .autograd import trainable_context
+from .bases import decompose_target
 from .control import Report, current_control
 from .dataset import TrainingSet
 from .key_map import KeyMap, Target
@@ -34,7 +33,6 @@ from .runs import Run, checkpoint_name, checkpoint_path, latest_checkpoint, new_
 from .train_loop import Loop, TrainSampler
 from .training_record import TrainingRecord
 from .training_settings import DTYPES, NO_RESUME, RESUME_LATEST, RunSettings, TrainingSettings, check_settings
-from .weights import base_weight
 
 
 @dataclass(frozen=True)
@@ -155,7 +153,6 @@ def _deltas(
     progress = comfy.utils.ProgressBar(len(targets))
     deltas = {}
     for path, target in targets.items():
-        comfy.model_management.throw_exception_if_processing_interrupted()
         if resumed is None:
             factors = _decompose(patcher, path, target, settings)
         else:
@@ -170,9 +167,7 @@ def _deltas(
 def _decompose(patcher: Any, path: str, target: Target, settings: TrainingSettings) -> Factors:
     rank = min(settings.rank, *target.shape)  # a layer narrower than the rank keeps the scaling at its full rank
     scaling = (settings.alpha or settings.rank) / settings.rank
-    weight = base_weight(patcher, target).to(patcher.load_device)
-    factors = decompose(weight, rank, alpha=scaling * rank, layer=path)
-    return replace(factors, q=factors.q.cpu(), base_r=factors.base_r.cpu())
+    return decompose_target(patcher, path, target, rank, scaling * rank)
 
 
 def _monitor(patcher: Any, report: Report, view: View, folder: Run, steps: int) -> Monitor:
