@@ -83,7 +83,7 @@ class Sweep(io.ComfyNode):
         mu: float = 1.0,
         density: float = 0.5,
     ) -> io.NodeOutput:
-        """One model per cell; a cell holds scales, not merged tensors."""
+        """One model per cell; a cell holds scales, not merged tensors, but with ties, whose result depends on them."""
         grid = SweepGrid(
             name_x=adapter_x.metadata.get("name", "adapter_x"),
             name_y=adapter_y.metadata.get("name", "adapter_y") if adapter_y is not None else "",

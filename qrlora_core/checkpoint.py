@@ -19,6 +19,7 @@ from .safetensors_file import reading, shown, write
 FORMATS = ("full", "compact", "lora")
 FORMAT_VERSION = "1"
 METADATA_PREFIX = "qr_lora."
+BASE_FINGERPRINT = f"{METADATA_PREFIX}base_fingerprint"
 _VERSION_KEY = f"{METADATA_PREFIX}format_version"
 # Tensors of a training that goes on (see `training_state`), which an adapter does not need.
 STATE_PREFIX = "training_state."

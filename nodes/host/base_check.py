@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from ...qrlora_core import QRLoRA, Term
+from ...qrlora_core.checkpoint import BASE_FINGERPRINT
 from ...qrlora_core.metadata import json_object
 from .matching import Match, remembered
 from .weights import base_weight, fingerprint
 
-_FINGERPRINT = "qr_lora.base_fingerprint"
 _MEASURED_LAYERS = 8
 # What another precision of the computation makes of the same weights.
 _NO_CHANGE = 1e-3
@@ -35,7 +35,7 @@ def _told(patcher: Any, adapter: QRLoRA, matched: Match) -> str:
 
 
 def _other_base(patcher: Any, adapter: QRLoRA, matched: Match) -> str:
-    told = json_object(adapter.metadata, _FINGERPRINT)
+    told = json_object(adapter.metadata, BASE_FINGERPRINT)
     known = {own: matched.targets[name] for name, owns in matched.own_names.items() for own in owns if own in told}
     found = fingerprint(patcher, known)
     different = [path for path in known if found[path] != told[path]]

@@ -71,11 +71,15 @@ def _with_vectors(changed: QRLoRA, whole: QRLoRA) -> QRLoRA:
 
 
 def _null_space(adapters: Sequence[QRLoRA], protect: int, mu: float) -> list[QRLoRA]:
-    """As `null_space`, each projection kept with its adapter: it depends on no scale, so a tweak finds it again."""
+    """As `null_space`, the last projection kept with its adapter: it depends on no scale, so a tweak finds it again."""
     protected = adapters[protect]
 
     def projected(adapter: QRLoRA) -> QRLoRA:
-        return remembered(adapter, protected, ("null_space", mu), lambda: null_space([protected, adapter], 0, mu=mu)[1])
+        by_mu: dict[float, QRLoRA] = remembered(adapter, protected, "null_space", dict)
+        if mu not in by_mu:
+            by_mu.clear()  # each is a copy of the adapter: a dragged mu must not pile them up
+            by_mu[mu] = null_space([protected, adapter], 0, mu=mu)[1]
+        return by_mu[mu]
 
     return [protected if index == protect else projected(adapter) for index, adapter in enumerate(adapters)]
 

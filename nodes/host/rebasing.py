@@ -20,6 +20,7 @@ from ...qrlora_core import (
     require_captured,
 )
 from ...qrlora_core.adapter import is_vector
+from ...qrlora_core.checkpoint import BASE_FINGERPRINT
 from ...qrlora_core.lora_layout import IS_LORA, MAY_REPLACE_CORE
 from .bases import decompose_target
 from .matching import Names, match, require_some
@@ -54,7 +55,7 @@ def rebase(patcher: Any, adapter: QRLoRA, rank: int, minimum: float) -> tuple[QR
     kept |= {path: layer for path, layer in matched.adapter.layers.items() if path not in matrices}
     metadata = {
         "qr_lora.base_model": base_name(patcher),
-        "qr_lora.base_fingerprint": json.dumps(fingerprint(patcher, matched.targets)),
+        BASE_FINGERPRINT: json.dumps(fingerprint(patcher, matched.targets)),
     }
     return _result(adapter, moved, kept, metadata, minimum)
 

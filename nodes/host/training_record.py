@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ...qrlora_core import Trainer, TrainingError, TrainingState, distributed
-from ...qrlora_core.checkpoint import METADATA_PREFIX, describe
+from ...qrlora_core.checkpoint import BASE_FINGERPRINT, describe
 from .dataset import TrainingSet
 from .key_map import Target
 from .report import loss_ends
@@ -76,7 +76,7 @@ class TrainingRecord:
                 "the pictures, captions or masks are others (a GPU may encode the same ones a little differently; "
                 "Save Training Dataset keeps them as they are)"
             )
-        base = json.loads(resumed.adapter.metadata[f"{METADATA_PREFIX}base_fingerprint"])
+        base = json.loads(resumed.adapter.metadata[BASE_FINGERPRINT])
         others = sum(base.get(path) != digest for path, digest in self._fingerprint.items())
         if others or len(base) != len(self._fingerprint):
             differences.append(f"the base model is another in {others} of {len(self._fingerprint)} layers")

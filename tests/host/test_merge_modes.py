@@ -166,6 +166,13 @@ def test_a_new_scale_projects_and_uploads_nothing_again() -> None:
     assert factors[0]
 
 
+def test_a_dragged_mu_keeps_one_projection() -> None:
+    content, style = random_adapter(model("sd3"), seed=1), random_adapter(model("sd3"), seed=2)
+    for mu in (0.5, 1.0, 2.0):
+        merge("sd3", content, style, "live", mode="null_space", mu=mu)
+    assert list(content.bindings[style]["null_space"]) == [2.0]
+
+
 def test_a_cell_of_a_sweep_is_the_single_run() -> None:
     content, style = random_adapter(model("sd3"), seed=1), random_adapter(model("sd3"), seed=2)
     how = {"mode": "null_space", "protect": 2, "mu": 3.0}
