@@ -57,10 +57,12 @@ class SafetensorsFile:
             AdapterFileError: it cannot be read.
         """
         with _as_damage(self._source):
-            if len(shape := self._file.get_slice(key).get_shape()) > _MOST_SIDES:
+            place = self._places.get(key)
+            shape = place[1] if place else self._file.get_slice(key).get_shape()
+            if len(shape) > _MOST_SIDES:
                 raise ValueError(f"a tensor has {len(shape)} dimensions: {shown(key)}")
-            if key in self._places:
-                return self._read(*self._places[key])
+            if place:
+                return self._read(*place)
             mapped: Tensor = self._file.get_tensor(key)
             return mapped.clone()
 
