@@ -101,6 +101,7 @@ def run(options: argparse.Namespace) -> int:
 def test(options: argparse.Namespace) -> int:
     """Run pytest. `-P` keeps the root off sys.path, where our `nodes` would shadow the host's."""
     environment, _ = prepare(options.home, dev=True)
+    call([environment.python, "-m", "devtools.browser"])  # without one, the tests that need it are skipped
     return call([environment.python, "-P", "-m", "pytest", *options.rest])
 
 

@@ -9,6 +9,7 @@ from .compare import Compare
 from .grid import Grid
 from .host.control import register_routes
 from .host.files import register_folders
+from .host.library import register_library
 from .load import Load
 from .merge import Merge
 from .objective import Objective
@@ -38,4 +39,5 @@ async def comfy_entrypoint() -> QRLoRAExtension:
     """Called by the host once, when it loads the pack."""
     register_folders()  # here, since not every supported host calls an extension's on_load
     register_routes()
+    register_library()
     return QRLoRAExtension()

@@ -32,7 +32,7 @@ class Compare(io.ComfyNode):
                 io.Model.Input(
                     "model",
                     optional=True,
-                    tooltip="Connect the model when the two call its layers differently, as files of different "
+                    tooltip="Connect the model when the two call their layers differently, as files of different "
                     "trainers do; else layers are matched by their names in the files.",
                 ),
             ],

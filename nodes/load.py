@@ -71,5 +71,6 @@ class Load(io.ComfyNode):
     def execute(cls, adapter_name: str, file_kind: str = FILE_KINDS[0], model: Any = None) -> io.NodeOutput:
         """Load the file and show what it is."""
         adapter = load(adapter_path(adapter_name), file_kind, model)
-        show_text(cls, describe_adapter(adapter))
-        return io.NodeOutput(adapter)
+        described = describe_adapter(adapter)
+        show_text(cls, described)
+        return io.NodeOutput(adapter, ui={"text": (described,)})

@@ -120,7 +120,8 @@ class Merge(io.ComfyNode):
         sources = [_source(slot, slots) for slot in connected]
         applied = apply_adapters(model, sources, apply, how=how, clip=clip, clip_scale=clip_scale)
         show_text(cls, applied.report)
-        return io.NodeOutput(applied.model, applied.merged, applied.report, applied.clip)
+        told = {"slots": connected, **applied.overview}
+        return io.NodeOutput(applied.model, applied.merged, applied.report, applied.clip, ui={"qr_lora_merge": [told]})
 
 
 def _source(slot: int, slots: dict[str, Any]) -> Source:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,6 +113,8 @@ def _scales(name: str, text: str) -> tuple[float, ...]:
         scales = tuple(float(part) for part in text.replace("\n", ",").split(",") if part.strip())
     except ValueError:
         raise QRLoRAError(f"{name}: expected numbers with commas such as 0, 0.5, 1, found {text!r}.") from None
+    if not all(map(math.isfinite, scales)):
+        raise QRLoRAError(f"{name}: expected finite numbers, found {text!r}.")
     if not scales:
         raise QRLoRAError(f"{name}: expected at least one number, found none.")
     return scales

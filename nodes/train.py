@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from comfy_api.latest import io, ui
@@ -70,9 +71,11 @@ class Train(io.ComfyNode):
             given[name] = given.get(name) or default
         view = View(node_id(cls), text_shower(cls), training_view)
         result = train_adapter(model[0], data, TrainingSettings(targets=chosen, **given), run, view)
-        show_text(cls, describe_training(result))
+        text = describe_training(result)
+        show_text(cls, text)
         picture = as_image(training_view(result.losses, result.pictures))
-        return io.NodeOutput(result.adapter, {"loss": result.losses}, picture, ui=ui.PreviewImage(picture))
+        shown = {**ui.PreviewImage(picture).as_dict(), "qr_lora_training": [{**asdict(result.report), "text": text}]}
+        return io.NodeOutput(result.adapter, {"loss": result.losses}, picture, ui=shown)
 
 
 def _take_run(given: dict[str, Any]) -> RunSettings:

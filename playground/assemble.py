@@ -22,6 +22,11 @@ HERE = Path(__file__).parent
 DIFFUSION = HERE / "weights" / "tiny_sd3.safetensors"
 DECODER = HERE / "weights" / "taesd_decoder.safetensors"
 ASSETS = HERE.parent / "example_workflows" / "assets"
+# What the examples load, trained on this model by `playground.adapters`; the folder is that below the host's models.
+ADAPTERS = {
+    "qr_loras": ("playground_content.safetensors", "playground_style.safetensors"),
+    "loras": ("playground_neon.safetensors",),
+}
 NAME = "qrlora_playground.safetensors"
 STAMP = "qrlora_playground"
 # SD3 pads CLIP-L's 768 features to these widths; the columns added here only ever meet zeros.
@@ -95,21 +100,31 @@ def assemble(models: Path) -> list[Path]:
     return stale
 
 
+def copy_adapters(models: Path) -> list[Path]:
+    """Copy the adapters that the examples load below the host's models and return those that were written."""
+    wanted = {HERE / "weights" / name: models / folder / name for folder, names in ADAPTERS.items() for name in names}
+    return [target for source, target in wanted.items() if _copy(source, target)]
+
+
 def copy_pictures(folder: Path) -> list[Path]:
     """Copy the example pictures into the host's input folder and return those that were written."""
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for source in sorted(ASSETS.glob("*.png")):
-        target = folder / source.name
-        if not target.exists() or target.read_bytes() != source.read_bytes():
-            shutil.copyfile(source, target)
-            written.append(target)
-    return written
+    wanted = {source: folder / source.name for source in sorted(ASSETS.glob("*.png"))}
+    return [target for source, target in wanted.items() if _copy(source, target)]
+
+
+def _copy(source: Path, target: Path) -> bool:
+    """Whether the target was not there, or another."""
+    if target.exists() and target.read_bytes() == source.read_bytes():
+        return False
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+    return True
 
 
 def furnish(base: Path) -> None:
-    """Everything that the example needs, in the base directory of a host."""
+    """Everything that the examples need, in the base directory of a host."""
     assemble(base / "models")
+    copy_adapters(base / "models")
     copy_pictures(base / "input")
 
 
@@ -119,7 +134,8 @@ def main() -> None:
     parser.add_argument("--models", type=Path, required=True, help="the host's models folder")
     parser.add_argument("--input", type=Path, help="the host's input folder, for the example pictures")
     options = parser.parse_args()
-    for path in assemble(options.models) + (copy_pictures(options.input) if options.input else []):
+    written = assemble(options.models) + copy_adapters(options.models)
+    for path in written + (copy_pictures(options.input) if options.input else []):
         print(f"wrote {path}")
 
 

@@ -185,6 +185,16 @@ def draw_sunset(shape: str, size: int = SIZE) -> NDArray[np.uint8]:
     return to_bytes(mix(sky, light, coverage(distance)))
 
 
+def draw_neon(shape: str, size: int = SIZE) -> NDArray[np.uint8]:
+    """A shape as a glowing tube before the night: another style that the base model has never seen."""
+    distance = np.abs(distance_field(shape, size=size))
+    across = np.broadcast_to(np.linspace(0, 1, size)[None, :], (size, size))
+    ground = np.broadcast_to(np.array((12.0, 10.0, 34.0)), (size, size, 3))
+    colour = mix(np.broadcast_to(np.array((30.0, 235.0, 255.0)), ground.shape), (255, 60, 220), across)
+    glow = mix(ground, colour, 0.75 * np.exp(-distance / 7))
+    return to_bytes(mix(glow, mix(colour, (255, 255, 255), np.full_like(distance, 0.6)), coverage(distance - 2)))
+
+
 def draw_any_style(rng: np.random.Generator, size: int = SIZE) -> NDArray[np.uint8]:
     """A known shape, filled or as a line, in random colours with a random glow: for the decoder alone."""
     shift, radius = rng.uniform(-8, 8, 2), rng.uniform(28, 48)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from .adapter import Layer, QRLoRA
+from .adapter import Layer, QRLoRA, Term
 from .factored import Spectrum, spectrum
 from .merge import group_by_basis
 
@@ -136,6 +136,30 @@ def compare(first: QRLoRA, second: QRLoRA) -> Comparison:
         only_first=tuple(path for path in first.layers if path not in second.layers),
         only_second=tuple(path for path in second.layers if path not in first.layers),
     )
+
+
+def inner_product(first: QRLoRA, second: QRLoRA) -> float:
+    """``<D_a, D_b>_F`` over the common layers; of an adapter with itself, its energy ``|D|_F^2``.
+
+    ``<s_a Q_a dR_a, s_b Q_b dR_b> = s_a s_b sum_ij (Q_a^T Q_b)_ij (dR_a dR_b^T)_ij``, summed over the terms. Nothing is
+    decomposed, so it is much quicker than `compare`.
+
+    Raises:
+        AdapterError: the adapters disagree on the shape of a layer.
+    """
+    group_by_basis([first, second])  # refuses adapters that do not fit together
+    common = [path for path in first.layers if path in second.layers]
+    return math.fsum(_product_of_layers(first.layers[path], second.layers[path]) for path in common)
+
+
+def _product_of_layers(first: Layer, second: Layer) -> float:
+    return math.fsum(_product_of_terms(a, b) for a in first.terms for b in second.terms)
+
+
+def _product_of_terms(a: Term, b: Term) -> float:
+    columns = a.q.float().T @ b.q.to(a.q.device).float()
+    rows = a.delta_r.float().flatten(1) @ b.delta_r.to(a.delta_r.device).float().flatten(1).T
+    return a.scaling * b.scaling * float((columns.double() * rows.double()).sum())
 
 
 def _compare_layer(path: str, first: Layer, second: Layer, a: Spectrum, b: Spectrum) -> LayerComparison:

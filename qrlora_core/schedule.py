@@ -92,9 +92,8 @@ def make_curve(curve: str | Schedule, start: float = 0.0, end: float = 1.0) -> S
     if isinstance(curve, str) and curve not in CURVES:
         raise ScheduleError(f"curve: expected one of {', '.join(CURVES)}, found {curve!r}.")
     shape = CURVES[curve] if isinstance(curve, str) else curve.points
-    points = [(start + share * (end - start), factor) for share, factor in shape]
     if curve == "constant":
-        before = [(start, 0.0)] if start > 0 else []
-        after = [(end, 0.0)] if end < 1 else []
-        points = [*before, *points, *after]
-    return Schedule(tuple(points))
+        before = ((0.0, 0.0),) if start > 0 else ()
+        after = ((1.0, 0.0),) if end < 1 else ()
+        shape = (*before, *shape, *after)
+    return Schedule(tuple((start + share * (end - start), factor) for share, factor in shape))

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections import ChainMap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Any
 
 from ...qrlora_core import Layer, QRLoRA, QRLoRAError, ScheduleError, merge
+from ...qrlora_core.analysis import inner_product
 from .base_check import other_base
 from .combine import Combination, combine
 from .live import Source, apply_live
-from .matching import Names, match, require_some
+from .matching import Names, match, remembered, require_some
 from .patching import apply_patch
-from .report import SourceReport, described_mode, report_merge
+from .report import Neighbours, SourceReport, described_mode, overview, report_merge
 
 APPLY_MODES = ("live", "patch")
 _ADD = Combination()
@@ -23,11 +25,16 @@ _MODE_KEY = "qr_lora.merge_mode"
 
 @dataclass(frozen=True)
 class Applied:
-    """A model, and a text encoder if one was given, with a merge on them; the merge as one adapter; the report."""
+    """A model, and a text encoder if one was given, with a merge on them; the merge as one adapter.
+
+    Attributes:
+        report: what was applied, in lines. overview: the same for a page, see `report.overview`.
+    """
 
     model: Any
     merged: QRLoRA
     report: str
+    overview: dict[str, Any]
     clip: Any = None
 
 
@@ -62,10 +69,12 @@ def apply_adapters(
     for report in found:
         if report.text_encoder is None or not report.text_encoder.targets:
             require_some(patcher, report.source.adapter, report.model)
+    neighbours = on_model.neighbours()
     return Applied(
         on_model.apply(mode),
         _whole_merge(found, on_model, on_clip, how),
-        report_merge(found, on_model.merged, how, clip_scale),
+        report_merge(found, neighbours, on_model.merged, how, clip_scale),
+        overview(found, neighbours, on_model.merged),
         _with_patcher(clip, on_clip.apply(mode)) if on_clip is not None else None,
     )
 
@@ -80,11 +89,20 @@ class _Merge:
         self._sources = combine(patcher, fitted, how, self._names)
         self.merged = merge([(source.adapter, source.scale) for source in self._sources])
 
+    def neighbours(self) -> list[Neighbours]:
+        """How each two adapters that follow each other act on the same directions, worked out once for the two."""
+        pairs = pairwise(matched.adapter for matched in self.matches)
+        return [Neighbours(_product(a, b), _product(a, a), _product(b, b)) for a, b in pairs]
+
     def apply(self, mode: str) -> Any:
         """A clone of the model with the merge on it."""
         if mode == "live":
             return apply_live(self.patcher, self._sources, self._names)
         return apply_patch(self.patcher, match(self.patcher, self.merged, self._names))
+
+
+def _product(first: QRLoRA, second: QRLoRA) -> float:
+    return remembered(first, second, "inner product", lambda: inner_product(first, second))
 
 
 def _require_steady(sources: Sequence[Source], mode: str) -> None:

@@ -2,15 +2,15 @@
 
 ``GET /qr_lora/training`` tells what runs; ``POST /qr_lora/training/stop`` ends it after its present step and
 keeps the adapter, of one node with ``{"node_id": "8"}`` or of all without. The websocket message
-``qr_lora.training`` brings the same report as the former, about once a second.
+``qr_lora.training`` brings the same report as the former, about once a second, and once more when it ends.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 from aiohttp import web
 from server import PromptServer
@@ -20,7 +20,14 @@ EVENT = "qr_lora.training"
 
 @dataclass
 class Report:
-    """How a training stands; times in seconds, memory in bytes."""
+    """How a training stands; times in seconds, memory in bytes.
+
+    Attributes:
+        losses: the curve so far, each value the mean of `updates_per_loss` updates, the last one of the rest.
+        samples: the last sample pictures, each with its step, and where the host's ``/view`` finds it.
+        warnings: what the user must read.
+        state: ``stopped`` if a user ended it early and kept the adapter; ``failed`` after an error or Cancel.
+    """
 
     node_id: str
     step: int = 0
@@ -31,6 +38,11 @@ class Report:
     peak_memory: int | None = None
     checkpoint: str | None = None
     stopping: bool = False
+    losses: list[float] = field(default_factory=list)
+    updates_per_loss: int = 1
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    state: Literal["running", "finished", "stopped", "failed"] = "running"
 
 
 class Control:
@@ -40,13 +52,19 @@ class Control:
         self._running: dict[str, Report] = {}
 
     @contextlib.contextmanager
-    def running(self, node_id: str) -> Iterator[Report]:
+    def running(self, node_id: str, steps: int) -> Iterator[Report]:
         """Within the context, the training of this node can be seen and stopped."""
-        report = self._running[node_id] = Report(node_id)
+        report = self._running[node_id] = Report(node_id, steps=steps)
+        send(report)
         try:
             yield report
+            report.state = "stopped" if report.step < steps else "finished"
+        except BaseException:
+            report.state = "failed"
+            raise
         finally:
             del self._running[node_id]
+            send(report)
 
     def reports(self) -> list[dict[str, Any]]:
         """What runs now."""

@@ -16,12 +16,15 @@ from typing import Any
 
 import comfy.utils
 import torch
+from comfy_api.latest import ui
 
 from .control import Report, send
 
 _SECONDS_BETWEEN = 1.0
 _LARGEST_PREVIEW = 1024
 _KEPT_TIMES = 50
+_MOST_LOSSES = 200
+_MOST_SAMPLES = 24
 
 # Draws (losses, sample pictures with their steps) for the preview on the node: a PIL image.
 Draw = Callable[[Sequence[float], Sequence[tuple[int, Any]]], Any]
@@ -74,9 +77,20 @@ class Monitor:
     def picture(self, step: int, picture: Any) -> None:
         """Add a sample: (height, width, 3) float tensor on the CPU, 0 to 1."""
         self.pictures.append((step, picture))
+        if self._report.node_id:  # else there is no page to show it
+            self._report.samples = [*self._report.samples, *self._kept(step, picture)][-_MOST_SAMPLES:]
         if self._writer is not None:
             self._writer.add_image("sample", picture, step, dataformats="HWC")
         self.show()
+
+    def _kept(self, step: int, picture: Any) -> list[dict[str, Any]]:
+        """One entry of the report, the picture being a file of the host's temporary folder from now on."""
+        try:
+            (saved,) = ui.PreviewImage(picture[None]).as_dict()["images"]
+        except OSError as error:
+            self.warn(f"warning: the sample of step {step} could not be written for the page: {error}")
+            return []
+        return [{"step": step, **saved}]
 
     def warn(self, text: str) -> None:
         """Remember what the user must read, once."""
@@ -95,17 +109,31 @@ class Monitor:
     def tell(self) -> None:
         """Say how it stands now, without a picture."""
         report = self._report
-        report.seconds_per_step = sum(self._times) / len(self._times) if self._times else None
-        if report.seconds_per_step is not None:
-            report.seconds_left = report.seconds_per_step * (report.steps - report.step)
-        report.peak_memory = _peak_memory(self._device)
+        self._refresh()
         send(report)
         self._show(".\n".join([*self.warnings, _progress_text(report)]))  # what must be read comes first
 
     def close(self) -> None:
-        """Finish the log files."""
+        """Finish the report and the log files."""
+        self._refresh()
         if self._writer is not None:
             self._writer.close()
+
+    def _refresh(self) -> None:
+        report = self._report
+        report.warnings = list(self.warnings)
+        report.losses, report.updates_per_loss = thinned(self.losses)
+        report.seconds_per_step = sum(self._times) / len(self._times) if self._times else None
+        if report.seconds_per_step is not None:
+            report.seconds_left = report.seconds_per_step * (report.steps - report.step)
+        report.peak_memory = _peak_memory(self._device)
+
+
+def thinned(losses: Sequence[float]) -> tuple[list[float], int]:
+    """Means of so many losses each that few numbers are left, and how many that is."""
+    span = max(1, math.ceil(len(losses) / _MOST_LOSSES))
+    spans = (losses[start : start + span] for start in range(0, len(losses), span))
+    return [sum(part) / len(part) for part in spans], span
 
 
 def _progress_text(report: Report) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 from ...qrlora_core import QRLoRA
 from ...qrlora_core.lora_layout import IS_LORA, MAY_REPLACE_CORE, NOT_LOADED
@@ -77,9 +78,21 @@ class SourceReport:
         lacking = set(self.text_encoder.missing)
         return tuple(path for path in self.model.missing if path in lacking)
 
+    @property
+    def applied(self) -> int:
+        """How many of its layers were applied."""
+        matches = [self.model, *([self.text_encoder] if self.text_encoder else [])]
+        return sum(len(own) for matched in matches for own in matched.own_names.values())
 
-def report_merge(reports: Sequence[SourceReport], merged: QRLoRA, how: Combination, clip_scale: float) -> str:
-    """One line per adapter, and one for what needs attention.
+
+def report_merge(
+    reports: Sequence[SourceReport],
+    neighbours: Sequence[Neighbours],
+    merged: QRLoRA,
+    how: Combination,
+    clip_scale: float,
+) -> str:
+    """One line per adapter, one for two that follow each other, and one for what needs attention.
 
     ``content.safetensors: 48 of 48 layers, rank 16, scale 0.90; shared basis``
     """
@@ -87,6 +100,7 @@ def report_merge(reports: Sequence[SourceReport], merged: QRLoRA, how: Combinati
     lines = [_line(found, told, clip_scale) for found in reports]
     if how.mode != "add" and reports:
         lines.append(described_mode(reports, how))
+    lines += [_line_of_two(a, b, pair) for (a, b), pair in zip(pairwise(reports), neighbours, strict=True)]
     for found in reports:
         lines += _warnings(found)
     if told["concatenated"]:
@@ -98,16 +112,53 @@ def report_merge(reports: Sequence[SourceReport], merged: QRLoRA, how: Combinati
     return "\n".join(lines) or "no adapter connected: the model is unchanged"
 
 
+@dataclass(frozen=True)
+class Neighbours:
+    """Two adapters that follow each other in a merge: ``<D_a, D_b>``, ``|D_a|^2`` and ``|D_b|^2`` at scale 1."""
+
+    product: float
+    energy_first: float
+    energy_second: float
+
+    def interference(self, first: float, second: float) -> float:
+        """``2 <a D_a, b D_b> / (|a D_a|^2 + |b D_b|^2)`` at the scales a, b: the share of energy gained or lost."""
+        energy = first**2 * self.energy_first + second**2 * self.energy_second
+        return 2 * first * second * self.product / energy if energy else 0.0
+
+
+def overview(reports: Sequence[SourceReport], neighbours: Sequence[Neighbours], merged: QRLoRA) -> dict[str, Any]:
+    """What the page shows of a merge, as JSON: of each adapter, and of each two that follow each other."""
+    told = json.loads(merged.metadata[MERGE_KEY])
+    return {
+        "adapters": [
+            {
+                "name": found.source.label,
+                "layers": len(found.source.adapter.layers),
+                "applied": found.applied,
+                "rank": _ranks(found.source.adapter),
+                "basis": _basis(found.model, told),
+                "other_base": found.other_base,
+                "warnings": _warnings(found),
+            }
+            for found in reports
+        ],
+        "neighbours": [asdict(pair) for pair in neighbours],
+    }
+
+
 def _line(found: SourceReport, how: dict[str, list[str]], clip_scale: float) -> str:
     source, total = found.source, len(found.source.adapter.layers)
     in_clip = len(found.text_encoder.own_names) if found.text_encoder else 0
-    applied = sum(len(own) for own in found.model.own_names.values())
-    applied += sum(len(own) for own in found.text_encoder.own_names.values()) if found.text_encoder else 0
     text = f" ({in_clip} in the text encoder at {source.scale * clip_scale:.2f})" if in_clip else ""
-    layers = f"{applied} of {total} layers{text}, {_ranks(source.adapter)}"
+    layers = f"{found.applied} of {total} layers{text}, {_ranks(source.adapter)}"
     scheduled = ", scheduled" if source.schedule is not None else ""
     state = "off" if source.scale == 0 else _basis(found.model, how)
     return f"{source.label}: {layers}, scale {source.scale:.2f}{scheduled}; {state}"
+
+
+def _line_of_two(first: SourceReport, second: SourceReport, pair: Neighbours) -> str:
+    share = pair.interference(first.source.scale, second.source.scale)
+    return f"interference of {first.source.label} and {second.source.label}: {share:+.1%}"
 
 
 def _basis(matched: Match, how: dict[str, list[str]]) -> str:

@@ -49,7 +49,7 @@ class TrainingResult:
     """What came out.
 
     Attributes:
-        losses: of every update. pictures: (updates, picture) of every sample.
+        losses: of every update. report: how it stood at its end. pictures: (updates, picture) of every sample.
         stopped: whether a user ended it early. checkpoint: the last one's name.
         notes: what the user should read.
     """
@@ -57,6 +57,7 @@ class TrainingResult:
     adapter: QRLoRA
     losses: list[float]
     narrow_layers: int
+    report: Report
     pictures: list[tuple[int, Any]] = field(default_factory=list)
     stopped: bool = False
     checkpoint: str | None = None
@@ -77,7 +78,7 @@ def train_adapter(
     """
     run, view = run or RunSettings(), view or View()
     check_settings(settings)
-    with current_control().running(view.node_id) as report, trainable_context():
+    with current_control().running(view.node_id, settings.steps) as report, trainable_context():
         source = _resume_source(run)
         folder = _run_folder(run, source)
         resumed = None if source is None else load_training(source)
@@ -87,7 +88,7 @@ def train_adapter(
             record.require_same(resumed)
         deltas = _deltas(patcher, targets, settings, resumed)
         trainer = Trainer(deltas, settings.whole_optimizer(), steps=settings.steps)
-        monitor = _monitor(patcher, report, view, folder, settings.steps)
+        monitor = _monitor(patcher, report, view, folder)
         if source is not None and resumed is not None:
             trainer.restore(resumed.tensors, resumed.record["trainer"])
             monitor.resume(resumed.tensors["losses"].tolist(), checkpoint_name(source))
@@ -112,6 +113,7 @@ def _result(loop: Loop, adapter: QRLoRA, settings: TrainingSettings) -> Training
         adapter,
         monitor.losses,
         narrow_layers=sum(delta.factors.rank < settings.rank for delta in trainer.deltas.values()),
+        report=loop.report,
         pictures=monitor.pictures,
         stopped=trainer.updates < settings.steps,
         checkpoint=loop.report.checkpoint,
@@ -170,8 +172,7 @@ def _decompose(patcher: Any, path: str, target: Target, settings: TrainingSettin
     return decompose_target(patcher, path, target, rank, scaling * rank)
 
 
-def _monitor(patcher: Any, report: Report, view: View, folder: Run, steps: int) -> Monitor:
-    report.steps = steps
+def _monitor(patcher: Any, report: Report, view: View, folder: Run) -> Monitor:
     logs = folder.folder / "tensorboard" if folder.writes and not distributed.rank() else None
     return Monitor(report, show=view.show, draw=view.draw, device=patcher.load_device, logs=logs)
 

@@ -2,7 +2,7 @@
 
 from .comparison import comparison_plot
 from .drawing import as_image
-from .grid import labelled_grid
+from .grid import LabelledGrid, labelled_grid, shrunk
 from .training import training_view
 
-__all__ = ["as_image", "comparison_plot", "labelled_grid", "training_view"]
+__all__ = ["LabelledGrid", "as_image", "comparison_plot", "labelled_grid", "shrunk", "training_view"]

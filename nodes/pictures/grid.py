@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,17 +14,27 @@ from ...qrlora_core import QRLoRAError
 from .drawing import PAPER, centred
 
 
+@dataclass(frozen=True)
+class LabelledGrid:
+    """A picture of many cells.
+
+    Attributes:
+        picture: (1, height, width, 3) float32, 0..1.
+        cells: left, top, width and height of each cell, row by row, as shares of the picture's.
+    """
+
+    picture: Tensor
+    cells: list[tuple[float, float, float, float]]
+
+
 def labelled_grid(
     images: Sequence[Tensor], *, columns: Sequence[str], rows: Sequence[str], column_title: str, row_title: str
-) -> Tensor:
+) -> LabelledGrid:
     """One picture of all images, row by row, with labels above the columns and left of the rows.
 
     Args:
         images: (height, width, 3) each, 0..1, all of one size; its values are kept exactly.
         columns, rows: labels; no rows means a single row without a label.
-
-    Returns:
-        (1, height, width, 3) float32, 0..1.
 
     Raises:
         QRLoRAError: another number of images than cells, or images of different sizes.
@@ -49,11 +60,22 @@ def labelled_grid(
     if row_title:
         _paste_upright(canvas, row_title, font, line, top, height * len(rows))
     picture = torch.from_numpy(np.asarray(canvas, dtype=np.float32) / 255.0)
+    cells = []
     for index, image in enumerate(images):
         row, column = divmod(index, len(columns))
         y, x = top + height * row, left + width * column
         picture[y : y + height, x : x + width] = image[..., :3].cpu()
-    return picture[None]
+        cells.append((x / canvas.width, y / canvas.height, width / canvas.width, height / canvas.height))
+    return LabelledGrid(picture[None], cells)
+
+
+def shrunk(picture: Tensor, longest: int) -> Tensor:
+    """(1, height, width, 3) with no side longer than this."""
+    share = longest / max(picture.shape[1:3])
+    if share >= 1:
+        return picture
+    size = [max(1, round(side * share)) for side in picture.shape[1:3]]
+    return torch.nn.functional.interpolate(picture.movedim(-1, 1), size=size, mode="area").movedim(1, -1)
 
 
 def _paste_upright(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from comfyui_qr_lora.qrlora_core import AdapterError, Layer, QRLoRA, merge
-from comfyui_qr_lora.qrlora_core.analysis import as_json, as_table, block_of, compare
+from comfyui_qr_lora.qrlora_core.analysis import as_json, as_table, block_of, compare, inner_product
 from comfyui_qr_lora.tests.core import oracle
 from comfyui_qr_lora.tests.core.oracle import normal, orthonormal
 
@@ -84,6 +84,13 @@ class TestLayers:
         energy = float(dense(merged).square().sum())
         summed = found.energy_first + found.energy_second
         assert energy == pytest.approx(summed * (1 + found.interference), rel=1e-5)
+
+    @each
+    def test_inner_products_are_those_of_the_dense_deltas(self, first, second):
+        a, b = dense(first).double(), dense(second).double()
+        found = inner_product(QRLoRA({"x": first, "alone": second}), QRLoRA({"x": second, "too": first}))
+        assert found == pytest.approx(float((a * b).sum()), abs=1e-5 * float(a.norm() * b.norm()))
+        assert inner_product(QRLoRA({"x": first}), QRLoRA({"x": first})) == pytest.approx(float((a * a).sum()), rel=1e-5)
 
     @each
     def test_overlaps_are_those_of_the_dense_spaces(self, first, second):

@@ -8,6 +8,7 @@ from unittest import mock
 
 import pytest
 import torch
+from PIL import Image
 
 from comfyui_qr_lora.nodes.host import files, monitor
 from comfyui_qr_lora.nodes.host.control import Report
@@ -59,6 +60,32 @@ def test_a_step_that_shows_nothing_draws_and_sends_nothing() -> None:
             watched.step(step, 0.1, 1e-4, 0.001)
     assert len(drawn) <= 2
     assert sent.call_count <= 2
+
+
+@pytest.mark.parametrize(("count", "points", "span"), [(0, 0, 1), (200, 200, 1), (201, 101, 2), (100_000, 200, 500)])
+def test_the_curve_for_the_page_is_thinned_and_keeps_the_mean(count: int, points: int, span: int) -> None:
+    losses = [float(step % 7) for step in range(count)]
+    means, found = monitor.thinned(losses)
+    assert (len(means), found) == (points, span)
+    sizes = [min(span, count - index * span) for index in range(points)]
+    assert sum(mean * size for mean, size in zip(means, sizes, strict=True)) == pytest.approx(sum(losses))
+
+
+def test_samples_are_files_that_the_report_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files.folder_paths, "get_temp_directory", lambda: str(tmp_path))
+    report = Report("7", steps=100)
+    watched = Monitor(report, show=lambda text: None, draw=None, device=torch.device("cpu"), logs=None)
+    for step in range(1, 31):
+        watched.picture(step, torch.full((4, 6, 3), step / 255))
+    assert [sample["step"] for sample in report.samples] == list(range(7, 31))  # the last ones
+    with Image.open(tmp_path / report.samples[-1]["subfolder"] / report.samples[-1]["filename"]) as picture:
+        assert picture.size == (6, 4)
+        assert picture.getpixel((0, 0)) == (30, 30, 30)
+    tmp_path.joinpath("gone").touch()
+    monkeypatch.setattr(files.folder_paths, "get_temp_directory", lambda: str(tmp_path / "gone"))
+    watched.picture(31, torch.zeros(4, 6, 3))
+    assert "the sample of step 31 could not be written" in watched.warnings[0]
+    assert len(report.samples) == 24
 
 
 def test_tensorboard_files_hold_the_losses(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -443,12 +443,3 @@ def test_saving_outside_the_output_folder_is_refused(server: Server, trained: di
         with pytest.raises(PromptError, match="filename_prefix"):
             server.queue(prompt)
     assert not list(server.base.parent.glob("escape*"))
-
-
-def test_editor_form_of_the_example_is_up_to_date(server: Server) -> None:
-    from devtools.workflows import FOLDER, to_editor
-
-    node_types = server.get("/object_info")
-    for source in (FOLDER / "api").glob("*.json"):
-        expected = to_editor(json.loads(source.read_text("utf-8")), node_types)
-        assert json.loads((FOLDER / source.name).read_text("utf-8")) == json.loads(json.dumps(expected)), source.name

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -184,9 +184,27 @@ def test_stop_and_keep_ends_early_and_hands_on_the_adapter(model: Any) -> None:
         result = train(model, steps=50, run=RUN, view=View("7", stop_at_three))
     assert result.stopped
     assert len(result.losses) == 3
+    assert (result.report.state, result.report.losses) == ("stopped", result.losses)
     assert_same(result.adapter, train(model, steps=3).adapter)
     assert result.checkpoint == "test_00001/step_00000003.safetensors"
     assert desk.reports() == []
+
+
+def test_every_end_is_told(model: Any) -> None:
+    """Once at the start, before anything is computed, and once at the end with the whole curve."""
+    told: list[dict[str, Any]] = []
+    with (
+        mock.patch.object(control, "send", side_effect=lambda report: told.append(asdict(report))),
+        mock.patch("comfyui_qr_lora.nodes.host.monitor.send"),
+    ):
+        losses = train(model, steps=4).losses
+        interrupt(model, 2, steps=4)
+    assert [(report["state"], report["step"], report["steps"]) for report in told] == [
+        ("running", 0, 4), ("finished", 4, 4), ("running", 0, 4), ("failed", 2, 4),
+    ]  # fmt: skip
+    assert told[1]["losses"] == losses
+    assert told[3]["losses"] == losses[:2]
+    assert told[3]["warnings"][0].startswith("interrupted at step 2")
 
 
 def test_the_last_checkpoints_stay_and_older_ones_go(model: Any, folder: Path) -> None:

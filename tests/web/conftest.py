@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from devtools.browser import ARGUMENTS, NONE, find
+from devtools.environment import ROOT
 from devtools.server import Server
 from playground import assemble
 
-_NAMES = ("chromium", "chromium-browser", "google-chrome")
-# As root it has no sandbox; it looks for nothing on the network.
-_ARGUMENTS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 _READY = "() => !!(window.app?.extensionManager && window.LiteGraph?.registered_node_types['QRLoRA_Load'])"
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """Chromium; the test is skipped where there is none, but never under CI."""
-    found = next(filter(None, map(shutil.which, _NAMES)), None)
+    found = find()
     if found is None:
-        message = f"no browser: none of {', '.join(_NAMES)} is installed"
-        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+        pytest.fail(NONE) if os.environ.get("CI") else pytest.skip(NONE)
     with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=found, args=_ARGUMENTS)
+        running = playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
         yield running
         running.close()
 
@@ -42,6 +37,19 @@ def web_server(browser: Browser) -> Iterator[Server]:
     assemble.furnish(running.base)
     with running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def adapters(web_server: Server) -> tuple[str, str]:
+    """Names of two adapters that the playground's model was trained for, of one basis, as the Load node lists them."""
+    example = json.loads((ROOT / "example_workflows" / "api" / "compose_content_and_style.json").read_text("utf-8"))
+    prompt = {number: example[number] for number in "123456789"}
+    for number, trained in (("8", "content"), ("9", "style")):
+        prompt[number]["inputs"]["steps"] = 12
+        saved = {"adapter": [number, 0], "filename_prefix": trained}
+        prompt[f"{number}0"] = {"class_type": "QRLoRA_Save", "inputs": saved}
+    web_server.queue(prompt, timeout=120)
+    return "output/qr_loras/content_00001_.safetensors", "output/qr_loras/style_00001_.safetensors"
 
 
 @pytest.fixture(params=["canvas", "vue"])

@@ -1,0 +1,94 @@
+"""The subgraph blueprints on the page: listed, put on the canvas, and run to a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page
+
+from devtools.blueprints import BLUEPRINTS, COMPOSE, TRAIN
+from devtools.server import Server
+from playground import assemble
+
+pytestmark = [pytest.mark.web, pytest.mark.server]
+
+# As a user does: search in the dialog that a double click opens, and take what is found.
+ADDED = "title => window.app.graph.nodes.find(node => node.title === title && node.isSubgraphNode?.())"
+BUILD = """async () => {
+  const graph = window.app.graph;
+  const add = (type, values = {}) => {
+    const node = window.LiteGraph.createNode(type);
+    graph.add(node);
+    for (const [name, value] of Object.entries(values)) node.widgets.find(w => w.name === name).value = value;
+    return node;
+  };
+  const join = (from, slot, to, name) => from.connect(slot, to, to.inputs.findIndex(input => input.name === name));
+  const blueprint = title => graph.nodes.find(node => node.title === title);
+  const [train, compose] = [blueprint(TRAIN), blueprint(COMPOSE)];
+  const inner = (node, type) => node.subgraph.nodes.find(n => n.type === type);
+  const widget = (node, name) => node.widgets.find(w => w.name === name);
+  for (const [name, value] of Object.entries(SETTINGS)) widget(inner(train, 'QRLoRA_Train'), name).value = value;
+  const model = add('CheckpointLoaderSimple', { ckpt_name: MODEL });
+  const image = add('LoadImage', { image: 'content.png' });
+  const style = add('QRLoRA_Load', { adapter_name: 'qr_loras/playground_style.safetensors' });
+  const caption = add('CLIPTextEncode', { text: 'an orange house' });
+  const empty = add('EmptySD3LatentImage', { width: 128, height: 128 });
+  const sampler = add('KSampler', { steps: 2, cfg: 2.5 });
+  const decode = add('VAEDecode');
+  const save = add('SaveImage');
+  join(model, 0, train, 'model'); join(model, 2, train, 'vae'); join(image, 0, train, 'image');
+  join(model, 1, caption, 'clip'); join(caption, 0, train, 'positive');
+  join(model, 0, compose, 'model'); join(train, 0, compose, 'content'); join(style, 0, compose, 'style');
+  join(compose, 0, sampler, 'model'); join(caption, 0, sampler, 'positive'); join(caption, 0, sampler, 'negative');
+  join(empty, 0, sampler, 'latent_image'); join(sampler, 0, decode, 'samples'); join(model, 2, decode, 'vae');
+  join(decode, 0, save, 'images');
+  const scales = ['scale_1', 'scale_2'].map(name => compose.widgets.find(w => w.name.endsWith(': ' + name)));
+  scales[1].value = 0.35;
+  const { output } = await window.app.graphToPrompt();
+  return { output, save: String(save.id), shown: compose.widgets.map(w => w.name), hidden: scales.map(w => !!w.hidden),
+           trained: train.widgets.map(w => w.name) };
+}"""
+SETTINGS: dict[str, Any] = {
+    "steps": 2, "rank": 4, "training_dtype": "fp32", "gradient_checkpointing": False, "keep_checkpoints": 0,
+}  # fmt: skip
+
+
+@pytest.fixture(params=["panels", "no panels"])
+def panels(request: pytest.FixtureRequest, web_server: Server) -> Iterator[bool]:
+    """Whether our panels are on; asked for before `page`, which reads the settings."""
+    web_server.post("/api/settings", {"QRLoRA.Desk": request.param == "panels"})
+    yield request.param == "panels"
+    web_server.post("/api/settings", {"QRLoRA.Desk": True})
+
+
+def put_on_canvas(page: Page, name: str) -> None:
+    """From the search that a double click on the canvas opens, as a user does."""
+    page.evaluate("() => window.app.extensionManager.command.execute('Workspace.SearchBox.Toggle')")
+    box = page.locator(".comfy-vue-node-search-container input")
+    box.fill(name)
+    page.locator(".comfy-vue-node-search-container li", has_text=name).first.click()
+    page.wait_for_function(f"name => !!({ADDED})(name)", arg=name)
+
+
+def test_blueprints_are_listed_and_run_to_a_picture(panels: bool, page: Page, web_server: Server) -> None:
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.evaluate("() => window.app.loadGraphData({ nodes: [], links: [], version: 0.4 })")
+    listed = web_server.get("/global_subgraphs")
+    assert {entry["name"] for entry in listed.values()} == {blueprint.name for blueprint in BLUEPRINTS}
+    for blueprint in BLUEPRINTS:
+        put_on_canvas(page, blueprint.name)
+    script = BUILD
+    for name, value in {"TRAIN": TRAIN.name, "COMPOSE": COMPOSE.name, "MODEL": assemble.NAME}.items():
+        script = script.replace(f"({name})", f"({value!r})").replace(f": {name} ", f": {value!r} ")
+    built = page.evaluate(script.replace("SETTINGS", str(SETTINGS).replace("False", "false")))
+    assert built["trained"] == [f"{node}: {widget}" for node, widget in TRAIN.widgets]
+    assert built["shown"][1:] == [f"{node}: {widget}" for node, widget in COMPOSE.widgets[1:]]
+    assert built["hidden"] == [panels, panels]
+    (merge,) = [node["inputs"] for node in built["output"].values() if node["class_type"] == "QRLoRA_Merge"]
+    assert (merge["scale_1"], merge["scale_2"]) == (1.0, 0.35)
+    page.evaluate("() => window.app.queuePrompt(0)")
+    page.wait_for_function("node => window.app.nodeOutputs[node]?.images?.length", arg=built["save"], timeout=120_000)
+    assert errors == []

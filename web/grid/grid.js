@@ -1,0 +1,117 @@
+/** The picture of a sweep on `QRLoRA_Grid`: a click on a cell puts its scales into QR-LoRA Merge. */
+
+import { api } from "../../../scripts/api.js";
+import { element, plainText } from "../lib/dom.js";
+import { allNodes, onExecuted, sourceOf } from "../lib/graph.js";
+import { addPanel } from "../lib/panel.js";
+import { text } from "../lib/texts.js";
+import { setScales } from "../merge/merge.js";
+
+const EMPTY = 40; // pixels
+const HEIGHT = 360;
+const SLOTS = [1, 2, 3, 4, 5, 6, 7, 8];
+const AXES = ["x", "y"];
+
+export function attachGrid(node) {
+  const view = new GridView((cell) => putIntoMerge(node, cell));
+  const panel = addPanel(node, "qr_lora_grid", view.root, () => view.height());
+  onExecuted(node, (output) => {
+    view.show(output.qr_lora_grid?.[0]);
+    panel.resize();
+  });
+}
+
+class GridView {
+  constructor(choose) {
+    this.choose = choose;
+    this.cells = [];
+    this.picture = element("img", { alt: "", draggable: "false" });
+    this.frame = element("div", { class: "qr-lora-grid-frame", role: "group", "aria-label": text("grid.panel") }, this.picture);
+    this.frame.hidden = true;
+    this.message = element("div", { class: "qr-lora-grid-message qr-lora-quiet", role: "status", text: text("grid.empty") });
+    this.root = element("div", {}, element("div", { class: "qr-lora-grid-box" }, this.frame), this.message);
+  }
+
+  height() {
+    return this.frame.hidden ? EMPTY : HEIGHT;
+  }
+
+  show(result) {
+    if (!result) return;
+    const { filename, subfolder, type, width, height } = result;
+    this.picture.src = api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}`);
+    this.frame.style.aspectRatio = `${width} / ${height}`;
+    this.frame.style.setProperty("--qr-ratio", width / height);
+    this.columns = result.cells.filter((cell) => cell.at[1] === result.cells[0].at[1]).length;
+    this.cells = result.cells.map((cell, index) => this.newCell(cell, index, result));
+    this.frame.replaceChildren(this.picture, ...this.cells);
+    this.frame.hidden = false;
+    this.message.textContent = text("grid.choose");
+  }
+
+  newCell(cell, index, { name_x, name_y }) {
+    const [left, top, width, height] = cell.at.map((share) => `${share * 100}%`);
+    const names = { x: plainText(name_x, 100), y: plainText(name_y, 100) };
+    const scales = AXES.filter((axis) => cell[`scale_${axis}`] != null).map((axis) => `${names[axis]} ${cell[`scale_${axis}`]}`);
+    const label = text("grid.cell", { scales: scales.join(", ") });
+    return element("button", {
+      type: "button",
+      class: "qr-lora-grid-cell",
+      title: label,
+      "aria-label": label,
+      "aria-pressed": "false",
+      tabindex: index ? "-1" : "0",
+      style: { left, top, width, height },
+      click: () => this.press(cell, index, scales),
+      focus: () => this.cells.forEach((other, place) => (other.tabIndex = place === index ? 0 : -1)),
+      keydown: (event) => this.pressKey(event, index),
+    });
+  }
+
+  press(cell, index, scales) {
+    const told = this.choose(cell);
+    this.cells.forEach((other, place) => other.setAttribute("aria-pressed", String(told.isSet && place === index)));
+    this.message.textContent = this.message.title = text(told.key, { scales: scales.join(", "), ...told.values });
+    this.message.classList.toggle("qr-lora-warning", !told.isSet);
+    this.message.classList.toggle("qr-lora-quiet", told.isSet);
+  }
+
+  /** One stop for Tab, and arrows from cell to cell. */
+  pressKey(event, index) {
+    const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -this.columns, ArrowDown: this.columns }[event.key];
+    if (!step) return;
+    event.preventDefault();
+    this.cells[index + step]?.focus();
+  }
+}
+
+/** What came of it: a text and whether anything was set. */
+function putIntoMerge(node, cell) {
+  const sweep = sourceOf(node, "grid")?.node;
+  if (!sweep) return { isSet: false, key: "grid.no_sweep" };
+  const swept = AXES.map((axis) => ({ source: sourceOf(sweep, `adapter_${axis}`), scale: cell[`scale_${axis}`] })).filter(({ source, scale }) => source && scale != null);
+  const fitting = allNodes()
+    .filter((other) => other.comfyClass === "QRLoRA_Merge")
+    .map((merge) => ({ merge, scales: scalesFor(merge, swept) }))
+    .filter(({ scales }) => Object.keys(scales).length);
+  if (!fitting.length) return { isSet: false, key: "grid.no_merge" };
+  for (const { merge, scales } of fitting) setScales(merge, scales);
+  const isWhole = fitting.every(({ scales }) => Object.keys(scales).length >= swept.length);
+  return { isSet: true, key: isWhole ? "grid.set" : "grid.set_in_part", values: { nodes: fitting.map(({ merge }) => nameOf(merge)).join(", ") } };
+}
+
+/** Slot to scale, for the adapters that the sweep varied. */
+function scalesFor(merge, swept) {
+  const left = [...swept];
+  const scales = {};
+  for (const slot of SLOTS) {
+    const own = sourceOf(merge, `adapter_${slot}`);
+    const found = left.findIndex(({ source }) => own && source.node === own.node && source.slot === own.slot);
+    if (found >= 0) scales[slot] = left.splice(found, 1)[0].scale;
+  }
+  return scales;
+}
+
+function nameOf(node) {
+  return text("grid.node", { title: plainText(node.title, 100), id: node.id });
+}

@@ -1,0 +1,128 @@
+/** Nodes, their widgets and where their inputs come from. */
+
+import { app } from "../../../scripts/app.js";
+import { api } from "../../../scripts/api.js";
+
+const FROM_OUTSIDE = -10; // the origin of a link that comes into a subgraph
+
+export function widgetOf(node, name) {
+  return node.widgets?.find((widget) => widget.name === name);
+}
+
+/** Set a widget as a user would, so that both renderers and other extensions see it. */
+export function setWidget(node, name, value) {
+  const widget = widgetOf(node, name);
+  if (!widget || widget.value === value) return;
+  widget.value = value;
+  widget.callback?.(value);
+}
+
+export function inputOf(node, name) {
+  return node.inputs?.find((input) => input.name === name);
+}
+
+export function isLinked(node, name) {
+  return inputOf(node, name)?.link != null;
+}
+
+/** The node and output that feed an input, through reroutes and across subgraphs; null where nothing does. */
+export function sourceOf(node, name) {
+  const link = node.graph?.getLink(inputOf(node, name)?.link);
+  return link ? originOf(node.graph, link) : null;
+}
+
+function originOf(graph, link) {
+  if (link.origin_id === FROM_OUTSIDE) return fromOutside(graph, link.origin_slot);
+  const node = graph.getNodeById(link.origin_id);
+  if (!node) return null;
+  if (node.isSubgraphNode?.()) return fromInside(node, link.origin_slot);
+  if (node.type === "Reroute") return sourceOf(node, node.inputs[0]?.name ?? "");
+  return { node, slot: link.origin_slot };
+}
+
+function fromOutside(graph, slot) {
+  const outer = allNodes().find((node) => node.subgraph === graph);
+  const input = outer?.inputs[slot];
+  return input ? sourceOf(outer, input.name) : null;
+}
+
+function fromInside(node, slot) {
+  const link = node.subgraph.getLink(node.subgraph.outputs[slot]?.linkIds[0]);
+  return link ? originOf(node.subgraph, link) : null;
+}
+
+/** Every node of the workflow, those within subgraphs too. */
+export function allNodes(graph = app.graph?.rootGraph ?? app.graph) {
+  return (graph?.nodes ?? []).flatMap((node) => [node, ...(node.subgraph ? allNodes(node.subgraph) : [])]);
+}
+
+/** The node with an id such as the server uses: `12`, or `7:12` for node 12 within subgraph node 7. */
+export function nodeByExecutionId(executionId) {
+  let graph = app.graph?.rootGraph ?? app.graph;
+  const path = String(executionId).split(":");
+  for (const id of path.slice(0, -1)) graph = graph?.getNodeById(id)?.subgraph;
+  return graph?.getNodeById(path.at(-1)) ?? null;
+}
+
+/** Call a function whenever the node has run, with what it sent to the page. */
+export function onExecuted(node, tell) {
+  const before = node.onExecuted;
+  node.onExecuted = function (output, ...rest) {
+    before?.call(this, output, ...rest);
+    tell(output ?? {});
+  };
+  node.qrLoRATell = tell;
+}
+
+/** Tell the nodes what they sent when they last ran, where the host has kept it: a run of the past was opened. */
+export function tellKeptOutputs(outputs) {
+  for (const node of allNodes()) {
+    const kept = outputs?.[node.graph.isRootGraph ? node.id : `${node.graph.id}:${node.id}`];
+    if (kept) node.qrLoRATell?.(kept);
+  }
+}
+
+/** Call a function when one of these widgets changes, and when all of them were read from a file. */
+export function onWidgetChange(node, names, tell) {
+  for (const widget of names.map((name) => widgetOf(node, name))) widget.callback = chained(widget.callback, tell);
+  node.onConfigure = chained(node.onConfigure, tell);
+}
+
+/** A method that does what it did, and then tells of it. */
+export function chained(before, tell) {
+  return function (...given) {
+    const result = before?.apply(this, given);
+    tell();
+    return result;
+  };
+}
+
+/** Do it once the present burst of changes is over. */
+export function debounced(action) {
+  let waiting = false;
+  return () => {
+    if (waiting) return;
+    waiting = true;
+    queueMicrotask(() => {
+      waiting = false;
+      action();
+    });
+  };
+}
+
+/** One step for undo, after a change that the host does not see by itself. */
+export function recordChange() {
+  app.extensionManager.workflow?.activeWorkflow?.changeTracker?.checkState();
+}
+
+let lastTold = 0;
+const RARELY = 150; // milliseconds
+
+/** While something is dragged: run again where the host is set to run on change, without a step for undo. */
+export function tellDrag() {
+  if (app.extensionManager.queueSettings?.mode !== "change") return;
+  const now = performance.now();
+  if (now - lastTold < RARELY) return;
+  lastTold = now;
+  api.dispatchCustomEvent("graphChanged", app.graph.serialize());
+}

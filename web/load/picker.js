@@ -1,0 +1,230 @@
+/** A dialog to choose an adapter file: search, folders, pictures. */
+
+import { button, element, plainText } from "../lib/dom.js";
+import { text } from "../lib/texts.js";
+import { pictureAddress } from "./library.js";
+
+const MOST_SHOWN = 240;
+const STEPS = { ArrowLeft: -1, ArrowRight: 1 };
+
+/** Ask for one of the files; resolves to its name, or to null. `later` brings the list once more, fresh. */
+export function pickAdapter(files, chosen, later) {
+  return new Promise((resolve) => new Picker(files, chosen, resolve).open(later));
+}
+
+class Picker {
+  constructor(files, chosen, resolve) {
+    Object.assign(this, { files, chosen, resolve, folder: "", picked: null });
+    this.search = element("input", {
+      type: "search",
+      class: "qr-lora-load-search",
+      placeholder: text("load.search"),
+      "aria-label": text("load.search"),
+      autofocus: true,
+      input: () => this.show(),
+      keydown: (event) => this.#searchKeys(event),
+    });
+    this.folders = element("div", { class: "qr-lora-load-folders qr-lora-scroll", role: "group", "aria-label": text("load.folders") });
+    this.cards = element("div", { class: "qr-lora-load-cards qr-lora-scroll", role: "listbox", "aria-label": text("load.files") });
+    this.count = element("div", { class: "qr-lora-quiet", role: "status" });
+    this.root = this.#dialog();
+  }
+
+  open(later) {
+    document.body.append(this.root);
+    this.root.showModal();
+    this.refresh(this.files);
+    this.search.focus();
+    later.then((files) => this.root.open && this.refresh(files), (error) => this.#tell(error));
+  }
+
+  refresh(files) {
+    const isChosen = (file) => file.name === this.chosen;
+    const ordered = [...files.filter(isChosen), ...files.filter((file) => !isChosen(file))];
+    this.files = ordered.map((file) => ({ ...file, found: plainText(file.name).toLowerCase() }));
+    this.showFolders();
+    this.show();
+  }
+
+  showFolders() {
+    const counts = countFolders(this.files);
+    if (!counts.has(this.folder)) this.folder = "";
+    const all = this.#folderButton("", text("load.all_folders"), this.files.length, 0);
+    const below = [...counts].filter(([folder]) => folder).sort(([a], [b]) => (a < b ? -1 : 1));
+    const made = below.slice(0, MOST_SHOWN).map(([folder, count]) => this.#folderButton(folder, ...lastPart(folder, count)));
+    this.folders.replaceChildren(all, ...made);
+    this.#markFolder();
+  }
+
+  show() {
+    const words = this.search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const found = this.files.filter(
+      (file) => isBelow(file.name, this.folder) && words.every((word) => file.found.includes(word)),
+    );
+    this.cards.replaceChildren(...found.slice(0, MOST_SHOWN).map((file) => this.#card(file)));
+    this.cards.scrollTop = 0;
+    const more = found.length - MOST_SHOWN;
+    const key = more > 0 ? "load.more" : found.length ? "load.found" : "load.none_found";
+    this.count.textContent = text(key, { count: Math.min(found.length, MOST_SHOWN), more });
+    roveTo(this.cards.firstElementChild, false);
+  }
+
+  #dialog() {
+    const title = text("load.choose_title");
+    const head = element(
+      "div",
+      { class: "qr-lora-load-head" },
+      element("strong", { text: title }),
+      this.search,
+      button("✕", text("load.close"), () => this.root.close(), { class: "qr-lora-load-close" }),
+    );
+    const body = element("div", { class: "qr-lora-load-body" }, this.folders, this.cards);
+    const root = element("dialog", { class: "qr-lora qr-lora-load-picker", "aria-label": title }, head, body, this.count);
+    root.addEventListener("close", () => this.#closed());
+    root.addEventListener("click", (event) => event.target === root && root.close()); // beside it
+    // The host's shortcuts are not meant while one types here.
+    for (const kind of ["keydown", "keyup", "copy", "cut", "paste"]) root.addEventListener(kind, (event) => event.stopPropagation());
+    this.cards.addEventListener("keydown", (event) => this.#cardKeys(event));
+    this.folders.addEventListener("keydown", (event) => this.#folderKeys(event));
+    return root;
+  }
+
+  #closed() {
+    this.root.remove();
+    this.resolve(this.picked);
+  }
+
+  #choose(name) {
+    this.picked = name;
+    this.root.close();
+  }
+
+  #tell(error) {
+    this.count.textContent = plainText(error.message);
+    this.count.className = "qr-lora-warning";
+  }
+
+  #folderButton(folder, label, count, depth) {
+    return element(
+      "button",
+      {
+        type: "button",
+        class: "qr-lora-load-folder",
+        title: plainText(folder) || label,
+        dataset: { folder },
+        style: { paddingInlineStart: `${6 + 12 * depth}px` },
+        click: () => this.#enter(folder),
+      },
+      element("span", { text: plainText(label) }),
+      element("span", { class: "qr-lora-quiet", text: count }),
+    );
+  }
+
+  #enter(folder) {
+    this.folder = folder;
+    this.#markFolder();
+    this.show();
+  }
+
+  #markFolder() {
+    for (const item of this.folders.children) {
+      const isHere = item.dataset.folder === this.folder;
+      item.setAttribute("aria-pressed", String(isHere));
+      item.tabIndex = isHere ? 0 : -1;
+    }
+  }
+
+  #card(file) {
+    const name = plainText(file.name);
+    const [folder, stem] = parted(name);
+    const picture = file.picture
+      ? element("img", { loading: "lazy", decoding: "async", alt: "", src: pictureAddress(file.name), draggable: "false" })
+      : element("span", { class: "qr-lora-load-letter", text: [...stem][0]?.toUpperCase() ?? "" });
+    return element(
+      "button",
+      {
+        type: "button",
+        role: "option",
+        class: "qr-lora-load-card",
+        title: name,
+        tabindex: -1,
+        "aria-selected": String(file.name === this.chosen),
+        click: () => this.#choose(file.name),
+      },
+      element("span", { class: "qr-lora-load-thumb" }, picture),
+      element("span", { class: "qr-lora-load-stem", text: stem }),
+      element("span", { class: "qr-lora-load-place qr-lora-quiet", text: folder }),
+    );
+  }
+
+  #searchKeys(event) {
+    if (event.isComposing) return;
+    if (event.key === "ArrowDown") roveTo(this.cards.querySelector("[tabindex='0']"), true);
+    else if (event.key === "Enter") this.cards.firstElementChild?.click();
+    else return;
+    event.preventDefault();
+  }
+
+  #cardKeys(event) {
+    const cards = [...this.cards.children];
+    const at = cards.indexOf(document.activeElement);
+    const columns = cards.filter((card) => card.offsetTop === cards[0].offsetTop).length;
+    const step = { ...STEPS, ArrowUp: -columns, ArrowDown: columns }[event.key];
+    if (step) {
+      if (at + step < 0 && event.key === "ArrowUp") this.search.focus();
+      else roveTo(cards[Math.min(Math.max(at + step, 0), cards.length - 1)], true);
+    } else if (event.key === "Home" || event.key === "End") roveTo(cards.at(event.key === "Home" ? 0 : -1), true);
+    else return this.#typeOn(event);
+    event.preventDefault();
+  }
+
+  /** A letter goes on with the search. */
+  #typeOn(event) {
+    const isLetter = event.key.length === 1 && event.key !== " " && !event.ctrlKey && !event.metaKey && !event.altKey;
+    if (isLetter || event.key === "Backspace") this.search.focus();
+  }
+
+  #folderKeys(event) {
+    const step = { ArrowUp: "previousElementSibling", ArrowDown: "nextElementSibling" }[event.key];
+    const next = step && document.activeElement[step];
+    if (!next) return;
+    event.preventDefault();
+    next.focus();
+    this.#enter(next.dataset.folder);
+  }
+}
+
+/** Of many items, one can be reached with Tab. */
+function roveTo(item, hasFocus) {
+  if (!item) return;
+  for (const other of item.parentElement.querySelectorAll("[tabindex='0']")) other.tabIndex = -1;
+  item.tabIndex = 0;
+  if (hasFocus) item.focus();
+}
+
+/** How many files lie in each folder and below. */
+function countFolders(files) {
+  const counts = new Map([["", files.length]]);
+  for (const { name } of files) {
+    for (let end = name.indexOf("/"); end > 0; end = name.indexOf("/", end + 1)) {
+      const folder = name.slice(0, end);
+      counts.set(folder, (counts.get(folder) ?? 0) + 1);
+    }
+  }
+  return counts;
+}
+
+function lastPart(folder, count) {
+  const parts = folder.split("/");
+  return [parts.at(-1), count, parts.length - 1];
+}
+
+function isBelow(name, folder) {
+  return !folder || name.startsWith(`${folder}/`);
+}
+
+/** Folder and name without its suffix. */
+export function parted(name) {
+  const start = name.lastIndexOf("/") + 1;
+  return [name.slice(0, Math.max(0, start - 1)), name.slice(start).replace(/\.safetensors$/, "")];
+}

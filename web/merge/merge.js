@@ -1,0 +1,63 @@
+/** The mixing desk on `QRLoRA_Merge`. */
+
+import { api } from "../../../scripts/api.js";
+import { allNodes, chained, debounced, onExecuted, onWidgetChange, recordChange, sourceOf } from "../lib/graph.js";
+import { showBaseWarning } from "../load/load.js";
+import { addPanel, hideWidgets, replaceHostText } from "../lib/panel.js";
+import { Desk } from "./desk.js";
+import * as mix from "./mix.js";
+import { rememberSockets, showNeededSockets } from "./sockets.js";
+
+export { keepSocketLayout } from "./sockets.js";
+
+export const PANEL = "qr_lora_desk";
+const NARROWEST = 400;
+
+export function attachMerge(node) {
+  rememberSockets(node);
+  const names = node.widgets.map((widget) => widget.name);
+  const desk = (node.qrLoRADesk = new Desk(node));
+  const panel = addPanel(node, PANEL, desk.root, () => desk.height());
+  hideWidgets(node, names, (name) => panel.widget.y + desk.socketHeight(name));
+  desk.onResize = panel.resize;
+  const update = () => {
+    if (!node.graph) return;
+    mix.settle(node);
+    showNeededSockets(node);
+    desk.update();
+  };
+  const soon = debounced(update);
+  node.onConnectionsChange = chained(node.onConnectionsChange, soon);
+  node.onGraphConfigured = chained(node.onGraphConfigured, update);
+  onWidgetChange(node, names, soon);
+  replaceHostText(node, () => {});
+  onExecuted(node, (output) => showResult(node, output.qr_lora_merge?.[0]));
+  followGraph();
+  node.setSize([Math.max(NARROWEST, node.size[0]), node.computeSize()[1]]);
+  soon();
+}
+
+function showResult(node, told) {
+  node.qrLoRADesk.showResult(told);
+  for (const [index, slot] of (told?.slots ?? []).entries()) {
+    const source = sourceOf(node, `adapter_${slot}`)?.node;
+    if (source) showBaseWarning(source, told.adapters[index].other_base);
+  }
+}
+
+/** Put scales into rows, as numbers by slot, as one step for undo. */
+export function setScales(node, scales) {
+  mix.setScales(node, scales);
+  node.qrLoRADesk?.update();
+  recordChange();
+}
+
+/** Names of files and titles change elsewhere. */
+function followGraph() {
+  if (isFollowing) return;
+  isFollowing = true;
+  api.addEventListener("graphChanged", () => {
+    for (const node of allNodes()) node.qrLoRADesk?.update();
+  });
+}
+let isFollowing = false;

@@ -1,0 +1,140 @@
+/** A square over two adapters: one drag sets both scales. */
+
+import { button, element, plainText } from "../lib/dom.js";
+import { recordChange, tellDrag } from "../lib/graph.js";
+import { drag } from "../lib/slider.js";
+import { text } from "../lib/texts.js";
+import * as mix from "./mix.js";
+
+const SIDE = 180; // pixels, as in style.css
+const AXES = 30;
+const RANGE = 2; // scales from 0 to here
+const STEP = 0.05;
+const KEYS = {
+  ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowDown: [0, -1], ArrowUp: [0, 1],
+}; // prettier-ignore
+
+export class Pad {
+  constructor(node, onChange) {
+    this.node = node;
+    this.onChange = onChange;
+    this.slots = [];
+    this.switch = button(text("merge.pad"), text("merge.pad_meaning"), () => this.setOpen(!this.isOpen()), { class: "qr-lora-merge-switch" });
+    this.choices = { x: this.choice("x"), y: this.choice("y") };
+    this.thumb = element("div", {
+      class: "qr-lora-pad-thumb",
+      role: "slider",
+      tabindex: "0",
+      "aria-roledescription": text("merge.pad_role"),
+      "aria-valuemin": "0",
+      "aria-valuemax": String(RANGE),
+      keydown: (event) => this.pressKey(event),
+    });
+    this.square = element("div", { class: "qr-lora-pad-square" }, element("div", { class: "qr-lora-pad-one" }), this.thumb);
+    this.square.addEventListener("pointerdown", (event) => this.startDrag(event));
+    const labels = ["y", "x"].map((axis) => {
+      const face = element("span", { class: "qr-lora-quiet", text: axis === "x" ? "→" : "↑" });
+      return element("label", {}, face, this.choices[axis]);
+    });
+    this.root = element("div", { class: "qr-lora-pad" }, this.square, element("div", { class: "qr-lora-pad-axes" }, ...labels));
+  }
+
+  choice(axis) {
+    const label = text(axis === "x" ? "merge.pad_across" : "merge.pad_up");
+    const made = element("select", { "aria-label": label, title: label });
+    made.addEventListener("change", () => {
+      const axes = this.axes();
+      const slot = Number(made.value);
+      const other = axis === "x" ? "y" : "x";
+      this.save({ ...axes, [axis]: slot, [other]: axes[other] === slot ? axes[axis] : axes[other] });
+    });
+    return made;
+  }
+
+  isOpen() {
+    return Boolean(mix.stateOf(this.node).pad?.open) && this.slots.length > 1;
+  }
+
+  height() {
+    return this.isOpen() ? SIDE + AXES + 8 : 0;
+  }
+
+  setOpen(open) {
+    this.save({ ...this.axes(), open });
+  }
+
+  /** Content across and style up: the first two rows, until others are chosen. */
+  axes() {
+    const chosen = mix.stateOf(this.node).pad ?? {};
+    const x = this.slots.includes(chosen.x) ? chosen.x : this.slots.find((slot) => slot !== chosen.y);
+    const y = this.slots.includes(chosen.y) ? chosen.y : this.slots.find((slot) => slot !== x);
+    return { open: Boolean(chosen.open), x, y };
+  }
+
+  save(pad) {
+    mix.setPad(this.node, pad.open ? pad : undefined);
+    this.node.qrLoRADesk.update();
+    recordChange();
+  }
+
+  update(slots) {
+    this.slots = slots;
+    for (const choice of Object.values(this.choices)) {
+      choice.replaceChildren(...slots.map((slot) => element("option", { value: slot })));
+    }
+  }
+
+  refresh() {
+    const open = this.isOpen();
+    this.root.hidden = !open;
+    this.switch.disabled = this.slots.length < 2;
+    this.switch.setAttribute("aria-pressed", String(open));
+    if (open) this.show();
+  }
+
+  show() {
+    const { x, y } = this.axes();
+    const [a, b] = [x, y].map((slot) => mix.scaleOf(this.node, slot));
+    const names = [x, y].map((slot) => plainText(mix.nameOf(this.node, slot), 200));
+    const place = (scale) => Math.min(1, Math.max(0, scale / RANGE));
+    this.thumb.style.left = `${place(a) * 100}%`;
+    this.thumb.style.bottom = `${place(b) * 100}%`;
+    this.thumb.setAttribute("aria-label", text("merge.pad_label", { x: names[0], y: names[1] }));
+    this.thumb.setAttribute("aria-valuenow", String(a));
+    this.thumb.setAttribute("aria-valuetext", `${names[0]} ${a}, ${names[1]} ${b}`);
+    for (const [axis, slot] of Object.entries({ x, y })) {
+      for (const option of this.choices[axis].options) option.textContent = plainText(mix.nameOf(this.node, Number(option.value)), 200);
+      this.choices[axis].value = String(slot);
+    }
+  }
+
+  set(a, b) {
+    const { x, y } = this.axes();
+    const snapped = [a, b].map((scale) => Math.round(Math.min(RANGE, Math.max(0, scale)) / STEP) * STEP);
+    mix.setScale(this.node, x, snapped[0]);
+    mix.setScale(this.node, y, snapped[1]);
+    this.onChange();
+  }
+
+  startDrag(event) {
+    if (event.button !== 0) return;
+    event.preventDefault();
+    this.thumb.focus();
+    const follow = ({ share, up }) => {
+      this.set(share * RANGE, up * RANGE);
+      tellDrag();
+    };
+    drag(this.square, event, follow, recordChange);
+  }
+
+  pressKey(event) {
+    const step = KEYS[event.key];
+    if (!step) return;
+    event.preventDefault();
+    const { x, y } = this.axes();
+    const [a, b] = [x, y].map((slot) => mix.scaleOf(this.node, slot));
+    this.set(a + step[0] * STEP, b + step[1] * STEP);
+    tellDrag();
+    recordChange();
+  }
+}

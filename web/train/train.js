@@ -1,0 +1,53 @@
+/** How a training goes, on `QRLoRA_Train`. */
+
+import { api } from "../../../scripts/api.js";
+import { debounced, nodeByExecutionId, onExecuted, onWidgetChange, widgetOf } from "../lib/graph.js";
+import { addPanel, replaceHostText } from "../lib/panel.js";
+import { TrainingView } from "./view.js";
+
+const EVENT = "qr_lora.training";
+const ROUTE = "/qr_lora/training";
+
+export function attachTrain(node) {
+  const view = (node.qrLoRATraining = new TrainingView(stop));
+  const panel = addPanel(node, "qr_lora_training", view.root, () => view.height());
+  const expectSamples = () => {
+    view.expectSamples(widgetOf(node, "sample_every")?.value > 0);
+    panel.resize();
+  };
+  view.onResize = panel.resize;
+  replaceHostText(node, () => {}); // the report says the same
+  node.onDrawBackground = () => {}; // nor does the host need to draw the picture of curve and samples
+  onExecuted(node, (output) => view.show(output.qr_lora_training?.[0]));
+  onWidgetChange(node, ["sample_every"], expectSamples);
+  expectSamples();
+  listen();
+  catchUp();
+}
+
+/** Ask the server to end a training and keep its adapter; whether there was one to end. */
+async function stop(nodeId) {
+  const answer = await api.fetchApi(`${ROUTE}/stop`, {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify({ node_id: nodeId }),
+  });
+  return answer.ok;
+}
+
+function listen() {
+  if (isListening) return;
+  isListening = true;
+  api.addEventListener(EVENT, ({ detail }) => show(detail));
+}
+let isListening = false;
+
+/** What ran before the page or the workflow was opened. */
+const catchUp = debounced(async () => {
+  const answer = await api.fetchApi(ROUTE);
+  if (answer.ok) for (const report of (await answer.json()).running) show(report);
+});
+
+function show(report) {
+  nodeByExecutionId(report.node_id)?.qrLoRATraining?.show(report);
+}
