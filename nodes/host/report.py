@@ -100,7 +100,8 @@ def report_merge(
     lines = [_line(found, told, clip_scale) for found in reports]
     if how.mode != "add" and reports:
         lines.append(described_mode(reports, how))
-    lines += [_line_of_two(a, b, pair) for (a, b), pair in zip(pairwise(reports), neighbours, strict=True)]
+    pairs = zip(pairwise(reports), neighbours, strict=True)
+    lines += [_line_of_two(a, b, pair) for (a, b), pair in pairs if a.source.scale and b.source.scale]
     for found in reports:
         lines += _warnings(found)
     if told["concatenated"]:
@@ -136,7 +137,7 @@ def overview(reports: Sequence[SourceReport], neighbours: Sequence[Neighbours], 
                 "layers": len(found.source.adapter.layers),
                 "applied": found.applied,
                 "rank": _ranks(found.source.adapter),
-                "basis": _basis(found.model, told),
+                "basis": _state(found, told),
                 "other_base": found.other_base,
                 "warnings": _warnings(found),
             }
@@ -152,13 +153,16 @@ def _line(found: SourceReport, how: dict[str, list[str]], clip_scale: float) -> 
     text = f" ({in_clip} in the text encoder at {source.scale * clip_scale:.2f})" if in_clip else ""
     layers = f"{found.applied} of {total} layers{text}, {_ranks(source.adapter)}"
     scheduled = ", scheduled" if source.schedule is not None else ""
-    state = "off" if source.scale == 0 else _basis(found.model, how)
-    return f"{source.label}: {layers}, scale {source.scale:.2f}{scheduled}; {state}"
+    return f"{source.label}: {layers}, scale {source.scale:.2f}{scheduled}; {_state(found, how)}"
 
 
 def _line_of_two(first: SourceReport, second: SourceReport, pair: Neighbours) -> str:
     share = pair.interference(first.source.scale, second.source.scale)
     return f"interference of {first.source.label} and {second.source.label}: {share:+.1%}"
+
+
+def _state(found: SourceReport, how: dict[str, list[str]]) -> str:
+    return "off" if found.source.scale == 0 else _basis(found.model, how)
 
 
 def _basis(matched: Match, how: dict[str, list[str]]) -> str:

@@ -51,7 +51,8 @@ def test_neighbours_are_measured_at_their_scales() -> None:
         energy = a * a * pair["energy_first"] + b * b * pair["energy_second"]
         expected = interference(dense(first, a), dense(second, b))
         assert 2 * a * b * pair["product"] / energy == pytest.approx(expected, abs=1e-5)
-        assert f"interference of random_1.safetensors and second.safetensors: {expected:+.1%}" in lines
+        line = f"interference of random_1.safetensors and second.safetensors: {expected:+.1%}"
+        assert (line in lines) is all(scales)
         assert abs(expected) > 0.1 or 0.0 in scales
         assert overview["slots"] == [2, 5]
 
@@ -69,6 +70,7 @@ def test_adapters_as_the_page_shows_them() -> None:
     ]
     assert [found["rank"] for found in overview["adapters"]] == ["rank 8", "rank 8"]
     assert overview["adapters"][1]["basis"] == "shared basis"
+    assert told(adapter_1=adapter, scale_1=0.0)[0]["adapters"][0]["basis"] == "off"
     assert not overview["adapters"][0]["warnings"]
     (warning,) = overview["adapters"][1]["warnings"]
     assert "1 of its layers do not exist in this model" in warning

@@ -5,6 +5,7 @@ import { recordChange, tellDrag } from "../lib/graph.js";
 import { drag } from "../lib/slider.js";
 import { text } from "../lib/texts.js";
 import * as mix from "./mix.js";
+import { nameChoices } from "./settings.js";
 
 const SIDE = 180; // pixels, as in style.css
 const AXES = 30;
@@ -77,7 +78,7 @@ export class Pad {
     recordChange();
   }
 
-  update(slots) {
+  setSlots(slots) {
     this.slots = slots;
     for (const choice of Object.values(this.choices)) {
       choice.replaceChildren(...slots.map((slot) => element("option", { value: slot })));
@@ -103,7 +104,7 @@ export class Pad {
     this.thumb.setAttribute("aria-valuenow", String(a));
     this.thumb.setAttribute("aria-valuetext", `${names[0]} ${a}, ${names[1]} ${b}`);
     for (const [axis, slot] of Object.entries({ x, y })) {
-      for (const option of this.choices[axis].options) option.textContent = plainText(mix.nameOf(this.node, Number(option.value)), 200);
+      nameChoices(this.node, this.choices[axis]);
       this.choices[axis].value = String(slot);
     }
   }
