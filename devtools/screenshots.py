@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from PIL import Image
@@ -28,12 +29,13 @@ from playground.assemble import ASSETS, furnish
 HELP, DOCUMENTS = ROOT / "web" / "docs", ROOT / "docs" / "images"
 LARGEST = 45_000  # bytes of a picture in a help page
 SHARPNESS = 1.5  # pixels of a picture per pixel of the page
-_VIEW = {"width": 1720, "height": 1440}
+_VIEW = {"width": 2000, "height": 1440}
+_DIALOG_VIEW = {"width": 1000, "height": 600}
 _MARGIN, _TITLE = 14, 30  # around a node, and above its place
 _READY = "() => !!(window.app?.extensionManager && window.LiteGraph?.registered_node_types['QRLoRA_Load'])"
 _LOOK = """([id, scale]) => {
   const { ds, graph } = app.canvas, [x, y] = graph.getNodeById(id).pos;
-  ds.scale = scale; ds.offset = [260 / scale - x, 200 / scale - y];
+  ds.scale = scale; ds.offset = [260 / scale - x, 300 / scale - y];
   app.canvas.deselectAll(); app.canvas.setDirty(true, true);
 }"""
 # In the Vue renderer a node is as large as its element, in the canvas as the graph says.
@@ -114,22 +116,27 @@ def untitled(prompt: Prompt) -> Prompt:
     return {name: {key: part for key, part in node.items() if key != "_meta"} for name, node in prompt.items()}
 
 
+def apart(prompt: Prompt, **sizes: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+    """Places so far from each other that no picture shows two nodes."""
+    return {name: (900 * i, 1700 * i, *sizes.get(f"node_{name}", (0, 0))) for i, name in enumerate(prompt)}
+
+
 class Studio:
     """A page on which workflows are run and photographed."""
 
     def __init__(self, page: Page, server: Server) -> None:
         self.page, self.server = page, server
 
-    def load(self, prompt: Prompt, places: dict[str, tuple[int, ...]] | None = None) -> None:
-        """Put a prompt on the page: nodes at their places (x, y, width, height), or each on its own."""
+    def load(self, prompt: Prompt, places: dict[str, tuple[int, ...]]) -> None:
+        """Put a prompt on the page, nodes at their places: x, y, width, height, where 0 is as the node is."""
         workflow = to_editor(prompt, self.server.get("/object_info"))
         self.page.evaluate("workflow => window.app.loadGraphData(workflow)", workflow)
         self.page.wait_for_function("count => window.app.graph.nodes.length === count", arg=len(prompt))
-        apart = {name: (900 * i, 1700 * i) for i, name in enumerate(prompt)}
-        self.page.evaluate(_PLACE, {name: [*place, 0, 0][:4] for name, place in (places or apart).items()})
+        self.page.evaluate(_PLACE, {name: [*place, 0, 0][:4] for name, place in places.items()})
 
     def run(self) -> None:
         """Queue what is on the page and wait for its end."""
+        self.server.post("/free", {"free_memory": True})  # a node whose output is kept says nothing again
         self.start()
         self.wait(lambda: not any(self.server.get("/queue").values()))
         (last,) = self.server.get("/history?max_items=1").values()
@@ -180,35 +187,40 @@ def photograph(studio: Studio, keep: Keep) -> None:
 
 def _photograph_composing(studio: Studio, keep: Keep) -> None:
     prompt = untitled(composing())
-    studio.load(prompt)
+    studio.load(prompt, apart(prompt, node_32=(430, 300), node_35=(380, 190), node_36=(400, 170)))
     studio.run()
     studio.page.evaluate("() => document.querySelectorAll('.qr-lora-grid-cell')[5].click()")
     studio.help_pictures(prompt, keep)
-    studio.shoot("2")
-    studio.page.get_by_text("Choose…").first.click()
-    dialog = studio.page.locator("dialog[open]")
-    studio.page.wait_for_timeout(800)
-    keep(dialog.screenshot(), DOCUMENTS / "picker.jpg")
-    studio.page.keyboard.press("Escape")
-
-
-def _photograph_desk(studio: Studio, keep: Keep) -> None:
-    places = {
-        "1": (0, 0, 340), "2": (0, 170, 340), "3": (0, 550, 340), "4": (390, 0, 420), "5": (390, 560, 420, 130),
-        "7": (390, 740, 420), "6": (860, 560, 300, 100), "8": (860, 0, 300), "9": (860, 380, 300),
-        "10": (1210, 0, 400, 500),
-    }  # fmt: skip
-    studio.load(prompt_of("live_tweak"), places)
-    studio.run()
-    keep(studio.shoot(*places), DOCUMENTS / "desk.jpg")
     studio.shoot("4")
     studio.page.locator(".qr-lora-merge-switch").first.click()
     keep(studio.shoot("4"), DOCUMENTS / "pad.jpg")
+    studio.shoot("2")
+    studio.page.set_viewport_size(_DIALOG_VIEW)  # type: ignore[arg-type]
+    studio.page.get_by_text("Choose…").first.click()
+    studio.page.wait_for_timeout(800)
+    keep(studio.page.locator("dialog[open]").screenshot(), DOCUMENTS / "picker.jpg")
+    studio.page.keyboard.press("Escape")
+    studio.page.set_viewport_size(_VIEW)  # type: ignore[arg-type]
+
+
+def _photograph_desk(studio: Studio, keep: Keep) -> None:
+    prompt = prompt_of("live_tweak")
+    larger = {"image": ["9", 0], "upscale_method": "lanczos", "scale_by": 3.0}
+    prompt["11"] = {"class_type": "ImageScaleBy", "inputs": larger, "_meta": {"title": "Enlarge"}}
+    prompt["10"]["inputs"]["images"] = ["11", 0]
+    places = {
+        "1": (0, 0, 360), "2": (0, 165, 360), "3": (0, 550, 360), "4": (420, 0, 420), "5": (420, 470, 420, 120),
+        "6": (420, 650, 420, 60), "7": (420, 790, 420), "8": (900, 0, 300), "9": (900, 330, 300),
+        "11": (900, 430, 300), "10": (1260, 0, 420, 460),
+    }  # fmt: skip
+    studio.load(prompt, places)
+    studio.run()
+    keep(studio.shoot(*places), DOCUMENTS / "desk.jpg")
 
 
 def _photograph_training(studio: Studio, keep: Keep) -> None:
     prompt = untitled(training())
-    studio.load(prompt)
+    studio.load(prompt, apart(prompt, node_5=(400, 0)))
     studio.shoot("5")
     studio.start()
     studio.wait(lambda: any(report["step"] > 310 for report in studio.server.get("/qr_lora/training")["running"]))
@@ -222,10 +234,11 @@ def _photograph_training(studio: Studio, keep: Keep) -> None:
 
 
 def small(picture: Image.Image, limit: int) -> bytes:
-    """A JPEG of at most so many bytes, as good as that allows."""
-    for quality in range(86, 30, -6):
+    """A JPEG of at most so many bytes, as large and as good as that allows."""
+    for share, quality in product((1, 0.85, 0.7, 0.5), (86, 78, 70, 62)):
         made = io.BytesIO()
-        picture.save(made, "JPEG", quality=quality, optimize=True)
+        size = (round(picture.width * share), round(picture.height * share))
+        picture.resize(size, Image.Resampling.LANCZOS).save(made, "JPEG", quality=quality, optimize=True)
         if made.tell() <= limit:
             break
     return made.getvalue()
@@ -262,7 +275,6 @@ def studio_of(browser: Browser, server: Server, look: Look) -> Iterator[Studio]:
             "Comfy.ColorPalette": look.theme,
         },
     )
-    server.post("/free", {"free_memory": True})  # what was run before says nothing again
     context = browser.new_context(viewport=_VIEW, device_scale_factor=SHARPNESS)  # type: ignore[arg-type]
     page = context.new_page()
     page.goto(server.url)

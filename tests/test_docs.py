@@ -46,9 +46,15 @@ def test_every_local_link_leads_somewhere(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", HELP, ids=name_of)
-def test_help_pages_have_no_relative_links(path: Path) -> None:
-    # ComfyUI shows them inside its own page, where only images beside them would be found.
-    assert all(link.startswith("https://") for link in links(path.read_text(encoding="utf-8")))
+def test_a_help_page_links_to_nothing_here_but_its_picture(path: Path) -> None:
+    # ComfyUI shows them inside its own page, where only what lies beside them is found.
+    picture = f"{path.stem}.jpg"
+    assert [link for link in links(path.read_text(encoding="utf-8")) if not link.startswith("https://")] == [picture]
+    assert (path.parent / picture).stat().st_size <= 45_000
+
+
+def test_no_picture_is_left_of_a_node_that_has_no_help_page() -> None:
+    assert {path.stem for path in (ROOT / "web" / "docs").glob("*.jpg")} == {path.stem for path in HELP}
 
 
 def test_the_readme_names_the_two_commands_and_every_help_page() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -82,10 +81,9 @@ def test_an_up_to_date_file_is_left_alone_without_torch(models: Path, tmp_path: 
     code = ("import sys; from playground import assemble; assemble.main(); "
             "assert 'torch' not in sys.modules and 'numpy' not in sys.modules")  # fmt: skip
     arguments = [sys.executable, "-c", code, "--models", str(models), "--input", str(tmp_path)]
+    assemble.copy_adapters(models)
     before = {path: path.stat().st_mtime_ns for path in models.rglob("*.safetensors")}
-    began = time.perf_counter()
     subprocess.run(arguments, cwd=ROOT, check=True)
-    assert time.perf_counter() - began < 3.0  # 0.1 s on an idle machine
     assert before == {path: path.stat().st_mtime_ns for path in models.rglob("*.safetensors")}
     assert {path.name for path in tmp_path.iterdir()} == set(draw.example_pictures())
 

@@ -14,7 +14,6 @@ from playground import assemble
 
 pytestmark = [pytest.mark.web, pytest.mark.server]
 
-# As a user does: search in the dialog that a double click opens, and take what is found.
 ADDED = "title => window.app.graph.nodes.find(node => node.title === title && node.isSubgraphNode?.())"
 BUILD = """async () => {
   const graph = window.app.graph;

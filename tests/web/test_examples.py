@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.web, pytest.mark.server]
 OPEN = """async workflow => {
   await window.app.loadGraphData(workflow);
   const { output } = await window.app.graphToPrompt();
-  const nodes = window.app.graph.nodes.map(({ id, type, pos, size, flags }) =>
+  const nodes = window.app.graph.nodes.map(({ id, type, pos, size }) =>
     ({ id, type, x: pos[0], y: pos[1], width: size[0], height: size[1] }));
   const missing = window.app.graph.nodes.filter(node => node.has_errors).map(node => node.type);
   return { output, nodes, missing };

@@ -140,5 +140,5 @@ export function fixTargets(node) {
 export function nameOf(node, slot) {
   const source = sourceOf(node, `adapter_${slot}`)?.node;
   const file = source && widgetOf(source, "adapter_name")?.value;
-  return file ? String(file).split("/").at(-1).replace(/\.safetensors$/, "") : (source?.title ?? `adapter ${slot}`);
+  return file ? String(file).split("/").at(-1).replace(/\.safetensors$/, "") : (source?.title ?? `adapter_${slot}`);
 }
