@@ -31,7 +31,8 @@ LARGEST = 45_000  # bytes of a picture in a help page
 SHARPNESS = 1.5  # pixels of a picture per pixel of the page
 _VIEW = {"width": 2000, "height": 1440}
 _DIALOG_VIEW = {"width": 1000, "height": 600}
-_MARGIN, _TITLE = 14, 30  # around a node, and above its place
+_MARGIN = 14  # around a node
+_LEAST = 40  # the height of a node that is to be as high as it must be
 _READY = "() => !!(window.app?.extensionManager && window.LiteGraph?.registered_node_types['QRLoRA_Load'])"
 _LOOK = """([id, scale]) => {
   const { ds, graph } = app.canvas, [x, y] = graph.getNodeById(id).pos;
@@ -50,15 +51,6 @@ _BOXES = """ids => {
          (x + width + ds.offset[0]) * ds.scale + left, (y + height + ds.offset[1]) * ds.scale + top];
   });
 }"""
-_PLACE = """places => {
-  for (const [id, [x, y, width, height]] of Object.entries(places)) {
-    const node = app.canvas.graph.getNodeById(id);
-    node.pos = [x, y];
-    const least = node.computeSize();
-    node.setSize([width || node.size[0], Math.max(least[1], height || 0)]);
-  }
-}"""
-
 Keep = Callable[[bytes, Path], None]
 
 
@@ -130,9 +122,11 @@ class Studio:
     def load(self, prompt: Prompt, places: dict[str, tuple[int, ...]]) -> None:
         """Put a prompt on the page, nodes at their places: x, y, width, height, where 0 is as the node is."""
         workflow = to_editor(prompt, self.server.get("/object_info"))
+        for node in workflow["nodes"]:
+            x, y, width, height, *_ = (*places[str(node["id"])], 0, 0)
+            node["pos"], node["size"] = [x, y], [width or node["size"][0], height or _LEAST]
         self.page.evaluate("workflow => window.app.loadGraphData(workflow)", workflow)
         self.page.wait_for_function("count => window.app.graph.nodes.length === count", arg=len(prompt))
-        self.page.evaluate(_PLACE, {name: [*place, 0, 0][:4] for name, place in places.items()})
 
     def run(self) -> None:
         """Queue what is on the page and wait for its end."""

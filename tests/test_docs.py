@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -14,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 HELP = sorted((ROOT / "web" / "docs").glob("*.md"))
 GUIDES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 SOURCES = [ROOT / "dev.py", *(p for room in ("nodes", "qrlora_core", "devtools") for p in (ROOT / room).rglob("*.py"))]
+PANEL_TEXTS = ROOT / "web" / "texts" / "en.json"
 
 ELLIPSIS = "…"
 
@@ -64,6 +66,12 @@ def test_the_readme_names_the_two_commands_and_every_help_page() -> None:
     assert all(name_of(path) in readme for path in HELP)
 
 
+def test_the_guide_names_every_example_and_blueprint() -> None:
+    guide = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
+    assert all(f"`{path.stem}`" in guide for path in (ROOT / "example_workflows").glob("*.json"))
+    assert all(f"**{path.stem}**" in guide for path in (ROOT / "subgraphs").glob("*.json"))
+
+
 def test_the_changelog_has_the_version_of_the_package() -> None:
     version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
     assert version is not None
@@ -83,8 +91,9 @@ def message_section(path: Path) -> str:
 
 @cache
 def texts_in_the_code() -> str:
-    """Every string of the code, one per line, with an ellipsis for each value put in."""
-    found = []
+    """Every string of the code and of the panels, one per line, with an ellipsis for each value put in."""
+    panels = json.loads(PANEL_TEXTS.read_text(encoding="utf-8")).values()
+    found = [re.sub(r"\{\w+\}", ELLIPSIS, text) for text in panels]
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.JoinedStr):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from devtools.browser import ARGUMENTS, NONE, find
 from devtools.environment import ROOT
@@ -58,18 +58,26 @@ def renderer(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(scope="session")
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    """One for all tests, so that the page's script is compiled once; what a page stores is forgotten by the next."""
+    opened = browser.new_context(viewport={"width": 1600, "height": 1000})
+    opened.add_init_script("localStorage.clear(); sessionStorage.clear()")
+    yield opened
+    opened.close()
+
+
 @pytest.fixture
-def page(browser: Browser, web_server: Server, renderer: str) -> Iterator[Page]:
-    """The host's page, ready, in an empty profile."""
+def page(context: BrowserContext, web_server: Server, renderer: str) -> Iterator[Page]:
+    """The host's page, ready."""
     settings = {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": renderer == "vue"}
     web_server.post("/api/settings", settings)
     web_server.post("/free", {"free_memory": True})  # a node whose output is kept says nothing again
-    context = browser.new_context(viewport={"width": 1600, "height": 1000})
     opened = context.new_page()
     opened.goto(web_server.url)
     opened.wait_for_function(_READY, timeout=60_000)
     yield opened
-    context.close()
+    opened.close()
 
 
 @pytest.fixture

@@ -20,7 +20,12 @@ EQUATIONS = {
     "QRLoRA_Blocks": "effect of a layer =", "QRLoRA_Objective": "weight(t)", "QRLoRA_Optimizer": "rate(step)",
     "QRLoRA_TrainingData": "prior_weight *", "QRLoRA_Rebase": "dR' =", "QRLoRA_Compare": "interference =",
 }  # fmt: skip
-SELECT = "id => { app.canvas.deselectAll(); app.canvas.selectNode(app.graph.getNodeById(id)) }"
+# Right of the sidebar, with room above for the buttons of a selected node.
+SELECT = """id => {
+  const { ds, graph } = app.canvas, node = graph.getNodeById(id);
+  ds.scale = 1; ds.offset = [900 - node.pos[0], 300 - node.pos[1]];
+  app.canvas.deselectAll(); app.canvas.selectNode(node); app.canvas.setDirty(true, true);
+}"""
 
 
 def test_every_page_opens_with_its_equation_tables_and_picture(page: Page, load: Load) -> None:
