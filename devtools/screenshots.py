@@ -29,7 +29,7 @@ from playground.assemble import ASSETS, furnish
 HELP, DOCUMENTS = ROOT / "web" / "docs", ROOT / "docs" / "images"
 LARGEST = 45_000  # bytes of a picture in a help page
 SHARPNESS = 1.5  # pixels of a picture per pixel of the page
-_VIEW = {"width": 2000, "height": 1440}
+_VIEW = {"width": 2300, "height": 1800}
 _DIALOG_VIEW = {"width": 1000, "height": 600}
 _MARGIN = 14  # around a node
 _LEAST = 40  # the height of a node that is to be as high as it must be

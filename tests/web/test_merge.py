@@ -76,6 +76,8 @@ def test_a_row_per_adapter(page: Page, desk: Desk) -> None:
     assert scales(page) == (0.8, 1)
     assert "qr_lora_mix" not in page.evaluate("id => app.graph.getNodeById(id).properties", MERGE)
     assert desk.root.bounding_box() == height, "nothing moved"
+    colour = "() => getComputedStyle(document.documentElement).getPropertyValue('--color-datatype-QR_LORA')"
+    assert page.evaluate(colour), "the sockets have a colour in Nodes 2.0"
 
 
 def test_rows_change_places(page: Page, desk: Desk) -> None:
