@@ -46,6 +46,11 @@ app.registerExtension({
     if (isWanted()) PANELS[node.comfyClass]?.(node);
   },
 
+  /** Undo makes all nodes anew; what they had to say still holds. */
+  afterConfigureGraph() {
+    tellKeptOutputs(app.nodeOutputs);
+  },
+
   onNodeOutputsUpdated: tellKeptOutputs,
 });
 

@@ -138,6 +138,10 @@ def test_what_was_applied(page: Page, load: Load, adapters: tuple[str, str], web
         shown = between.inner_text().removeprefix("interference ").removesuffix(" %").replace("−", "-")
         assert float(shown) == pytest.approx(expected(), abs=0.051)
     assert abs(expected()) > 0.2, "it is something to measure"
+    undo(page)
+    assert desk.shown(2) == 0.7
+    expect(badge).to_have_count(1)
+    assert float(between.inner_text().split()[1].replace("−", "-")) == pytest.approx(expected(), abs=0.051)
     assert desk.root.bounding_box() == box, "nothing moved"
     assert not ours
     other.unlink()
