@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from ...qrlora_core import AdapterFileError
 from ...qrlora_core.safetensors_file import SUFFIX
 from .files import adapter_path, is_inside
 
@@ -40,7 +41,10 @@ def with_preview(names: Iterable[str]) -> set[str]:
     for name in names:
         folder, _, file = name.rpartition("/")
         if file not in listed.get(folder, (set(), set()))[0]:  # two folders of the host may have subfolders of one name
-            files = _listed(adapter_path(name).parent)
+            try:
+                files = _listed(adapter_path(name).parent)
+            except AdapterFileError:  # removed since it was listed
+                continue
             listed[folder] = set(files), _stems(files, TYPES)
         stem = Path(file).stem
         if not listed[folder][1].isdisjoint((stem, stem + _PREVIEW)):

@@ -143,7 +143,10 @@ def overview(reports: Sequence[SourceReport], neighbours: Sequence[Neighbours], 
             }
             for found in reports
         ],
-        "neighbours": [asdict(pair) for pair in neighbours],
+        "neighbours": [
+            {name: value if math.isfinite(value) else 0.0 for name, value in asdict(pair).items()}  # for JSON
+            for pair in neighbours
+        ],
     }
 
 

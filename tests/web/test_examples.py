@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, Response
 
 from devtools import workflows
 from devtools.server import Server
@@ -29,8 +29,14 @@ NOT_OURS = ("api.comfy.org", "Failed to load resource")
 
 
 def watch(page: Page) -> list[str]:
-    """What the page throws, and what the console calls an error."""
+    """What the page throws, what the console calls an error, and what of ours cannot be had."""
     seen: list[str] = []
+
+    def note(response: Response) -> None:
+        if response.status >= 400 and any(part in response.url for part in ("/extensions/", "/qr_lora/")):
+            seen.append(f"{response.status} {response.url}")
+
+    page.on("response", note)
     page.on("pageerror", lambda error: seen.append(str(error)))
     page.on("console", lambda message: seen.append(message.text) if message.type == "error" else None)
     return seen
