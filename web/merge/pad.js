@@ -13,7 +13,7 @@ const RANGE = 2; // scales from 0 to here
 const STEP = 0.05;
 const KEYS = {
   ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowDown: [0, -1], ArrowUp: [0, 1],
-}; // prettier-ignore
+};
 
 export class Pad {
   constructor(node, onChange) {

@@ -8,7 +8,7 @@ const CURVES = {
   "ramp down": [[0, 1], [1, 0]],
   early: [[0, 1], [0.4, 1], [0.6, 0]],
   late: [[0.4, 0], [0.6, 1], [1, 1]],
-}; // prettier-ignore
+};
 const DIGITS = String.raw`\d+(?:_\d+)*`;
 const NUMBER = new RegExp(`^[+-]?(?:${DIGITS}(?:\\.(?:${DIGITS})?)?|\\.${DIGITS})(?:e[+-]?${DIGITS})?$`, "i");
 

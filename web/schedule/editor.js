@@ -12,7 +12,7 @@ const SHIFT = 10; // times as far
 const HEADROOM = 1.25; // to drag a factor above the highest
 const ARROWS = {
   ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowDown: [0, -1], ArrowUp: [0, 1],
-}; // prettier-ignore
+};
 const WINDOW = ["start_percent", "end_percent"];
 
 export class Editor {
@@ -33,7 +33,7 @@ export class Editor {
       "div",
       { class: "qr-lora-schedule-plot", title: text("schedule.plot_meaning"), dblclick: (event) => this.addAtPointer(event) },
       ...this.outside, ...this.levels, drawing, ...this.ends,
-    ); // prettier-ignore
+    );
     this.message = element("div", { class: "qr-lora-schedule-message qr-lora-quiet", role: "status" });
     this.more = button("+", text("schedule.add"), () => this.addInWidestGap());
     this.less = button("−", text("schedule.remove"), () => this.remove(this.selected));
@@ -75,7 +75,7 @@ export class Editor {
   }
 
   placeWindow(start, end) {
-    const sides = [[0, start], [end, 1]]; // prettier-ignore
+    const sides = [[0, start], [end, 1]];
     this.outside.forEach((shade, index) => Object.assign(shade.style, { left: percent(sides[index][0]), width: percent(Math.max(0, sides[index][1] - sides[index][0])) }));
     [start, end].forEach((progress, index) => {
       const label = text(index ? "schedule.window_end" : "schedule.window_start");
@@ -87,7 +87,7 @@ export class Editor {
 
   placeCurve(drawn) {
     if (!this.isDragging) this.range = rangeOf(drawn);
-    const ends = [[0, drawn[0][1]], ...drawn, [1, drawn.at(-1)[1]]]; // prettier-ignore
+    const ends = [[0, drawn[0][1]], ...drawn, [1, drawn.at(-1)[1]]];
     this.line.setAttribute("points", ends.map(([progress, factor]) => `${progress},${this.fromTop(factor)}`).join(" "));
     for (const level of this.levels) level.style.top = percent(this.fromTop(Number(level.dataset.level)));
   }
@@ -169,7 +169,7 @@ export class Editor {
       this.isDragging = false;
       this.draw();
       recordChange();
-    }, { once: true }); // prettier-ignore
+    }, { once: true });
   }
 
   /** Progress and factor under the pointer, within the plot. */

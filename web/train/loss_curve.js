@@ -20,7 +20,7 @@ export class LossCurve {
   draw({ losses, step }) {
     const means = runningMean(losses);
     const { low, high } = rangeOf(losses, means);
-    for (const [line, values] of [[this.losses, losses], [this.mean, means]]) line.setAttribute("points", pointsOf(values, low, high)); // prettier-ignore
+    for (const [line, values] of [[this.losses, losses], [this.mean, means]]) line.setAttribute("points", pointsOf(values, low, high));
     const told = losses.length ? [high, low].map((loss) => loss.toPrecision(3)) : ["", ""];
     const faces = [...told, losses.length ? text("train.curve_step", { step }) : text("train.no_curve")];
     this.labels.forEach((label, index) => (label.textContent = faces[index]));

@@ -25,7 +25,7 @@ export class TrainingView {
       { role: "group", "aria-label": text("train.panel") },
       element("div", { class: "qr-lora-train-top" }, this.state, this.button),
       this.details, this.curve.root, this.strip, this.words,
-    ); // prettier-ignore
+    );
     this.state.textContent = text("train.idle");
     this.strip.hidden = true;
   }
