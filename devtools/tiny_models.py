@@ -1,12 +1,16 @@
 """Small random-weight models of true architecture: the host's own classes, key names and key maps.
 
-Only widths and depths are reduced. Call `devtools.host.boot()` first.
+Only widths and depths are reduced. What a newer host asks for beyond the settings here, its own detection is asked.
+Call `devtools.host.boot()` first.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -14,7 +18,17 @@ from torch import Generator, Tensor, nn
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
-__all__ = ["NAMES", "build", "example", "predict", "quantized", "real_width_flux", "sample_inputs"]
+__all__ = [
+    "NAMES",
+    "build",
+    "example",
+    "lacking",
+    "predict",
+    "quantized",
+    "quantized_forms",
+    "real_width_flux",
+    "sample_inputs",
+]
 
 _CONTEXT_WIDTH = 96
 _CONTEXT_LENGTH = 12
@@ -34,6 +48,7 @@ class _Architecture:
         latent: shape of one latent, without the batch.
         pooled: width of the pooled text embedding, where the model takes one.
         masked: whether the model needs the text encoder's mask.
+        narrow: replaces what the host gives a fixed width that is too large for a small model.
     """
 
     config: str
@@ -41,6 +56,7 @@ class _Architecture:
     latent: tuple[int, ...]
     pooled: int = 768
     masked: bool = False
+    narrow: Callable[[nn.Module], None] = lambda network: None
 
 
 _UNET = {
@@ -290,6 +306,20 @@ _COSMOS_PREDICT2 = {
     "extra_per_block_abs_pos_emb": False,
     "rope_enable_fps_modulation": False,
 }
+_ANIMA = _COSMOS_PREDICT2 | {"image_model": "anima"}
+_KREA2 = {
+    "image_model": "krea2",
+    "features": 128,
+    "heads": 4,
+    "kvheads": 2,
+    "layers": 2,
+    "channels": 16,
+    "patch": 2,
+    "txtlayers": 3,
+    "txtdim": _CONTEXT_WIDTH // 3,
+    "txtheads": 2,
+    "txtkvheads": 2,
+}
 _PIXART = {  # latents below 33 x 33 make the host divide by zero
     "image_model": "pixart_sigma",
     "num_heads": 4,
@@ -313,6 +343,29 @@ _AURAFLOW = {
     "n_layers": 4,
 }
 
+
+
+def _narrow_text_adapter(network: Any) -> None:
+    """Anima's own transformer for the text, which its host builds 1024 wide whatever the settings."""
+    kind = type(network.llm_adapter)
+    first = network.llm_adapter.blocks[0]
+    like = next(network.parameters())
+    network.llm_adapter = kind(
+        source_dim=_CONTEXT_WIDTH, target_dim=_CONTEXT_WIDTH, model_dim=_CONTEXT_WIDTH, num_layers=2, num_heads=4,
+        use_self_attn=first.use_self_attn, dtype=like.dtype, operations=_Operations(network),
+    )  # fmt: skip
+
+
+class _Operations:
+    """The classes of layers that a network was built from, by name."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self._kinds = {type(module).__name__: type(module) for module in network.modules()}
+
+    def __getattr__(self, name: str) -> Any:
+        return self._kinds[name]
+
+
 _ARCHITECTURES = {
     "sd15": _Architecture("SD15", _SD15, (4, 16, 16)),
     "sdxl": _Architecture("SDXL", _SDXL, (4, 16, 16), pooled=1280),
@@ -333,9 +386,19 @@ _ARCHITECTURES = {
     "cosmos_predict2": _Architecture("CosmosT2IPredict2", _COSMOS_PREDICT2, (16, 1, 16, 16)),
     "pixart": _Architecture("PixArtSigma", _PIXART, (4, 36, 36)),
     "auraflow": _Architecture("AuraFlow", _AURAFLOW, (4, 16, 16)),
+    "krea2": _Architecture("Krea2", _KREA2, (16, 1, 16, 16)),
+    "anima": _Architecture("Anima", _ANIMA, (16, 1, 16, 16), narrow=_narrow_text_adapter),
 }
 
 NAMES: tuple[str, ...] = tuple(_ARCHITECTURES)
+
+
+def lacking(name: str) -> str:
+    """Why the host cannot build this model, as a reason to skip it; empty where it can."""
+    import comfy.supported_models
+
+    config = _ARCHITECTURES[name].config
+    return "" if hasattr(comfy.supported_models, config) else f"this ComfyUI has no {config}"
 
 
 def build(
@@ -358,44 +421,122 @@ def build(
     Raises:
         KeyError: an unknown name.
     """
-    architecture = _ARCHITECTURES[name]
-    return _patcher(architecture.config, architecture.unet, dtype, compute_dtype, device, seed)
+    return _patcher(_ARCHITECTURES[name], dtype, compute_dtype, device, seed)
+
+
+# What a layer's entry says, and how its weight is quantized, by our name of the form.
+_Recipe = tuple[dict[str, Any], dict[str, Any]]
+_GROUP = 16  # inputs that are rotated together; divides every width here
+_FINEST = {"w4a4": 64}  # inputs that share a scale: a layer of another width stays as it is, as in real checkpoints
+_RECIPES: dict[str, _Recipe] = {
+    "mixed": ({"format": "float8_e4m3fn"}, {"scale": "recalculate"}),
+    "float8_e5m2": ({"format": "float8_e5m2"}, {"scale": "recalculate"}),
+    "mxfp8": ({"format": "mxfp8"}, {}),
+    "nvfp4": ({"format": "nvfp4"}, {}),
+    "int8": ({"format": "int8_tensorwise"}, {"scale": "recalculate"}),
+    "int8_rows": ({"format": "int8_tensorwise"}, {"per_channel": True}),
+    "int8_rotated": (
+        {"format": "int8_tensorwise", "convrot": True, "convrot_groupsize": _GROUP},
+        {"per_channel": True, "convrot": True, "convrot_groupsize": _GROUP},
+    ),
+    "w4a4": ({"format": "convrot_w4a4", "convrot_groupsize": _GROUP}, {"convrot_groupsize": _GROUP}),
+    "w4a8": ({"format": "asym_w4a8_int8", "convrot_groupsize": _GROUP}, {"convrot_groupsize": _GROUP}),
+}
+
+
+def quantized_forms() -> tuple[str, ...]:
+    """The forms that `quantized` knows and the host can load: ``scaled`` and ``mixed`` are float8, everywhere."""
+    import comfy.quant_ops
+
+    known = getattr(comfy.quant_ops, "QUANT_ALGOS", {})
+    later = [form for form, (entry, _) in _RECIPES.items() if form != "mixed" and entry["format"] in known]
+    return ("scaled", "mixed", *later)
 
 
 def quantized(
     name: str,
-    form: Literal["scaled", "mixed"],
+    form: str,
     *,
     compute_dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     seed: int = 0,
+    only: Callable[[str], bool] = lambda path: True,
 ) -> ModelPatcher:
-    """A tiny model whose linear layers are float8 with a scale per weight, as the host loads such checkpoints.
+    """A tiny model whose linear layers are quantized, as the host loads such checkpoints.
 
     Args:
         name: one of `NAMES`.
-        form: ``scaled`` has parameters ``scale_weight``; in ``mixed``, weights are the host's `QuantizedTensor`.
+        form: one of `quantized_forms`. ``scaled`` is a checkpoint of the older kind, float8 with a ``scale_weight``
+            beside; in the others weights are the host's `QuantizedTensor`.
         compute_dtype: of all other parameters, and what layers compute in.
         device, seed: as for `build`; the weights are those of `build`, but for rounding.
+        only: tells of a layer's dotted name whether it is quantized.
     """
     architecture, plain = _ARCHITECTURES[name], build(name, seed=seed).model.diffusion_model
-    layers = [path for path, module in plain.named_modules() if isinstance(module, nn.Linear)]
-    scale_name = {"scaled": "scale_weight", "mixed": "weight_scale"}[form]
-    state = plain.state_dict()
-    for path in layers:
-        weight = state[f"{path}.weight"]
-        scale = weight.abs().amax() / torch.finfo(torch.float8_e4m3fn).max
-        state |= {f"{path}.weight": (weight / scale).to(torch.float8_e4m3fn), f"{path}.{scale_name}": scale}
-    config = _config(architecture.config, architecture.unet)
+    paths = [
+        path
+        for path, module in plain.named_modules()
+        if isinstance(module, nn.Linear) and only(path) and module.in_features % _FINEST.get(form, 1) == 0
+    ]
+    load = _load_quantized if _quantizes_by_entry() else _load_float8_of_old
+    return _on(load(architecture, plain.state_dict(), paths, form, compute_dtype), device)
+
+
+def _quantizes_by_entry() -> bool:
+    """Whether a checkpoint says of each layer in an entry of its own how it is quantized; older hosts had a table."""
+    import comfy.supported_models_base
+
+    return hasattr(comfy.supported_models_base.BASE, "quant_config")
+
+
+def _load_quantized(
+    architecture: _Architecture, state: dict[str, Tensor], paths: list[str], form: str, compute_dtype: torch.dtype
+) -> nn.Module:
+    import comfy.quant_ops
+    import comfy.utils
+
+    if form == "scaled":
+        state = {**_scaled_float8(state, paths, "scale_weight"), "scaled_fp8": torch.zeros(2)}
+        state, _ = comfy.utils.convert_old_quants(state, "", {})
+    else:
+        entry, how = _RECIPES[form]
+        layout = comfy.quant_ops.QUANT_ALGOS[entry["format"]]["comfy_tensor_layout"]
+        for path in paths:
+            weight = comfy.quant_ops.QuantizedTensor.from_float(state.pop(f"{path}.weight"), layout, **how)
+            state |= weight.state_dict(f"{path}.weight")
+            state[f"{path}.comfy_quant"] = torch.tensor(list(json.dumps(entry).encode()), dtype=torch.uint8)
+    config = _config(architecture)
+    config.quant_config = comfy.utils.detect_layer_quantization(state, "")
+    config.set_inference_dtype(compute_dtype, compute_dtype)
+    model = config.get_model({}, "")
+    architecture.narrow(model.diffusion_model)
+    model.diffusion_model.load_state_dict(state)
+    return model  # type: ignore[no-any-return]
+
+
+def _load_float8_of_old(
+    architecture: _Architecture, state: dict[str, Tensor], paths: list[str], form: str, compute_dtype: torch.dtype
+) -> nn.Module:
+    config = _config(architecture)
     if form == "scaled":
         config.scaled_fp8 = torch.float8_e4m3fn
         config.set_inference_dtype(compute_dtype, None)
     else:
-        config.layer_quant_config = {path: {"format": "float8_e4m3fn"} for path in layers}
+        config.layer_quant_config = {path: {"format": "float8_e4m3fn"} for path in paths}
         config.set_inference_dtype(compute_dtype, compute_dtype)
     model = config.get_model({}, "")
-    model.diffusion_model.load_state_dict(state)
-    return _on(model, device)
+    name = {"scaled": "scale_weight", "mixed": "weight_scale"}[form]
+    model.diffusion_model.load_state_dict(_scaled_float8(state, paths, name))
+    return model  # type: ignore[no-any-return]
+
+
+def _scaled_float8(state: dict[str, Tensor], paths: list[str], scale_name: str) -> dict[str, Tensor]:
+    made = dict(state)
+    for path in paths:
+        weight = state[f"{path}.weight"]
+        scale = weight.abs().amax() / torch.finfo(torch.float8_e4m3fn).max
+        made |= {f"{path}.weight": (weight / scale).to(torch.float8_e4m3fn), f"{path}.{scale_name}": scale}
+    return made
 
 
 def real_width_flux(
@@ -418,7 +559,9 @@ def real_width_flux(
     """
     widths = {"hidden_size": hidden, "num_heads": hidden // 128, "axes_dim": [16, 56, 56], "context_in_dim": 4096}
     depths = {"depth": depth, "depth_single_blocks": depth_single}
-    return _patcher("Flux", _FLUX | widths | depths, dtype, compute_dtype, device, seed)
+    return _patcher(
+        replace(_ARCHITECTURES["flux"], unet=_FLUX | widths | depths), dtype, compute_dtype, device, seed
+    )
 
 
 def sample_inputs(name: str, patcher: ModelPatcher, *, batch: int = 1, seed: int = 1) -> dict[str, Any]:
@@ -490,26 +633,53 @@ def predict(patcher: ModelPatcher, inputs: dict[str, Any]) -> Tensor:
 
 
 def _patcher(
-    config_name: str,
-    unet: dict[str, Any],
+    architecture: _Architecture,
     dtype: torch.dtype,
     compute_dtype: torch.dtype | None,
     device: str | torch.device,
     seed: int,
 ) -> ModelPatcher:
-    config = _config(config_name, unet)
+    config = _config(architecture)
     if dtype.itemsize == 1 and compute_dtype is None:
         compute_dtype = torch.float32
     config.set_inference_dtype(dtype, compute_dtype)
     model = config.get_model({}, "")
+    architecture.narrow(model.diffusion_model)
     _fill(model.diffusion_model, torch.Generator().manual_seed(seed))
     return _on(model, device)
 
 
-def _config(name: str, unet: dict[str, Any]) -> Any:
+def _config(architecture: _Architecture) -> Any:
+    """The host's configuration with all settings that this host asks for, and none that it does not know."""
     import comfy.supported_models
 
-    return getattr(comfy.supported_models, name)(unet)
+    kind = getattr(comfy.supported_models, architecture.config)
+    return kind(_completed(kind, architecture.unet))
+
+
+_ASKED = re.compile(r"missing \d+ required .*argument")
+
+
+def _completed(kind: Any, unet: dict[str, Any]) -> dict[str, Any]:
+    """Settings, with those that a newer host demands as its own detection finds them in a checkpoint of the model."""
+    import comfy.model_detection
+
+    try:
+        _on_no_memory(kind, unet)
+    except TypeError as error:
+        if not _ASKED.search(str(error)):
+            raise
+        names = re.findall(r"'(\w+)'", str(error))
+        state = _on_no_memory(kind, unet | dict.fromkeys(names)).diffusion_model.state_dict()
+        found = comfy.model_detection.detect_unet_config(state, "") or {}
+        return unet | {name: found.get(name) for name in names}
+    return unet
+
+
+def _on_no_memory(kind: Any, unet: dict[str, Any]) -> Any:
+    config = kind(dict(unet))
+    config.set_inference_dtype(torch.float32, None)
+    return config.get_model({}, "", device=torch.device("meta"))
 
 
 def _on(model: nn.Module, device: str | torch.device) -> ModelPatcher:
