@@ -3,6 +3,7 @@
     python dev.py run              serve ComfyUI with the example workflow open
     python dev.py run --headless   run the example workflow and write its pictures
     python dev.py test             run all tests
+    python dev.py test tests/web --frontend 1.58.1    run those of the page on another frontend
 
 The environment goes to .venv, the host, models and outputs to .run; --home or QRLORA_HOME puts both
 elsewhere. COMFYUI_DIR names a ComfyUI of your own to use instead of a downloaded one. Needs Python 3.11
@@ -23,6 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from devtools.environment import ROOT, Environment, SetupError, dev_group, host_group, say
+from devtools.frontend import VARIABLE
 from devtools.server import Server, ServerError, exit_on_sigterm, free_port, has_gpu, is_port_free
 from devtools.workspace import PACK_NAME, Home, copy_workflows, ensure_host, make_base, own_host
 
@@ -35,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     options = parse(arguments)
     os.environ["QRLORA_HOME"] = str(options.home.folder)
+    if options.frontend:
+        os.environ[VARIABLE] = options.frontend
     exit_on_sigterm()
     try:
         return options.command(options)
@@ -60,6 +64,9 @@ def build_parser() -> argparse.ArgumentParser:
     """The commands and their options."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--home", type=Path, help="folder of .venv and .run (default: QRLORA_HOME, else here)")
+    common.add_argument(
+        "--frontend", metavar="VERSION", help=f"frontend to serve (default: {VARIABLE}, else the host's own)"
+    )
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from devtools.frontend import frontend_arguments
 from devtools.workspace import PACK_NAME, Home, make_base, own_host
 
 if TYPE_CHECKING:
@@ -163,13 +164,14 @@ class Server:
 
     @property
     def command(self) -> list[str]:
-        """The command line that starts the server."""
+        """The command line that starts the server, with the frontend that QRLORA_FRONTEND names."""
         fixed = ["--disable-auto-launch", "--disable-api-nodes", *(["--cpu"] if self.cpu else [])]
         return [
             *(str(self.python), "-u", str(self.host / "main.py")),
             *("--listen", self.listen, "--port", str(self.port), "--base-directory", str(self.base)),
             *("--database-url", f"sqlite:///{(self.base / 'user' / 'comfyui.db').as_posix()}"),
             *fixed,
+            *frontend_arguments(),
             *self.args,
         ]
 

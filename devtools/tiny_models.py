@@ -344,7 +344,6 @@ _AURAFLOW = {
 }
 
 
-
 def _narrow_text_adapter(network: Any) -> None:
     """Anima's own transformer for the text, which its host builds 1024 wide whatever the settings."""
     kind = type(network.llm_adapter)
@@ -559,9 +558,7 @@ def real_width_flux(
     """
     widths = {"hidden_size": hidden, "num_heads": hidden // 128, "axes_dim": [16, 56, 56], "context_in_dim": 4096}
     depths = {"depth": depth, "depth_single_blocks": depth_single}
-    return _patcher(
-        replace(_ARCHITECTURES["flux"], unet=_FLUX | widths | depths), dtype, compute_dtype, device, seed
-    )
+    return _patcher(replace(_ARCHITECTURES["flux"], unet=_FLUX | widths | depths), dtype, compute_dtype, device, seed)
 
 
 def sample_inputs(name: str, patcher: ModelPatcher, *, batch: int = 1, seed: int = 1) -> dict[str, Any]:

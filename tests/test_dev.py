@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from devtools import environment as env
-from devtools import workspace
+from devtools import frontend, workspace
 from devtools.environment import Environment, Group, SetupError
 from devtools.server import PromptError, Server, comfyui_dir, node_label
 from devtools.workspace import Home
@@ -33,7 +33,8 @@ def dev() -> types.ModuleType:
 
 @pytest.fixture(autouse=True)
 def no_own_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("COMFYUI_DIR", raising=False)
+    for name in ("COMFYUI_DIR", "QRLORA_FRONTEND"):
+        monkeypatch.delenv(name, raising=False)
 
 
 class FakeInstall(Environment):
@@ -373,3 +374,26 @@ def test_prompt_error_names_the_node() -> None:
     assert node_label(prompt, "8") == "A (node 8)"
     error = PromptError("x", node_id="7", node_class="QRLoRA_Merge", details={"error": {}})
     assert (str(error), error.node_id, error.details) == ("x", "7", {"error": {}})
+
+
+def _fake_frontend(arguments: Sequence[str]) -> None:
+    page = Path(arguments[arguments.index("--target") + 1]) / "comfyui_frontend_package" / "static"
+    page.mkdir(parents=True)
+    (page / "index.html").write_text(arguments[-1], encoding="utf-8")
+
+
+def test_frontend_is_unpacked_once_and_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = frontend.ensure_frontend(Home(tmp_path), "1.2.3", _fake_frontend)
+    assert (folder / "index.html").read_text(encoding="utf-8") == "comfyui-frontend-package==1.2.3"
+    assert frontend.ensure_frontend(Home(tmp_path), "1.2.3", _no_install) == folder
+    monkeypatch.setenv("QRLORA_HOME", str(tmp_path))
+    server = Server(tmp_path, host=tmp_path, port=8419)
+    assert "--front-end-root" not in server.command
+    monkeypatch.setenv("QRLORA_FRONTEND", "1.2.3")
+    assert server.command[server.command.index("--front-end-root") + 1] == str(folder)
+
+
+def test_frontend_that_is_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QRLORA_FRONTEND", "latest")
+    with pytest.raises(SetupError, match="QRLORA_FRONTEND=latest is no version"):
+        frontend.chosen_frontend()
