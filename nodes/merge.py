@@ -8,8 +8,9 @@ from comfy_api.latest import io
 
 from .host.apply import APPLY_MODES, apply_adapters
 from .host.combine import MERGE_MODES
-from .host.display import show_text
+from .host.display import text_shower
 from .host.live import Source
+from .host.report import as_text
 from .merge_mode import combination, mode_inputs
 from .sockets import CATEGORY, QRLoRASocket, ScheduleSocket
 
@@ -118,8 +119,14 @@ class Merge(io.ComfyNode):
         connected = [slot for slot in SLOTS if slots.get(f"adapter_{slot}") is not None]
         how = combination(mode, protect, mu, density, connected)
         sources = [_source(slot, slots) for slot in connected]
-        applied = apply_adapters(model, sources, apply, how=how, clip=clip, clip_scale=clip_scale)
-        show_text(cls, applied.report)
+        show, shown = text_shower(cls), list[str]()
+
+        def tell(lines: list[str]) -> None:  # holds no model: the model holds it
+            show(as_text([*shown, *lines]))
+
+        applied = apply_adapters(model, sources, apply, how=how, clip=clip, clip_scale=clip_scale, tell=tell)
+        shown += applied.lines
+        show(applied.report)
         told = {"slots": connected, **applied.overview}
         return io.NodeOutput(applied.model, applied.merged, applied.report, applied.clip, ui={"qr_lora_merge": [told]})
 

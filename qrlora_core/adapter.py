@@ -193,6 +193,11 @@ class QRLoRA:
         """The different ranks of its layers, ascending."""
         return sorted({layer.rank for layer in self.layers.values()})
 
+    @property
+    def is_zero(self) -> bool:
+        """True when its delta is zero in every layer, whatever the scale."""
+        return not any(term.scaling and term.delta_r.any() for _, term in self.terms())
+
     def terms(self) -> Iterator[tuple[str, Term]]:
         """All (module path, term) pairs."""
         for path, layer in self.layers.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from types import MappingProxyType
@@ -12,11 +12,12 @@ from typing import Any
 from ...qrlora_core import Layer, QRLoRA, QRLoRAError, ScheduleError, merge
 from ...qrlora_core.analysis import inner_product
 from .base_check import other_base
+from .binding import unrun_layers
 from .combine import Combination, combine
 from .live import Source, apply_live
 from .matching import Names, match, remembered, require_some
 from .patching import apply_patch
-from .report import Neighbours, SourceReport, described_mode, overview, report_merge
+from .report import Neighbours, SourceReport, as_text, described_mode, overview, report_merge, unrun_lines
 
 APPLY_MODES = ("live", "patch")
 _ADD = Combination()
@@ -28,14 +29,21 @@ class Applied:
     """A model, and a text encoder if one was given, with a merge on them; the merge as one adapter.
 
     Attributes:
-        report: what was applied, in lines. overview: the same for a page, see `report.overview`.
+        lines: what was applied. last: what did not run when the adapters were last live on this model.
+        overview: the same for a page, see `report.overview`.
     """
 
     model: Any
     merged: QRLoRA
-    report: str
+    lines: list[str]
+    last: list[str]
     overview: dict[str, Any]
     clip: Any = None
+
+    @property
+    def report(self) -> str:
+        """All lines as one text."""
+        return as_text([*self.lines, *self.last])
 
 
 def apply_adapters(
@@ -46,6 +54,7 @@ def apply_adapters(
     how: Combination = _ADD,
     clip: Any = None,
     clip_scale: float = 1.0,
+    tell: Callable[[list[str]], None] = lambda lines: None,
 ) -> Applied:
     """Merge the sources and apply the result to clones of the model and of the text encoder.
 
@@ -65,17 +74,18 @@ def apply_adapters(
     _require_steady(sources, mode)
     on_model = _Merge(patcher, sources, how)
     on_clip = _Merge(clip.patcher, _for_text_encoder(sources, clip_scale), how) if clip is not None else None
-    found = [_report(index, source, on_model, on_clip) for index, source in enumerate(sources)]
+    found = [_report(index, source, on_model, on_clip, mode) for index, source in enumerate(sources)]
     for report in found:
         if report.text_encoder is None or not report.text_encoder.targets:
             require_some(patcher, report.source.adapter, report.model)
     neighbours = on_model.neighbours()
     return Applied(
-        on_model.apply(mode),
+        on_model.apply(mode, tell),
         _whole_merge(found, on_model, on_clip, how),
         report_merge(found, neighbours, on_model.merged, how, clip_scale),
+        unrun_lines(found),
         overview(found, neighbours, on_model.merged),
-        _with_patcher(clip, on_clip.apply(mode)) if on_clip is not None else None,
+        _with_patcher(clip, on_clip.apply(mode, tell)) if on_clip is not None else None,
     )
 
 
@@ -94,10 +104,19 @@ class _Merge:
         pairs = pairwise(matched.adapter for matched in self.matches)
         return [Neighbours(_product(a, b), _product(a, a), _product(b, b)) for a, b in pairs]
 
-    def apply(self, mode: str) -> Any:
+    def is_idle(self, index: int) -> bool:
+        """Whether nothing is left of an adapter that is on: it was zero before, or is in this mode."""
+        source = self._sources[index]
+        return source.scale != 0 and source.adapter.is_zero
+
+    def unrun(self, index: int) -> list[str]:
+        """The names of an adapter's layers that did not run when this was last live on the model."""
+        return unrun_layers(self.patcher, self._sources[index].adapter)
+
+    def apply(self, mode: str, tell: Callable[[list[str]], None]) -> Any:
         """A clone of the model with the merge on it."""
         if mode == "live":
-            return apply_live(self.patcher, self._sources, self._names)
+            return apply_live(self.patcher, self._sources, self._names, tell)
         return apply_patch(self.patcher, match(self.patcher, self.merged, self._names))
 
 
@@ -118,10 +137,16 @@ def _for_text_encoder(sources: Sequence[Source], clip_scale: float) -> list[Sour
     return [replace(source, scale=source.scale * clip_scale, schedule=None) for source in sources]
 
 
-def _report(index: int, source: Source, on_model: _Merge, on_clip: _Merge | None) -> SourceReport:
+def _report(index: int, source: Source, on_model: _Merge, on_clip: _Merge | None, mode: str) -> SourceReport:
     matched = on_model.matches[index]
-    base = other_base(on_model.patcher, source.adapter, matched)
-    return SourceReport(source, matched, on_clip.matches[index] if on_clip else None, base)
+    return SourceReport(
+        source,
+        matched,
+        on_clip.matches[index] if on_clip else None,
+        other_base(on_model.patcher, source.adapter, matched),
+        idle=on_model.is_idle(index) and (on_clip is None or on_clip.is_idle(index)),
+        unrun=tuple(on_model.unrun(index)) if mode == "live" else (),
+    )
 
 
 def _whole_merge(reports: Sequence[SourceReport], on_model: _Merge, on_clip: _Merge | None, how: Combination) -> QRLoRA:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Set
+from dataclasses import dataclass, field
 from typing import Any
 
 import comfy.model_patcher
@@ -14,6 +15,8 @@ from .key_map import Target
 from .live_vector import can_add_vector
 from .matching import Match, Names, match, remembered
 from .weights import compute_dtype
+
+_BINDING = "binding"
 
 
 class _Factors(torch.nn.Module):
@@ -41,11 +44,13 @@ class Binding:
         match: which layers fit.
         basis: the q of every term, in the model's compute dtype and the host's row order.
         deltas: the delta_r of every term, in the adapter's dtype.
+        unrun: host modules of its layers that did not run in the last sampling.
     """
 
     match: Match
     basis: Any
     deltas: Any
+    unrun: set[str] = field(default_factory=set)
 
     def q(self, path: str, term: Term) -> Tensor:
         """The term's q where the host has put it."""
@@ -55,6 +60,16 @@ class Binding:
         """The term's delta_r where the host has put it."""
         return self.deltas.model.get(_name(self.match.adapter, path, term))
 
+    def note_unrun(self, ran: Set[str]) -> None:
+        """Remember which of its host modules are not among those that ran."""
+        self.unrun.clear()
+        self.unrun.update({target.module for target in self.match.targets.values()} - ran)
+
+    def unrun_names(self) -> list[str]:
+        """The adapter's own names of the layers that did not run."""
+        targets, names = self.match.targets, self.match.own_names
+        return [own for path, target in targets.items() if target.module in self.unrun for own in names[path]]
+
 
 def bind(patcher: Any, adapter: QRLoRA, names: Names) -> Binding:
     """The adapter's binding to the patcher's model: made at the first call, found again after.
@@ -63,7 +78,13 @@ def bind(patcher: Any, adapter: QRLoRA, names: Names) -> Binding:
         AdapterError: the adapter does not fit, see `match`.
         QRLoRAError: a layer that a forward hook cannot serve.
     """
-    return remembered(adapter, patcher.model, "binding", lambda: _bind(patcher, match(patcher, adapter, names)))
+    return remembered(adapter, patcher.model, _BINDING, lambda: _bind(patcher, match(patcher, adapter, names)))
+
+
+def unrun_layers(patcher: Any, adapter: QRLoRA) -> list[str]:
+    """The names of layers that did not run when the adapter was last live on this model; none where it never was."""
+    binding = adapter.bindings.get(patcher.model, {}).get(_BINDING)
+    return [] if binding is None else binding.unrun_names()
 
 
 def _bind(patcher: Any, matched: Match) -> Binding:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .live_bypass import Bypass, hands_out, may_be_bypassed
 from .live_vector import LiveVector
 
 # Rows of the output, q, and the factor of what is added there.
@@ -64,15 +65,19 @@ class LiveLayer:
     """Adds ``sum_parts q (sum_i w_i delta_r_i) x`` to a layer's output.
 
     The sums of all parts stand in one matrix (total rank, in), so that slices of a fused layer share the
-    product with x; each part's q then adds to its own rows in place. The base weight is never read.
+    product with x; each part's q then adds to its own rows in place. The base weight is never read. Where the model
+    may use the layer's weight without calling the layer, the same is added to the weight that it is handed.
 
     Args:
         module: a linear layer (or what acts as one) or a convolution.
         parts: what to add.
         admit: asked at every call; the layer computes as without us where it says no.
+        handed_out: whether the layer was seen not to be called, so that its weight must be watched.
     """
 
-    def __init__(self, module: torch.nn.Module, parts: Sequence[Part], admit: Callable[[], bool]) -> None:
+    def __init__(
+        self, module: torch.nn.Module, parts: Sequence[Part], admit: Callable[[], bool], *, handed_out: bool = False
+    ) -> None:
         self._admit = admit
         self._parts = [part for part in parts if not part.vector]
         self._vectors = [LiveVector(module, part) for part in parts if part.vector]
@@ -81,6 +86,8 @@ class LiveLayer:
         self._active: list[_Blend] = []
         self._sums: Tensor | None = None
         self._handle = module.register_forward_hook(self._hook)
+        watched = may_be_bypassed(module) or (handed_out and hands_out(module))
+        self._bypass = Bypass(module, self._changed_weight, self._changed_bias) if watched else None
 
     def set_scales(self, scales: Sequence[float]) -> None:
         """Take new scales, one per source; the sums follow at the next call, and only if a ratio changed."""
@@ -98,6 +105,8 @@ class LiveLayer:
     def remove(self) -> None:
         """Remove the hook and free the sums."""
         self._handle.remove()
+        if self._bypass is not None:
+            self._bypass.remove()
         self._sums = None
 
     def _hook(self, module: Any, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
@@ -106,6 +115,34 @@ class LiveLayer:
         for vector in self._vectors:
             output = vector.added(args[0], output)
         return self._with_matrices(module, args[0], output) if self._active else output
+
+    def _changed_weight(self, weight: Tensor) -> Tensor:
+        """``W + sum_parts q (sum_i w_i delta_r_i)``, for a model that multiplies with W itself."""
+        return self._changed(weight, ".weight")
+
+    def _changed_bias(self, bias: Tensor) -> Tensor:
+        return self._changed(bias, ".bias")
+
+    def _changed(self, value: Tensor, name: str) -> Tensor:
+        vectors = [vector for vector in self._vectors if vector.name == name]
+        matrices = self._active if name == ".weight" else []
+        if not self._admit() or not (vectors or matrices):
+            return value
+        total = value.float()
+        for vector in vectors:
+            total = total + vector.change(value)
+        if matrices:
+            total = total + self._delta_weight(value)
+        return total.to(value.dtype)
+
+    def _delta_weight(self, weight: Tensor) -> Tensor:
+        """Of all active parts: float32, (out, in, ...)."""
+        delta = weight.new_zeros(weight.shape[0], weight[0].numel(), dtype=torch.float32)
+        ranks = [blend.part.q().shape[1] for blend in self._active]
+        for (rows, q, factor), sums in zip(self._placed(delta), self._current_sums(delta).split(ranks), strict=True):
+            own = delta if rows is None else delta.narrow(0, *rows)
+            own.addmm_(q, sums, alpha=factor)
+        return delta.view(weight.shape)
 
     def _with_matrices(self, module: Any, x: Tensor, output: Tensor) -> Tensor:
         sums = self._current_sums(x)
@@ -120,7 +157,7 @@ class LiveLayer:
         ]
 
     def _current_sums(self, x: Tensor) -> Tensor:
-        """(total rank, in) of the active parts in x's dtype, rounded once."""
+        """(total rank, in) of the active parts on x's device in its dtype, rounded once."""
         sums = self._sums
         if sums is None or sums.device != x.device or sums.dtype != x.dtype:
             self._sums = sums = _sum_deltas([blend.terms(x.device) for blend in self._active], x)

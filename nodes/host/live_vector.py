@@ -43,6 +43,17 @@ class LiveVector:
         if weights != self._scales:
             self._scales, self._sum = weights, None
 
+    @property
+    def name(self) -> str:
+        """Of the parameter: ``.weight`` or ``.bias``."""
+        return self._part.vector
+
+    def change(self, parameter: Tensor) -> Tensor:
+        """What is added to the parameter, float32, where the model is handed it."""
+        return (
+            self._current(parameter.float()) if any(self._scales) else torch.zeros_like(parameter, dtype=torch.float32)
+        )
+
     def added(self, x: Tensor, output: Tensor) -> Tensor:
         """The output of the module for x, with the change."""
         if not any(self._scales):

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from ...qrlora_core import AdapterError, Layer, QRLoRA, TargetError
 from .key_map import KeyMap, Target
-from .report import paths_as_text
+from .text import paths_as_text
 from .weights import base_name
 
 Made = TypeVar("Made")

@@ -24,7 +24,7 @@ from ...qrlora_core.checkpoint import BASE_FINGERPRINT
 from ...qrlora_core.lora_layout import IS_LORA, MAY_REPLACE_CORE
 from .bases import decompose_target
 from .matching import Names, match, require_some
-from .report import paths_as_text
+from .text import paths_as_text
 from .weights import base_name, fingerprint
 
 _SHOWN_LAYERS = 5

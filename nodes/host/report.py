@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from ...qrlora_core import QRLoRA
 from ...qrlora_core.lora_layout import IS_LORA, MAY_REPLACE_CORE, NOT_LOADED
 from ...qrlora_core.merge import MERGE_KEY
 from ...qrlora_core.metadata import json_object
+from .text import paths_as_text
 
 if TYPE_CHECKING:
     from .combine import Combination
@@ -63,12 +64,20 @@ _TEXT_ENCODER = ("lora_te", "lora_prior_te", "text_encoder", "te1_", "te2_")
 
 @dataclass(frozen=True)
 class SourceReport:
-    """What became of one adapter of a merge; ``other_base`` is a sentence, empty where the base is its own."""
+    """What became of one adapter of a merge.
+
+    Attributes:
+        other_base: a sentence, empty where the base is its own.
+        idle: whether it is on and changes nothing.
+        unrun: names of its layers that did not run when it was last live on this model.
+    """
 
     source: Source
     model: Match
     text_encoder: Match | None
     other_base: str
+    idle: bool = False
+    unrun: tuple[str, ...] = ()
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -91,7 +100,7 @@ def report_merge(
     merged: QRLoRA,
     how: Combination,
     clip_scale: float,
-) -> str:
+) -> list[str]:
     """One line per adapter, one for two that follow each other, and one for what needs attention.
 
     ``content.safetensors: 48 of 48 layers, rank 16, scale 0.90; shared basis``
@@ -110,7 +119,28 @@ def report_merge(
             "They are ordinary LoRAs, or were trained on other base models or machines, at another rank, or with the "
             "variant qr."
         )
+    return lines
+
+
+def as_text(lines: Sequence[str]) -> str:
+    """The report of a merge as one text."""
     return "\n".join(lines) or "no adapter connected: the model is unchanged"
+
+
+def unrun_lines(reports: Sequence[SourceReport]) -> list[str]:
+    """One line per adapter of which layers did not run when it was last live on this model."""
+    return [f"last time, {line}" for found in reports for line in _unrun_lines(found)]
+
+
+def _unrun_lines(found: SourceReport) -> list[str]:
+    return [describe_unrun(found.source.label, found.unrun, found.applied)] if found.unrun else []
+
+
+def describe_unrun(label: str, names: Sequence[str], total: int) -> str:
+    """``content.safetensors: 3 of 304 layers did not run: a, b, c``"""
+    if len(names) == total:
+        return f"{label} did nothing: this model runs none of its {total} layers as such. Set apply to patch."
+    return f"{label}: {len(names)} of {total} layers did not run: {paths_as_text(names)}"
 
 
 @dataclass(frozen=True)
@@ -139,7 +169,7 @@ def overview(reports: Sequence[SourceReport], neighbours: Sequence[Neighbours], 
                 "rank": _ranks(found.source.adapter),
                 "basis": _state(found, told),
                 "other_base": found.other_base,
-                "warnings": _warnings(found),
+                "warnings": [*_warnings(found), *(f"last time, {line}" for line in _unrun_lines(found))],
             }
             for found in reports
         ],
@@ -202,14 +232,9 @@ def _warnings(found: SourceReport) -> list[str]:
         )
     if found.other_base:
         warnings.append(f"warning: {label}: {found.other_base}")
+    if found.idle:
+        warnings.append(f"warning: {label} changes nothing: all that is left of its layers is zero")
     return warnings
-
-
-def paths_as_text(paths: Iterable[str], limit: int = 3) -> str:
-    """The first few module paths and how many more there are."""
-    listed = list(paths)
-    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
-    return ", ".join(listed[:limit]) + more
 
 
 def _ranks(adapter: QRLoRA) -> str:

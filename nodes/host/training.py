@@ -28,8 +28,8 @@ from .control import Report, current_control
 from .dataset import TrainingSet
 from .key_map import KeyMap, Target
 from .monitor import Draw, Monitor
-from .report import paths_as_text
 from .runs import Run, checkpoint_name, checkpoint_path, latest_checkpoint, new_run, resumed_run
+from .text import paths_as_text
 from .train_loop import Loop, TrainSampler
 from .training_record import TrainingRecord
 from .training_settings import DTYPES, NO_RESUME, RESUME_LATEST, RunSettings, TrainingSettings, check_settings

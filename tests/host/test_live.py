@@ -3,7 +3,7 @@
 import gc
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import comfy.model_management
 import comfy.sample
@@ -381,6 +381,7 @@ def test_controlnet_runs_beside(model: Any, adapter: QRLoRA) -> None:
             return {"output": [torch.ones(x.shape[0], 16, 128)]}
 
         extra_hooks = previous_controlnet = None
+        multigpu_clones: ClassVar = {}
         get_models = get_extra_hooks = lambda self: []
         inference_memory_requirements = lambda self, _: 0  # noqa: E731
         pre_run = cleanup = lambda self, *_: None

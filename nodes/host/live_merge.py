@@ -1,0 +1,210 @@
+"""The branches of one merge on the models that run it, and what became of them in a sampling."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+from ...qrlora_core import QRLoRAError
+from ...qrlora_core.merge import Group, group_by_basis
+from .binding import Binding
+from .key_map import Target
+from .live_layer import LiveLayer, Part
+from .live_patcher import WeightsAloneError
+from .progress import SamplingProgress
+from .report import describe_unrun
+
+if TYPE_CHECKING:
+    from .live import Source
+
+
+@dataclass(eq=False)
+class _Running:
+    """The branches on one model: ``owner`` is the patcher that injected them."""
+
+    owner: int
+    layers: list[LiveLayer]
+    progress: SamplingProgress | None
+    guard: RemovableHandle | None
+
+    def remove(self) -> None:
+        for layer in self.layers:
+            layer.remove()
+        if self.guard is not None:
+            self.guard.remove()
+
+
+class LiveMerge:
+    """The branches of one merge, on whichever clone of the model is in use; each device's copy has its own.
+
+    Clones share this object, copy the host's ``is_injected`` flag, and eject when they are dropped, also those
+    that never ran. So the hooks on a model belong to the one patcher that injected last, and only its eject removes
+    them.
+
+    Args:
+        tell: see `live.apply_live`.
+    """
+
+    def __init__(
+        self, sources: Sequence[Source], bindings: Sequence[Binding], tell: Callable[[list[str]], None]
+    ) -> None:
+        self._sources, self._bindings, self._tell = list(sources), list(bindings), tell
+        self._groups = group_by_basis([binding.match.adapter for binding in bindings])
+        self._parts = self._collect_parts()
+        self._running: weakref.WeakKeyDictionary[torch.nn.Module, _Running] = weakref.WeakKeyDictionary()
+        self._start_counting()
+
+    def _start_counting(self) -> None:
+        self._steps = 0
+        self._ran: set[str] = set()
+        self._acted: set[int] = set()
+
+    def models(self) -> list[Any]:
+        """What the host must have on the device: all deltas, and the bases that some group uses."""
+        leading = {group[0].source for groups in self._groups.values() for group in groups}
+        used = [binding.basis for index, binding in enumerate(self._bindings) if index in leading]
+        return list(dict.fromkeys([*used, *(binding.deltas for binding in self._bindings)]))
+
+    def inject(self, patcher: Any) -> None:
+        """Hook all layers for this patcher; hooks that another clone left on its model are replaced."""
+        self._remove(patcher.model)
+        if isinstance(sys.exc_info()[1], WeightsAloneError):
+            return  # the host injects once more while it unwinds the load that we refused
+        modules = dict(patcher.model.named_modules())
+        _refuse_compiled(patcher, modules.values())
+        unrun = {name for binding in self._bindings for name in binding.unrun}
+        self._running[patcher.model] = running = _Running(
+            owner=id(patcher),
+            layers=[
+                LiveLayer(modules[name], parts, self._admission(patcher, name), handed_out=name in unrun)
+                for name, parts in self._parts.items()
+            ],
+            progress=SamplingProgress(patcher) if any(source.schedule for source in self._sources) else None,
+            guard=_guard_weights(patcher.model),
+        )
+        self._set_scales(running, 0.0)
+
+    def eject(self, patcher: Any) -> None:
+        """Remove the hooks and free the sums, if it was this patcher that injected."""
+        if self._runs_for(patcher):
+            self._remove(patcher.model)
+
+    def _runs_for(self, patcher: Any) -> bool:
+        running = self._running.get(patcher.model)
+        return running is not None and running.owner == id(patcher)
+
+    def on_step(self, patcher: Any, timestep: Tensor, *_args: Any) -> None:
+        """Before each denoising call: follow the schedules."""
+        self._steps += 1
+        running = self._running.get(patcher.model)
+        if running is not None:
+            scales = self._set_scales(running, running.progress.at(timestep) if running.progress else 0.0)
+            self._acted |= {index for index, scale in enumerate(scales) if scale}
+
+    def on_sampled(self, patcher: Any) -> None:
+        """After sampling: what took no part must not pass for what did.
+
+        Raises:
+            QRLoRAError: steps were taken, but no hooked layer was called.
+        """
+        if not self._runs_for(patcher) or self._steps == 0 or sys.exc_info()[0] is not None:
+            return
+        ran, acted = self._ran, self._acted
+        self._start_counting()
+        if not ran:
+            raise QRLoRAError(
+                "live adapters had no effect: this model runs other layers than those it names (it is wrapped, "
+                "compiled or replaced by another node). Set apply to patch."
+            )
+        lines = []
+        for index, (source, binding) in enumerate(zip(self._sources, self._bindings, strict=True)):
+            binding.note_unrun(ran)
+            lines += _what_took_no_part(source.label, binding, acted=index in acted)
+        for line in lines:
+            logging.warning("QR-LoRA: %s", line)
+        self._tell(lines)
+
+    def _admission(self, patcher: Any, name: str) -> Callable[[], bool]:
+        """Tells a layer whether the model runs for this patcher: a load that failed may leave our hooks behind."""
+        model, owner = weakref.ref(patcher.model), id(patcher)
+
+        def admit() -> bool:
+            running = getattr(model(), "current_patcher", None)
+            if running is not None and id(running) != owner:
+                return False
+            self._ran.add(name)
+            return True
+
+        return admit
+
+    def _remove(self, model: torch.nn.Module) -> None:
+        running = self._running.pop(model, None)
+        if running is not None:
+            running.remove()
+
+    def _set_scales(self, running: _Running, progress: float) -> list[float]:
+        scales = [s.scale * (s.schedule.at(progress) if s.schedule else 1.0) for s in self._sources]
+        for layer in running.layers:
+            layer.set_scales(scales)
+        return scales
+
+    def _collect_parts(self) -> dict[str, list[Part]]:
+        """Host module to what is added there; several names may mean slices of one fused layer."""
+        parts: dict[str, list[Part]] = {}
+        for path, groups in self._groups.items():
+            target = next((b.match.targets[path] for b in self._bindings if path in b.match.targets), None)
+            if target is not None:
+                parts.setdefault(target.module, []).extend(self._part(path, target, group) for group in groups)
+        return parts
+
+    def _part(self, path: str, target: Target, group: Group) -> Part:
+        def factor(member: Any) -> Callable[[], Tensor]:
+            return lambda: self._bindings[member.source].delta_r(path, member.term)
+
+        first = group[0]
+        return Part(
+            rows=target.rows,
+            q=lambda: self._bindings[first.source].q(path, first.term),
+            deltas=tuple((member.source, member.term.scaling, factor(member)) for member in group),
+            vector=target.vector,
+        )
+
+
+def _what_took_no_part(label: str, binding: Binding, *, acted: bool) -> list[str]:
+    """A sentence on an adapter that did nothing in a sampling, or on its layers that did not run."""
+    if not acted:
+        return [f"{label} did nothing: its schedule was at 0 in every step. Move its start or its end."]
+    names = binding.unrun_names()
+    return [describe_unrun(label, names, sum(map(len, binding.match.own_names.values())))] if names else []
+
+
+def _refuse_compiled(patcher: Any, modules: Iterable[torch.nn.Module]) -> None:
+    compiled = torch._dynamo.eval_frame.OptimizedModule
+    wrapped = any("compile" in str(key) for key in patcher.wrappers.get(WrappersMP.APPLY_MODEL, {}))
+    patched = any(isinstance(patch, compiled) for patch in patcher.object_patches.values())
+    inside = any(isinstance(module, compiled) for module in modules)
+    if wrapped or patched or inside:
+        raise QRLoRAError(
+            "apply = live does not work on a model that torch.compile wraps: the compiled code would leave the "
+            "adapters out. Set apply to patch in QR-LoRA Merge, or remove the compile node."
+        )
+
+
+def _guard_weights(model: torch.nn.Module) -> RemovableHandle | None:
+    """Refuse the state dict of the network by itself, which is what goes into a file, while branches are on it."""
+
+    def refuse(_module: torch.nn.Module, prefix: str, _keep_vars: bool) -> None:
+        if not prefix:  # as a part of the whole model it is only measured, or asked for its names
+            raise WeightsAloneError("saving")
+
+    network = getattr(model, "diffusion_model", None)
+    return None if network is None else network.register_state_dict_pre_hook(refuse)
