@@ -26,7 +26,7 @@ from pathlib import Path
 from devtools.environment import ROOT, Environment, SetupError, dev_group, host_group, say
 from devtools.frontend import VARIABLE
 from devtools.server import Server, ServerError, exit_on_sigterm, free_port, has_gpu, is_port_free
-from devtools.workspace import PACK_NAME, Home, copy_workflows, ensure_host, make_base, own_host
+from devtools.workspace import PACK_NAME, Home, copy_workflows, ensure_host, host_version, make_base, own_host
 
 EXAMPLE = "compose_content_and_style"
 WORKFLOWS = ROOT / "example_workflows"
@@ -132,7 +132,7 @@ def setup(options: argparse.Namespace) -> int:
     """Make everything that the other commands need."""
     environment, host = prepare(options.home, dev=True)
     prepare_base(options.home, environment)
-    say(f"ready: ComfyUI in {host}, environment in {environment.folder}")
+    say(f"ready: ComfyUI {host_version(host)} in {host}, environment in {environment.folder}")
     return 0
 
 
@@ -177,7 +177,6 @@ def choose_port(wanted: int | None, listen: str, *, headless: bool = False) -> i
 
 def serve(home: Home, environment: Environment, host: Path, *, port: int, listen: str, cpu: bool) -> int:
     """Serve until Ctrl-C."""
-    say("starting ComfyUI" + (" on the CPU" if cpu else ""))
     server = Server(
         home.base,
         host=host,
@@ -188,6 +187,7 @@ def serve(home: Home, environment: Environment, host: Path, *, port: int, listen
         quiet=False,
         timeout=600.0,
     )
+    say(f"starting {server.title}" + (" on the CPU" if cpu else ""))
     try:
         with server:
             announce(server.url)

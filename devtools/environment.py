@@ -17,6 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 REQUIREMENTS = ROOT / "requirements"
 CONSTRAINTS = REQUIREMENTS / "constraints.txt"
 MIN_PYTHON = (3, 11)
+# On a CPU, threads that wait must not spin: with others on the machine a step took 20 times as long.
+PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 # Never taken from a user's own ComfyUI: torch is pinned here, and templates are gigabytes of media.
 _NOT_FROM_HOST = re.compile(r"(torch|torchvision|torchaudio|comfyui-workflow-templates.*)$")

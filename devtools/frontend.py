@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from devtools.workspace import Home
 
 VARIABLE = "QRLORA_FRONTEND"
 _PACKAGE = "comfyui-frontend-package"
+_ASK = f"from importlib.metadata import version; print(version('{_PACKAGE}'))"
 _IN_WHEEL = Path("comfyui_frontend_package", "static")
 
 
@@ -26,6 +28,15 @@ def chosen_frontend() -> str | None:
     if version and not re.fullmatch(r"\d+\.\d+\.\d+", version):
         raise SetupError(f"{VARIABLE}={version} is no version of {_PACKAGE}, such as 1.32.9; unset it for the host's.")
     return version or None
+
+
+def frontend_version(python: Path) -> str:
+    """The version that a server of this interpreter hands out, "unknown" where its environment has none."""
+    chosen = chosen_frontend()
+    if chosen:
+        return chosen
+    asked = subprocess.run([python, "-c", _ASK], capture_output=True, text=True)
+    return asked.stdout.strip() or "unknown"
 
 
 def frontend_arguments(home: Home | None = None) -> list[str]:

@@ -82,8 +82,9 @@ def run(base: Path, workflow: Path, *, cpu: bool, port: int | None) -> int:
     prompt = json.loads(workflow.read_text(encoding="utf-8"))
     moment = time.time() - 1.0  # file systems with coarse times
     try:
-        say("starting ComfyUI")
-        with Server(base, cpu=cpu, port=port) as server:
+        server = Server(base, cpu=cpu, port=port)
+        say(f"starting {server.title}" + (" on the CPU" if cpu else ""))
+        with server:
             say(f"running {workflow.name} ({len(prompt)} nodes)")
             asyncio.run(run_prompt(server, prompt))
             files = written_since(server.output_dir, moment)

@@ -20,11 +20,12 @@ __all__ = ["PACK_ALIAS", "boot", "comfyui_dir", "import_pack"]
 PACK_ALIAS = "comfyui_qr_lora"
 
 
-def boot(*, nodes: bool = False, base: Path | None = None, gpu: bool | None = None) -> None:
+def boot(*, nodes: bool = False, server: bool = False, base: Path | None = None, gpu: bool | None = None) -> None:
     """Make `comfy` and `folder_paths` importable; a second call with the same arguments does nothing.
 
     Args:
         nodes: load the host's built-in nodes as well (`import nodes` then has all of them).
+        server: make the host's server before the nodes, some of which tell it about themselves; nobody listens to it.
         base: folder of models, input and output; by default a temporary one.
         gpu: whether to use one; by default where QRLORA_TEST_DEVICE is cuda.
 
@@ -32,6 +33,8 @@ def boot(*, nodes: bool = False, base: Path | None = None, gpu: bool | None = No
         RuntimeError: host modules, or another module named `nodes`, were imported before.
     """
     _boot_core(base, os.environ.get("QRLORA_TEST_DEVICE") == "cuda" if gpu is None else gpu)
+    if server:
+        _make_server()
     if nodes:
         _load_nodes()
 
@@ -66,6 +69,14 @@ def _register_output_folders() -> None:
 
     for name in ("checkpoints", "clip", "vae", "diffusion_models", "loras"):
         folder_paths.add_model_folder_path(name, os.path.join(folder_paths.get_output_directory(), name))
+
+
+@functools.cache
+def _make_server() -> None:
+    import utils.install_util  # noqa: F401  (the host's `utils`, before another package of that name)
+    from server import PromptServer
+
+    PromptServer(asyncio.new_event_loop())  # which keeps it as its `instance`
 
 
 @functools.cache

@@ -23,8 +23,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from devtools.frontend import frontend_arguments
-from devtools.workspace import PACK_NAME, Home, make_base, own_host
+from devtools.environment import PATIENT
+from devtools.frontend import frontend_arguments, frontend_version
+from devtools.workspace import PACK_NAME, Home, host_version, make_base, own_host
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -163,6 +164,11 @@ class Server:
         return [line for line in self.log.splitlines() if line.startswith(_LOAD_FAILURES)]
 
     @property
+    def title(self) -> str:
+        """Which ComfyUI this is, by version and folder, and which frontend it hands out."""
+        return f"ComfyUI {host_version(self.host)} in {self.host} with frontend {frontend_version(self.python)}"
+
+    @property
     def command(self) -> list[str]:
         """The command line that starts the server, with the frontend that QRLORA_FRONTEND names."""
         fixed = ["--disable-auto-launch", "--disable-api-nodes", *(["--cpu"] if self.cpu else [])]
@@ -196,6 +202,8 @@ class Server:
         """
         make_base(self.base)
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        if self.cpu:
+            environment = {**PATIENT, **environment}
         with (self.base / "server.log" if self.quiet else Path(os.devnull)).open("wb") as log:
             output = log if self.quiet else None
             self._process = subprocess.Popen(

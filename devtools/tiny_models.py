@@ -48,6 +48,7 @@ class _Architecture:
         latent: shape of one latent, without the batch.
         pooled: width of the pooled text embedding, where the model takes one.
         masked: whether the model needs the text encoder's mask.
+        tokens: whether the model takes the numbers of the text's tokens beside the text.
         narrow: replaces what the host gives a fixed width that is too large for a small model.
     """
 
@@ -56,6 +57,7 @@ class _Architecture:
     latent: tuple[int, ...]
     pooled: int = 768
     masked: bool = False
+    tokens: bool = False
     narrow: Callable[[nn.Module], None] = lambda network: None
 
 
@@ -386,7 +388,7 @@ _ARCHITECTURES = {
     "pixart": _Architecture("PixArtSigma", _PIXART, (4, 36, 36)),
     "auraflow": _Architecture("AuraFlow", _AURAFLOW, (4, 16, 16)),
     "krea2": _Architecture("Krea2", _KREA2, (16, 1, 16, 16)),
-    "anima": _Architecture("Anima", _ANIMA, (16, 1, 16, 16), narrow=_narrow_text_adapter),
+    "anima": _Architecture("Anima", _ANIMA, (16, 1, 16, 16), tokens=True, narrow=_narrow_text_adapter),
 }
 
 NAMES: tuple[str, ...] = tuple(_ARCHITECTURES)
@@ -580,15 +582,15 @@ def sample_inputs(name: str, patcher: ModelPatcher, *, batch: int = 1, seed: int
     device = patcher.load_device
     sigma = torch.full((batch,), float(model.model_sampling.percent_to_sigma(_NOISE_LEVEL)))
     per_sample = sigma.reshape(-1, *[1] * (latent.ndim - 1))
-    mask = torch.ones(1, _CONTEXT_LENGTH, dtype=torch.long) if architecture.masked else None
-    conds = model.extra_conds(
-        cross_attn=text,
-        pooled_output=pooled,
-        attention_mask=mask,
-        guidance=_GUIDANCE,
-        noise=noise,
-        device=noise.device,
-    )
+    # In inference mode a host that prepares the text first does so here, where no adapter is at work.
+    with torch.inference_mode(False), torch.no_grad():
+        conds = model.extra_conds(
+            cross_attn=text.clone(),
+            guidance=_GUIDANCE,
+            noise=noise,
+            device=noise.device,
+            **{"pooled_output": pooled.clone(), "attention_mask": None, **_text_options(architecture, generator)},
+        )
     extra = {key: cond.process_cond(batch_size=batch, device=device, area=None).cond for key, cond in conds.items()}
     inputs = {"x": model.model_sampling.noise_scaling(per_sample, noise, latent), "t": sigma} | extra
     return {
@@ -609,9 +611,18 @@ def example(name: str, patcher: ModelPatcher, *, seed: int = 1) -> tuple[dict[st
     latent = torch.randn(1, *architecture.latent, generator=generator)
     text = torch.randn(1, _CONTEXT_LENGTH, width, generator=generator)
     options = {"pooled_output": torch.randn(1, architecture.pooled, generator=generator)}
+    return {"samples": latent}, [[text, options | _text_options(architecture, generator)]]
+
+
+def _text_options(architecture: _Architecture, generator: Generator) -> dict[str, Tensor]:
+    """What the host's text encoder says of a text beside its encoding."""
+    options = {}
     if architecture.masked:
         options["attention_mask"] = torch.ones(1, _CONTEXT_LENGTH, dtype=torch.long)
-    return {"samples": latent}, [[text, options]]
+    if architecture.tokens:
+        options["t5xxl_ids"] = torch.randint(1, 32_000, (_CONTEXT_LENGTH,), generator=generator)
+        options["t5xxl_weights"] = torch.ones(_CONTEXT_LENGTH)
+    return options
 
 
 def predict(patcher: ModelPatcher, inputs: dict[str, Any]) -> Tensor:

@@ -17,10 +17,11 @@ import json
 import logging
 import os
 import sys
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from devtools.environment import ROOT
+from devtools.environment import PATIENT, ROOT
 from devtools.host import boot
 from devtools.server import node_label
 from devtools.workspace import Home, own_host
@@ -38,12 +39,13 @@ def main() -> int:
     )
     parser.add_argument("--cpu", action="store_true", help="use the CPU even where there is a GPU")
     options = parser.parse_args()
+    os.environ.update({**PATIENT, **os.environ})  # before torch is imported
     prompt = json.loads(options.workflow.read_text(encoding="utf-8"))
     trainings = sorted(node_id for node_id, node in prompt.items() if node.get("class_type") == _TRAIN)
     if not trainings:
         parser.error(f"{options.workflow}: no {_TRAIN} node in it. Is it in API form (Workflow > Export (API))?")
     gpu = _take_gpu(options.cpu)
-    boot(nodes=True, base=options.base.resolve(), gpu=gpu)
+    boot(server=True, nodes=True, base=options.base.resolve(), gpu=gpu)
     first = _join(gpu)
     logging.getLogger().setLevel(logging.INFO if first else logging.WARNING)
     return _run(prompt, trainings, first)
@@ -70,17 +72,17 @@ def _join(gpu: bool) -> bool:
 
 def _run(prompt: dict[str, Any], trainings: list[str], first: bool) -> int:
     import execution
-    import server
+    from server import PromptServer
 
     import nodes
 
     asyncio.run(nodes.load_custom_node(str(ROOT)))
-    host = server.PromptServer(asyncio.new_event_loop())  # nobody listens to it
     valid, error, outputs, node_errors = asyncio.run(execution.validate_prompt("train", prompt, None))
     if not valid:
         print(f"error: {error['message']} {error['details']} {json.dumps(node_errors)}", file=sys.stderr)
         return 1
-    executor = execution.PromptExecutor(host, execution.CacheType.CLASSIC, {"lru": 0, "ram": 0})
+    no_limits: dict[str, int] = defaultdict(int)  # each host asks for limits of its own
+    executor = execution.PromptExecutor(PromptServer.instance, execution.CacheType.CLASSIC, no_limits)
     # One training after the other, in the same order everywhere; then, from what is cached, the rest.
     parts = [[node_id] for node_id in trainings] + ([outputs] if first else [])
     for part in parts:

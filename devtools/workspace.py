@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -62,6 +63,16 @@ def own_host() -> Path | None:
             "Set it to the folder that holds main.py, or unset it to have a ComfyUI downloaded."
         )
     return folder
+
+
+def host_version(folder: Path) -> str:
+    """The version that a ComfyUI says it has, "unknown" where it says none."""
+    try:
+        said = (folder / "comfyui_version.py").read_text(encoding="utf-8")
+    except OSError:
+        return "unknown"
+    found = re.search(r"__version__ = [\"'](.+)[\"']", said)
+    return found[1] if found else "unknown"
 
 
 def ensure_host(home: Home, install: Callable[[Sequence[str]], None]) -> Path:

@@ -37,7 +37,11 @@ _FEED_FORWARD_COUNTERPARTS = (
     "feed_forward.w1", "feed_forward.w2", "feed_forward.w3",
     "feed_forward.linear_1", "feed_forward.linear_2", "feed_forward.linear_3",
     *(f"{block}.{name}" for block in ("ff", "ff_context") for name in ("linear_1", "linear_2", "out_projection")),
+    "ff.gate", "ff.up", "ff.down",
 )  # fmt: skip
+
+# Transformers that prepare the text, once for all steps (Anima): trainers leave them alone unless they are asked for.
+_ASIDE = "llm_adapter.*"
 
 PRESETS: dict[str, tuple[str, ...]] = {
     "paper": (*_PUBLISHED, *_ATTENTION_COUNTERPARTS, *_FEED_FORWARD_COUNTERPARTS),
@@ -65,7 +69,7 @@ def select(paths: Iterable[str], choice: str | Sequence[str]) -> list[str]:
     """
     available = list(paths)
     if isinstance(choice, str) and choice in PRESETS:
-        chosen = [path for path in available if any(matches(path, pattern) for pattern in PRESETS[choice])]
+        chosen = _of_preset(available, choice)
         if not chosen:
             raise TargetError(f"targets {choice!r}: no layer of this model matches. {_inventory(available)}")
         return chosen
@@ -76,6 +80,12 @@ def select(paths: Iterable[str], choice: str | Sequence[str]) -> list[str]:
         if not any(matches(path, pattern) for path in available):
             raise TargetError(f"targets: no layer of this model matches {pattern!r}. {_inventory(available)}")
     return [path for path in available if any(matches(path, pattern) for pattern in patterns)]
+
+
+def _of_preset(paths: Sequence[str], choice: str) -> list[str]:
+    everything = choice == "all-linear"
+    within = paths if everything else [path for path in paths if not matches(path, _ASIDE)]
+    return [path for path in within if any(matches(path, pattern) for pattern in PRESETS[choice])]
 
 
 def _patterns(choice: str | Sequence[str]) -> list[str]:

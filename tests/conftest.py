@@ -4,6 +4,7 @@ The root must not be on sys.path: its folder `nodes` would shadow ComfyUI's modu
 registered by path, and the pack under the alias `comfyui_qr_lora`.
 """
 
+import os
 import sys
 import types
 from pathlib import Path
@@ -16,6 +17,8 @@ for name in ("devtools", "playground", "benchmarks"):
         package.__path__ = [str(ROOT / name)]
         sys.modules[name] = package
 
+from devtools.environment import PATIENT  # noqa: E402
 from devtools.host import import_pack  # noqa: E402
 
+os.environ.update({**PATIENT, **os.environ})  # before torch is imported
 import_pack()

@@ -9,6 +9,7 @@ import sys
 import types
 import venv
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ import pytest
 from devtools import environment as env
 from devtools import frontend, workspace
 from devtools.environment import Environment, Group, SetupError
-from devtools.server import PromptError, Server, comfyui_dir, node_label
+from devtools.server import PromptError, Server, ServerError, comfyui_dir, node_label
 from devtools.workspace import Home
 
 PYTHON = (3, 11)
@@ -397,3 +398,35 @@ def test_frontend_that_is_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QRLORA_FRONTEND", "latest")
     with pytest.raises(SetupError, match="QRLORA_FRONTEND=latest is no version"):
         frontend.chosen_frontend()
+
+
+def test_server_says_which_comfyui_and_frontend_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "comfyui_version.py").write_text('# made\n__version__ = "9.8.7"\n', encoding="utf-8")
+    server = Server(tmp_path, host=tmp_path, port=8419)
+    assert server.title.startswith(f"ComfyUI 9.8.7 in {tmp_path} with frontend {version('comfyui-frontend-package')}")
+    monkeypatch.setenv("QRLORA_FRONTEND", "1.2.3")
+    assert server.title.endswith("with frontend 1.2.3")
+
+
+def test_host_that_says_no_version(tmp_path: Path) -> None:
+    assert workspace.host_version(tmp_path) == "unknown"
+    (tmp_path / "comfyui_version.py").touch()
+    assert workspace.host_version(tmp_path) == "unknown"
+
+
+def test_run_says_what_it_starts(dev: types.ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "comfyui_version.py").write_text('__version__ = "9.8.7"', encoding="utf-8")
+    environment = types.SimpleNamespace(python=Path(sys.executable))
+    with pytest.raises(ServerError):  # there is no main.py
+        dev.serve(Home(tmp_path), environment, tmp_path, port=8419, listen="127.0.0.1", cpu=True)
+    assert f"starting ComfyUI 9.8.7 in {tmp_path} with frontend " in capsys.readouterr().out
+
+
+def test_server_on_a_cpu_does_not_spin_unless_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "main.py").write_text("import os; print('policy', os.environ.get('OMP_WAIT_POLICY'))", encoding="utf-8")
+    for cpu, told, found in ((True, None, "PASSIVE"), (False, None, "None"), (True, "ACTIVE", "ACTIVE")):
+        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+        if told:
+            monkeypatch.setenv("OMP_WAIT_POLICY", told)
+        with pytest.raises(ServerError, match=f"policy {found}"):
+            Server(tmp_path / "base", host=tmp_path, cpu=cpu).start()

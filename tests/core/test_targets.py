@@ -206,3 +206,10 @@ class TestErrors:
     def test_a_model_without_linear_layers(self):
         with pytest.raises(TargetError, match="no linear layers"):
             select([], "attn.to_q")
+
+
+def test_what_prepares_the_text_is_left_out_unless_asked_for():
+    names = [f"{place}.blocks.0.self_attn.q_proj" for place in ("diffusion_model", "diffusion_model.llm_adapter")]
+    for preset in ("paper", "attention"):
+        assert select(names, preset) == names[:1]
+    assert select(names, "all-linear") == select(names, "self_attn.q_proj") == names

@@ -12,6 +12,7 @@ from comfyui_qr_lora.qrlora_core import Layer, QRLoRA
 from devtools import tiny_models
 
 from .adapters import merged, random_adapter, relative_error, with_stock_lora
+from .models import every_model, models
 
 TOLERANCE = 1e-4  # relative to the adapter's effect
 MODES = ("live", "patch")
@@ -27,7 +28,7 @@ def predict(name: str, patcher: Any) -> Tensor:
     return tiny_models.predict(patcher, tiny_models.sample_inputs(name, patcher, batch=2))
 
 
-@pytest.mark.parametrize("name", tiny_models.NAMES)
+@every_model
 def test_one_and_two_adapters_equal_stock_nodes(name: str) -> None:
     base_model = model(name)
     base = predict(name, base_model)
@@ -99,7 +100,7 @@ def test_scale_zero_is_the_base_bit_for_bit(mode: str, dtype: torch.dtype) -> No
     assert torch.equal(predict("sd3", merged(base_model, (adapter, 0.0), (adapter, 0.0), apply=mode)), base)
 
 
-@pytest.mark.parametrize("name", LOW_PRECISION_NAMES)
+@pytest.mark.parametrize("name", models(LOW_PRECISION_NAMES))
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn])
 def test_live_on_low_precision_storage_is_the_dequantized_base_plus_the_exact_delta(
     name: str, dtype: torch.dtype
@@ -114,7 +115,7 @@ def test_live_on_low_precision_storage_is_the_dequantized_base_plus_the_exact_de
     assert relative_error(live, expected, base) < 0.01
 
 
-@pytest.mark.parametrize("name", LOW_PRECISION_NAMES)
+@pytest.mark.parametrize("name", models(LOW_PRECISION_NAMES))
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn])
 def test_patch_on_low_precision_storage_is_what_the_stock_node_does(name: str, dtype: torch.dtype) -> None:
     """Both round to the storage alike; live, which does not, is measured in benchmarks/precision.py."""

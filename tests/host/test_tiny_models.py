@@ -14,13 +14,15 @@ from torch import Tensor
 from devtools import tiny_models
 from devtools.host import boot
 
+from .models import models
+
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
 # A block by the host's names, and what the layers of one are called in either naming.
 BLOCK = re.compile(
     r"diffusion_model\.(.*transformer_blocks|(double|single|joint)_(blocks|layers)|blocks|layers|\w+_refiner"
-    r"|txt_in\.individual_token_refiner\.blocks)\.(block)?\d+\b"
+    r"|txt_in\.individual_token_refiner\.blocks|txtfusion\.(layerwise|refiner)_blocks)\.(block)?\d+\b"
 )
 ATTENTION = re.compile(r"attn|attention|\.linear1$")
 FEED_FORWARD = re.compile(r"\.(ff|ffn|ff_context|feed_forward|\w*mlp)\.|block\.layer\d$|\.linear1$")
@@ -42,7 +44,7 @@ class Tiny(NamedTuple):
     inputs: dict[str, Any]
 
 
-@pytest.fixture(scope="module", params=tiny_models.NAMES)
+@pytest.fixture(scope="module", params=models())
 def tiny(request: pytest.FixtureRequest) -> Tiny:
     boot(nodes=True)
     patcher = tiny_models.build(request.param)
