@@ -1,7 +1,9 @@
 """The host's linear layers while training: weights frozen, low-rank branches beside them, one autograd node for both.
 
-What backward needs of a frozen layer is its weight, which is taken again then: a weight that the host casts
-(float8, offloaded, patched on the fly) is not kept alive in between. Of the input, a copy of the reference alone.
+What backward needs of a frozen layer is its weight, which is lent again then: a weight that the host casts
+(float8, quantized, offloaded, patched on the fly) is not kept alive in between. Of the input, a copy of the reference
+alone. A quantized layer computes with its dequantized weight where gradients are recorded: the host would round the
+input too, so that what comes out, and the gradient with it, would go up in steps.
 """
 
 from __future__ import annotations
@@ -10,23 +12,25 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import comfy.ops
 import torch
 from torch import Tensor
 
 from ...qrlora_core import TrainableDelta
 from .autograd import replaced_forward
 from .key_map import Target
+from .lent_weight import Lender, lender
 from .recompute import KeptOutputs
-
-_HostLinear = comfy.ops.disable_weight_init.Linear
+from .weights import is_quantized
 
 
 @contextlib.contextmanager
 def attached(
     model: torch.nn.Module, deltas: Mapping[str, tuple[Target, TrainableDelta]], outputs: KeptOutputs
-) -> Iterator[None]:
+) -> Iterator[set[str]]:
     """Within the context, every target's layer computes ``y + delta(x)``, on its rows of y only.
+
+    Yields:
+        the names of the layers with branches that have run, for whoever empties it first.
 
     Args:
         model: the host's BaseModel.
@@ -36,12 +40,22 @@ def attached(
     by_module: dict[str, list[tuple[Target, TrainableDelta]]] = {}
     for target, delta in deltas.values():
         by_module.setdefault(target.module, []).append((target, delta))
+    ran: set[str] = set()
     with contextlib.ExitStack() as stack:
         for name, module in model.named_modules():
             members = by_module.get(name, [])
-            if members or _weight_getter(module) is not None:
-                stack.enter_context(replaced_forward(module, _forward(module, module.forward, members, outputs)))
-        yield
+            if members or lender(module) is not None:
+                forward = _forward(module, module.forward, members, outputs)
+                stack.enter_context(replaced_forward(module, _noting(name, forward, ran) if members else forward))
+        yield ran
+
+
+def _noting(name: str, forward: Callable[[Tensor], Tensor], ran: set[str]) -> Callable[[Tensor], Tensor]:
+    def noting(x: Tensor) -> Tensor:
+        ran.add(name)
+        return forward(x)
+
+    return noting
 
 
 def _forward(
@@ -50,19 +64,25 @@ def _forward(
     members: Sequence[tuple[Target, TrainableDelta]],
     outputs: KeptOutputs,
 ) -> Callable[[Tensor], Tensor]:
-    weight, width = _weight_getter(module), module.out_features
+    lend, width = lender(module), module.out_features
     places = _places(members, width)
+
+    def dequantized(x: Tensor) -> Tensor:
+        assert lend is not None
+        with lend(x) as (weight, bias):
+            return torch.nn.functional.linear(x, weight, bias)
 
     def forward(x: Tensor) -> Tensor:
         downs = [delta.down() for _, delta in members]
         down = torch.cat(downs).to(x.dtype) if downs else None
         ups = [delta.up() for _, delta in members]
         rows = x.reshape(-1, x.shape[-1])
-        if weight is None:  # its backward is a secret of the host's: let autograd record the host's own forward
+        if lend is None:  # its backward is a secret of the host's: let autograd record the host's own forward
             y: Tensor = original(x)
             nothing = torch.zeros_like(y).flatten(0, -2)
             return y + _BranchedLinear.apply(rows, down, places, lambda _: nothing, None, None, *ups).view(y.shape)
-        y = _BranchedLinear.apply(rows, down, places, original, weight, outputs.take(module), *ups)
+        linear = dequantized if is_quantized(module.weight) and torch.is_grad_enabled() else original
+        y = _BranchedLinear.apply(rows, down, places, linear, lend, outputs.take(module), *ups)
         outputs.offer(module, y)
         # A view that autograd knows of: blocks may add to it in place, which the output of a function forbids.
         return y.view(*x.shape[:-1], y.shape[-1])
@@ -99,11 +119,11 @@ class _BranchedLinear(torch.autograd.Function):
         down: Tensor | None,
         places: Sequence[_Place],
         linear: Callable[[Tensor], Tensor],
-        weight: Callable[[Tensor], Tensor] | None,
+        lend: Lender | None,
         known: Tensor | None,
         *ups: Tensor,
     ) -> Tensor:
-        ctx.places, ctx.weight = places, weight
+        ctx.places, ctx.lend = places, lend
         if down is not None:
             ctx.save_for_backward(x, down, *ups)
         if known is not None:
@@ -117,7 +137,10 @@ class _BranchedLinear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        grad_x = g @ ctx.weight(g) if ctx.weight is not None and ctx.needs_input_grad[0] else None
+        grad_x = None
+        if ctx.lend is not None and ctx.needs_input_grad[0]:
+            with ctx.lend(g) as (weight, _):
+                grad_x = g @ weight
         saved = ctx.saved_tensors
         if not saved:
             return (grad_x, *[None] * 5)
@@ -131,31 +154,3 @@ class _BranchedLinear(torch.autograd.Function):
             inner = x @ down.T
             grad_ups = [g.narrow(1, s, n).T @ inner.narrow(1, c, k) for s, n, c, k in ctx.places]
         return (grad_x, h.T @ x, None, None, None, None, *grad_ups)
-
-
-def _weight_getter(module: Any) -> Callable[[Tensor], Tensor] | None:
-    """Gives the weight that the layer computes with, in the dtype and on the device of a tensor; None if unknown."""
-    kind = type(module)
-    if kind.forward is torch.nn.Linear.forward:
-        return lambda like: module.weight
-    scaled = _is_hosts(kind, "scaled_fp8_op.Linear") and isinstance(module.scale_weight, Tensor)
-    if not (scaled or _is_plain(kind) or _is_hosts(kind, "MixedPrecisionOps.Linear")):
-        return None
-
-    def cast(like: Tensor) -> Tensor:
-        weight, _ = comfy.ops.cast_bias_weight(module, like)  # dequantizes what knows its own scale
-        return weight * module.scale_weight.to(weight) if scaled else weight
-
-    return cast
-
-
-def _is_plain(kind: Any) -> bool:
-    """Whether a class computes as the host's linear layer does."""
-    if not issubclass(kind, _HostLinear) or kind.forward is not _HostLinear.forward:
-        return False
-    return kind.forward_comfy_cast_weights is _HostLinear.forward_comfy_cast_weights
-
-
-def _is_hosts(kind: Any, name: str) -> bool:
-    """Whether this is a class of this name that one of the host's functions makes, and no one's own child of it."""
-    return kind.__module__ == comfy.ops.__name__ and kind.__qualname__.endswith(f".{name}")

@@ -51,16 +51,32 @@ def draw_sample(
     device = guider.model_patcher.load_device
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(settings.seed)).to(device)
     sigmas = comfy.samplers.calculate_sigmas(model.model_sampling, _SCHEDULER, settings.steps).to(device)
-    guider.conds = {"positive": [positive], "negative": [] if negative is None else [negative]}
     guider.cfg = 1.0 if negative is None else settings.cfg
     try:
         with torch.no_grad():
+            entries = {"positive": [positive], "negative": [] if negative is None else [negative]}
+            guider.conds = {name: _encoded(model, name, given, noise, settings) for name, given in entries.items()}
             latent = comfy.samplers.sampler_object(_SAMPLER).sample(
                 guider, sigmas, options, None, noise, torch.zeros_like(noise), None, True
             )
             return _show(latent, settings.vae, model)
     finally:
         guider.conds, guider.cfg = before
+
+
+def _encoded(model: Any, name: str, entries: list[Any], noise: Tensor, settings: SampleSettings) -> list[Any]:
+    """Conditioning as the model encodes it now: some have a text adapter within, which trains along."""
+    encoded: list[Any] = comfy.samplers.encode_model_conds(
+        model.extra_conds,
+        entries,
+        noise,
+        noise.device,
+        name,
+        latent_image=torch.zeros_like(noise),
+        denoise_mask=None,
+        seed=settings.seed,
+    )
+    return encoded
 
 
 def _show(latent: Tensor, vae: Any, model: Any) -> Tensor | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from ...qrlora_core import (
 from .autograd import aliased_parameters, trainable_context
 from .control import Report
 from .dataset import TrainingSet
+from .differentiable_ops import DifferentiableOperators
 from .draws import Batch, Draws
 from .frozen_linear import attached
 from .key_map import Target
@@ -33,6 +35,7 @@ from .protection import Protection, protected_inputs
 from .recompute import KeptOutputs, checkpointed_blocks
 from .runs import Run
 from .sample_pictures import SampleSettings, draw_sample
+from .training_mode import Inference, training_mode
 
 _INTERRUPTED = comfy.model_management.InterruptProcessingException
 _OUT_OF_MEMORY = getattr(comfy.model_management, "OOM_EXCEPTION", torch.OutOfMemoryError)
@@ -97,25 +100,61 @@ class TrainSampler(comfy.samplers.Sampler):
         protection, outputs = Protection(), KeptOutputs(_budget(model_wrap.model_patcher.load_device))
         with (
             trainable_context(),
+            training_mode() as inference,
+            DifferentiableOperators(),
             aliased_parameters(model),
             checkpointed_blocks(model.diffusion_model, protection, outputs, enabled=loop.gradient_checkpointing),
-            attached(model, loop.branches(), outputs),
+            attached(model, loop.branches(), outputs) as ran,
             protected_inputs(model, {t.module for t in loop.targets.values()}, protection),
         ):
             conds = {id(entry): cond for entry, cond in zip(self._captions, model_wrap.conds["positive"], strict=True)}
-            running = _Running(loop, model_wrap, conds, extra_args, outputs)
+            running = _Running(loop, model_wrap, conds, extra_args, outputs, _Sampling(inference, ran))
             _end_well(running, lambda: protection.decide(model.diffusion_model, running.trial))
         return noise
+
+
+class _Sampling:
+    """How the host computes sample pictures: as in inference, unless it then passes by layers that train.
+
+    It may multiply with a quantized weight without calling the layer, whose branch the picture would lack.
+    """
+
+    def __init__(self, inference: Inference, ran: set[str]) -> None:
+        self._inference, self._ran = inference, ran
+        self._passes_by: bool | None = None
+
+    def mode(self, run: Callable[[], None]) -> contextlib.AbstractContextManager[None]:
+        """The context for a sample; ``run`` runs the model once."""
+        if self._passes_by is None:
+            trained, sampled = self._layers(run), self._layers_of_inference(run)
+            self._passes_by = not trained <= sampled
+        return contextlib.nullcontext() if self._passes_by else self._inference.resumed()
+
+    def _layers_of_inference(self, run: Callable[[], None]) -> set[str]:
+        with self._inference.resumed():
+            return self._layers(run)
+
+    @torch.no_grad()
+    def _layers(self, run: Callable[[], None]) -> set[str]:
+        self._ran.clear()
+        run()
+        return set(self._ran)
 
 
 class _Running:
     """A training that runs."""
 
     def __init__(
-        self, loop: Loop, guider: Any, conds: dict[int, Any], options: dict[str, Any], outputs: KeptOutputs
+        self,
+        loop: Loop,
+        guider: Any,
+        conds: dict[int, Any],
+        options: dict[str, Any],
+        outputs: KeptOutputs,
+        sampling: _Sampling,
     ) -> None:
         self.loop, self._guider, self._conds, self._options = loop, guider, conds, options
-        self._outputs = outputs
+        self._outputs, self._sampling = outputs, sampling
         self._model = guider.inner_model
         self._device = guider.model_patcher.load_device
         self._draws = self._new_draws()
@@ -222,7 +261,7 @@ class _Running:
         negative = None if empty is None else self._conds[id(empty)]
         positive, options = self._conds[id(first.captions[0])], dict(self._options)
         try:
-            with loop.trainer.averaged():
+            with self._sampling.mode(self.trial), loop.trainer.averaged():
                 picture = draw_sample(self._guider, loop.samples, positive, negative, first.latent.shape, options)
         except _OUT_OF_MEMORY:  # no reason to end a training
             loop.monitor.warn("no samples: out of memory while drawing one; the training goes on.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping
 from typing import Any
@@ -33,15 +34,24 @@ def _stored(patcher: Any, key: str) -> tuple[Tensor, Any]:
     if key in patcher.backup:  # a patched weight is in place of the base one
         weight = patcher.backup[key].weight
     weight = weight.detach()
-    if hasattr(weight, "dequantize") and hasattr(weight, "_layout_params"):  # the host's QuantizedTensor
-        return _dequantized(weight), None
-    return weight, convert
+    return (_dequantized(weight), None) if is_quantized(weight) else (weight, convert)
+
+
+def is_quantized(weight: Any) -> bool:
+    """Whether the host stores a weight in a tensor of its own kind, which knows how it is to be read."""
+    return hasattr(weight, "_qdata")
 
 
 def _dequantized(weight: Any) -> Tensor:
     """In float32: by itself it would take the dtype that it was last used in, and so change its bits."""
-    exact = type(weight)(weight._qdata, weight._layout_type, {**weight._layout_params, "orig_dtype": torch.float32})
-    return exact.dequantize()
+    exact: Tensor = type(weight)(weight._qdata, *_layout_in_float32(weight)).dequantize()
+    return exact
+
+
+def _layout_in_float32(weight: Any) -> tuple[str, Any]:
+    if hasattr(weight, "_layout_params"):  # older hosts
+        return weight._layout_type, {**weight._layout_params, "orig_dtype": torch.float32}
+    return weight._layout_cls, dataclasses.replace(weight._params, orig_dtype=torch.float32)
 
 
 def fingerprint(patcher: Any, targets: Mapping[str, Target]) -> dict[str, str]:

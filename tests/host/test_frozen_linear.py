@@ -15,11 +15,13 @@ from torch.utils._pytree import tree_leaves
 
 from comfyui_qr_lora.nodes.host import train_loop
 from comfyui_qr_lora.nodes.host.autograd import aliased_parameters, trainable_context
+from comfyui_qr_lora.nodes.host.differentiable_ops import DifferentiableOperators
 from comfyui_qr_lora.nodes.host.frozen_linear import attached
 from comfyui_qr_lora.nodes.host.key_map import KeyMap
 from comfyui_qr_lora.nodes.host.protection import Protection, protected_inputs
 from comfyui_qr_lora.nodes.host.recompute import KeptOutputs, checkpointed_blocks
 from comfyui_qr_lora.nodes.host.sample_pictures import SampleSettings
+from comfyui_qr_lora.nodes.host.training_mode import training_mode
 from comfyui_qr_lora.nodes.host.training_settings import RunSettings
 from comfyui_qr_lora.nodes.host.weights import base_weight
 from comfyui_qr_lora.qrlora_core import TrainableDelta, decompose, select
@@ -58,6 +60,8 @@ class Trained:
         members = {path: (self.targets[path], delta) for path, delta in self.deltas.items()}
         with (
             trainable_context(),
+            training_mode(),
+            DifferentiableOperators(),
             aliased_parameters(model),
             checkpointed_blocks(model.diffusion_model, protection, outputs, enabled=checkpointing),
             attached(model, members, outputs),
