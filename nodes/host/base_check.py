@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ...qrlora_core import QRLoRA, Term
+from ...qrlora_core import QRLoRA, QRLoRAError, Term
 from ...qrlora_core.checkpoint import BASE_FINGERPRINT
 from ...qrlora_core.metadata import json_object
 from .matching import Match, remembered
@@ -30,7 +30,7 @@ def other_base(patcher: Any, adapter: QRLoRA, matched: Match) -> str:
 def _told(patcher: Any, adapter: QRLoRA, matched: Match) -> str:
     try:
         return _other_base(patcher, adapter, matched)
-    except (RuntimeError, TypeError, ValueError) as error:  # stored by another pack in a way that only it can read
+    except (QRLoRAError, RuntimeError, TypeError, ValueError) as error:  # stored in a way that only its pack can read
         return f"whether this is its base model cannot be told, as the weights cannot be read here ({error})"
 
 
