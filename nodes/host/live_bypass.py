@@ -9,13 +9,24 @@ functions that answer only while the layer is not being called: when it is, its 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-Change = Callable[[Tensor], Tensor]
 _LISTS = ("weight_function", "bias_function")
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """What is done to a parameter that is handed out: ``changed`` never works in place, and acts while ``acts``."""
+
+    changed: Callable[[Tensor], Tensor]
+    acts: Callable[[], bool]
+
+    def __call__(self, parameter: Tensor) -> Tensor:
+        return self.changed(parameter)
 
 
 def may_be_bypassed(module: Any) -> bool:
@@ -37,7 +48,7 @@ class Bypass:
 
     Args:
         module: one for which `hands_out` is true.
-        weight, bias: give the changed tensor for the one that is handed out, or that one itself; never in place.
+        weight, bias: what is done to them.
     """
 
     def __init__(self, module: torch.nn.Module, weight: Change, bias: Change) -> None:
@@ -58,7 +69,7 @@ def _extended(module: torch.nn.Module, name: str) -> _WhileNotCalled:
     return functions if isinstance(functions, _WhileNotCalled) else _WhileNotCalled(module, name)
 
 
-class _WhileNotCalled(list[Change]):
+class _WhileNotCalled(list[Callable[[Tensor], Tensor]]):
     """The host's functions, and after them ours while the module is not in a call; it takes the place of the list."""
 
     def __init__(self, module: torch.nn.Module, name: str) -> None:
@@ -71,13 +82,15 @@ class _WhileNotCalled(list[Change]):
     def __len__(self) -> int:
         return super().__len__() + len(self._acting())
 
-    def __iter__(self) -> Iterator[Change]:
+    def __iter__(self) -> Iterator[Callable[[Tensor], Tensor]]:
         yield from super().__iter__()
         yield from self._acting()
 
     def _acting(self) -> list[Change]:
         # Whoever replaced forward, as training does, asks for the weight in order to call the module.
-        return [] if self._called or "forward" in vars(self._module) else self.ours
+        if self._called or "forward" in vars(self._module):
+            return []
+        return [change for change in self.ours if change.acts()]
 
     def _enter(self, *_: Any) -> None:
         self._called = True

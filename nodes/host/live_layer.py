@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .live_bypass import Bypass, hands_out, may_be_bypassed
+from .live_bypass import Bypass, Change, hands_out, may_be_bypassed
 from .live_vector import LiveVector
 
 # Rows of the output, q, and the factor of what is added there.
@@ -71,7 +71,7 @@ class LiveLayer:
     Args:
         module: a linear layer (or what acts as one) or a convolution.
         parts: what to add.
-        admit: asked at every call; the layer computes as without us where it says no.
+        admit: asked at every use; the layer computes as without us where it says no.
         handed_out: whether the layer was seen not to be called, so that its weight must be watched.
     """
 
@@ -87,7 +87,8 @@ class LiveLayer:
         self._sums: Tensor | None = None
         self._handle = module.register_forward_hook(self._hook)
         watched = may_be_bypassed(module) or (handed_out and hands_out(module))
-        self._bypass = Bypass(module, self._changed_weight, self._changed_bias) if watched else None
+        self._bypass = Bypass(module, self._change(".weight"), self._change(".bias")) if watched else None
+        self.ran = False
 
     def set_scales(self, scales: Sequence[float]) -> None:
         """Take new scales, one per source; the sums follow at the next call, and only if a ratio changed."""
@@ -112,28 +113,26 @@ class LiveLayer:
     def _hook(self, module: Any, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         if not self._admit():
             return output
+        self.ran = True
         for vector in self._vectors:
             output = vector.added(args[0], output)
         return self._with_matrices(module, args[0], output) if self._active else output
 
-    def _changed_weight(self, weight: Tensor) -> Tensor:
-        """``W + sum_parts q (sum_i w_i delta_r_i)``, for a model that multiplies with W itself."""
-        return self._changed(weight, ".weight")
+    def _change(self, name: str) -> Change:
+        """``W + sum_parts q (sum_i w_i delta_r_i)``, or the same of a bias, for a model that uses it by itself."""
 
-    def _changed_bias(self, bias: Tensor) -> Tensor:
-        return self._changed(bias, ".bias")
+        def vectors() -> list[LiveVector]:
+            return [vector for vector in self._vectors if vector.name == name and vector.is_on]
 
-    def _changed(self, value: Tensor, name: str) -> Tensor:
-        vectors = [vector for vector in self._vectors if vector.name == name]
-        matrices = self._active if name == ".weight" else []
-        if not self._admit() or not (vectors or matrices):
-            return value
-        total = value.float()
-        for vector in vectors:
-            total = total + vector.change(value)
-        if matrices:
-            total = total + self._delta_weight(value)
-        return total.to(value.dtype)
+        def has_matrices() -> bool:
+            return name == ".weight" and bool(self._active)
+
+        def changed(value: Tensor) -> Tensor:
+            self.ran = True
+            total = sum((vector.change(value) for vector in vectors()), value.float())
+            return (total + self._delta_weight(value) if has_matrices() else total).to(value.dtype)
+
+        return Change(changed, acts=lambda: (has_matrices() or bool(vectors())) and self._admit())
 
     def _delta_weight(self, weight: Tensor) -> Tensor:
         """Of all active parts: float32, (out, in, ...)."""

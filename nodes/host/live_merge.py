@@ -32,12 +32,12 @@ class _Running:
     """The branches on one model: ``owner`` is the patcher that injected them."""
 
     owner: int
-    layers: list[LiveLayer]
+    layers: dict[str, LiveLayer]
     progress: SamplingProgress | None
     guard: RemovableHandle | None
 
     def remove(self) -> None:
-        for layer in self.layers:
+        for layer in self.layers.values():
             layer.remove()
         if self.guard is not None:
             self.guard.remove()
@@ -64,6 +64,9 @@ class LiveMerge:
         self._start_counting()
 
     def _start_counting(self) -> None:
+        for running in self._running.values():
+            for layer in running.layers.values():
+                layer.ran = False
         self._steps = 0
         self._ran: set[str] = set()
         self._acted: set[int] = set()
@@ -81,13 +84,14 @@ class LiveMerge:
             return  # the host injects once more while it unwinds the load that we refused
         modules = dict(patcher.model.named_modules())
         _refuse_compiled(patcher, modules.values())
+        admit = _admission(patcher)
         unrun = {name for binding in self._bindings for name in binding.unrun}
         self._running[patcher.model] = running = _Running(
             owner=id(patcher),
-            layers=[
-                LiveLayer(modules[name], parts, self._admission(patcher, name), handed_out=name in unrun)
+            layers={
+                name: LiveLayer(modules[name], parts, admit, handed_out=name in unrun)
                 for name, parts in self._parts.items()
-            ],
+            },
             progress=SamplingProgress(patcher) if any(source.schedule for source in self._sources) else None,
             guard=_guard_weights(patcher.model),
         )
@@ -118,6 +122,8 @@ class LiveMerge:
         """
         if not self._runs_for(patcher) or self._steps == 0 or sys.exc_info()[0] is not None:
             return
+        for running in self._running.values():
+            self._note(running)
         ran, acted = self._ran, self._acted
         self._start_counting()
         if not ran:
@@ -133,27 +139,19 @@ class LiveMerge:
             logging.warning("QR-LoRA: %s", line)
         self._tell(lines)
 
-    def _admission(self, patcher: Any, name: str) -> Callable[[], bool]:
-        """Tells a layer whether the model runs for this patcher: a load that failed may leave our hooks behind."""
-        model, owner = weakref.ref(patcher.model), id(patcher)
-
-        def admit() -> bool:
-            running = getattr(model(), "current_patcher", None)
-            if running is not None and id(running) != owner:
-                return False
-            self._ran.add(name)
-            return True
-
-        return admit
-
     def _remove(self, model: torch.nn.Module) -> None:
         running = self._running.pop(model, None)
         if running is not None:
+            self._note(running)
             running.remove()
+
+    def _note(self, running: _Running) -> None:
+        """Count what ran; layers are made anew whenever the host loads the model, also in mid-sampling."""
+        self._ran |= {name for name, layer in running.layers.items() if layer.ran}
 
     def _set_scales(self, running: _Running, progress: float) -> list[float]:
         scales = [s.scale * (s.schedule.at(progress) if s.schedule else 1.0) for s in self._sources]
-        for layer in running.layers:
+        for layer in running.layers.values():
             layer.set_scales(scales)
         return scales
 
@@ -177,6 +175,17 @@ class LiveMerge:
             deltas=tuple((member.source, member.term.scaling, factor(member)) for member in group),
             vector=target.vector,
         )
+
+
+def _admission(patcher: Any) -> Callable[[], bool]:
+    """Tells a layer whether the model runs for this patcher: a load that failed may leave our hooks behind."""
+    model, owner = weakref.ref(patcher.model), id(patcher)
+
+    def admit() -> bool:
+        running = getattr(model(), "current_patcher", None)
+        return running is None or id(running) == owner
+
+    return admit
 
 
 def _what_took_no_part(label: str, binding: Binding, *, acted: bool) -> list[str]:

@@ -48,15 +48,18 @@ class LiveVector:
         """Of the parameter: ``.weight`` or ``.bias``."""
         return self._part.vector
 
+    @property
+    def is_on(self) -> bool:
+        """Whether any scale is not zero."""
+        return any(self._scales)
+
     def change(self, parameter: Tensor) -> Tensor:
-        """What is added to the parameter, float32, where the model is handed it."""
-        return (
-            self._current(parameter.float()) if any(self._scales) else torch.zeros_like(parameter, dtype=torch.float32)
-        )
+        """What is added to the parameter, float32, where the model uses it by itself."""
+        return self._current(parameter.float())
 
     def added(self, x: Tensor, output: Tensor) -> Tensor:
         """The output of the module for x, with the change."""
-        if not any(self._scales):
+        if not self.is_on:
             return output
         vector = self._current(output)
         if self._part.vector == ".bias":
