@@ -40,10 +40,14 @@ class DifferentiableOperators(TorchFunctionMode):
         kwargs = kwargs or {}
         if not torch.is_grad_enabled():
             return func(*args, **kwargs)
-        if isinstance(func, _OPERATORS) and str(func).startswith(f"{_NAMESPACE}.") and _any_needs_gradient(args, kwargs):
+        if (
+            isinstance(func, _OPERATORS)
+            and str(func).startswith(f"{_NAMESPACE}.")
+            and _any_needs_gradient(args, kwargs)
+        ):
             return _differentiable(func, args, kwargs)
         result = func(*args, **kwargs)
-        if _is_rounded(result, strictly=bool(self._within)) and _any_needs_gradient(args, kwargs):
+        if _is_rounded(result, strictly=bool(self._within)) and _any_smooth(args, kwargs):
             raise _refusal(self._within, f"it rounds a value that needs one to {result.dtype}")
         return result
 
@@ -95,6 +99,12 @@ def _is_written(argument: Any) -> bool:
 
 def _any_needs_gradient(args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
     return any(tensor.requires_grad for tensor in _tensors((*args, *kwargs.values())))
+
+
+def _any_smooth(args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
+    """Whether a value that needs a gradient comes in that is not rounded itself, as a stored weight may be."""
+    given = _tensors((*args, *kwargs.values()))
+    return any(tensor.requires_grad and tensor.dtype.itemsize > 1 for tensor in given)
 
 
 def _tensors(values: Sequence[Any]) -> Iterator[Tensor]:
