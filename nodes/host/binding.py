@@ -45,12 +45,14 @@ class Binding:
         basis: the q of every term, in the model's compute dtype and the host's row order.
         deltas: the delta_r of every term, in the adapter's dtype.
         unrun: host modules of its layers that did not run in the last sampling.
+        watched: those that did not run in any one; from then on their weights are watched, see `live_bypass`.
     """
 
     match: Match
     basis: Any
     deltas: Any
     unrun: set[str] = field(default_factory=set)
+    watched: set[str] = field(default_factory=set)
 
     def q(self, path: str, term: Term) -> Tensor:
         """The term's q where the host has put it."""
@@ -64,6 +66,7 @@ class Binding:
         """Remember which of its host modules are not among those that ran."""
         self.unrun.clear()
         self.unrun.update({target.module for target in self.match.targets.values()} - ran)
+        self.watched.update(self.unrun)
 
     def unrun_names(self) -> list[str]:
         """The adapter's own names of the layers that did not run."""

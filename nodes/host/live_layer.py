@@ -72,11 +72,11 @@ class LiveLayer:
         module: a linear layer (or what acts as one) or a convolution.
         parts: what to add.
         admit: asked at every use; the layer computes as without us where it says no.
-        handed_out: whether the layer was seen not to be called, so that its weight must be watched.
+        watched: whether the layer was seen not to be called, so that who asks for its weight gets it changed.
     """
 
     def __init__(
-        self, module: torch.nn.Module, parts: Sequence[Part], admit: Callable[[], bool], *, handed_out: bool = False
+        self, module: torch.nn.Module, parts: Sequence[Part], admit: Callable[[], bool], *, watched: bool = False
     ) -> None:
         self._admit = admit
         self._parts = [part for part in parts if not part.vector]
@@ -86,7 +86,7 @@ class LiveLayer:
         self._active: list[_Blend] = []
         self._sums: Tensor | None = None
         self._handle = module.register_forward_hook(self._hook)
-        watched = may_be_bypassed(module) or (handed_out and hands_out(module))
+        watched = may_be_bypassed(module) or (watched and hands_out(module))
         self._bypass = Bypass(module, self._change(".weight"), self._change(".bias")) if watched else None
         self.ran = False
 

@@ -85,11 +85,11 @@ class LiveMerge:
         modules = dict(patcher.model.named_modules())
         _refuse_compiled(patcher, modules.values())
         admit = _admission(patcher)
-        unrun = {name for binding in self._bindings for name in binding.unrun}
+        watched = {name for binding in self._bindings for name in binding.watched}
         self._running[patcher.model] = running = _Running(
             owner=id(patcher),
             layers={
-                name: LiveLayer(modules[name], parts, admit, handed_out=name in unrun)
+                name: LiveLayer(modules[name], parts, admit, watched=name in watched)
                 for name, parts in self._parts.items()
             },
             progress=SamplingProgress(patcher) if any(source.schedule for source in self._sources) else None,

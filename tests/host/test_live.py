@@ -23,8 +23,7 @@ from comfyui_qr_lora.qrlora_core.schedule import make_curve
 from devtools import tiny_models
 
 from .adapters import merged, random_adapter, relative_error, with_stock_lora
-
-STEPS = 4
+from .sampling import STEPS, conditioning, sample
 
 
 @pytest.fixture(scope="module")
@@ -40,20 +39,6 @@ def adapter(model: Any) -> QRLoRA:
 @pytest.fixture(scope="module")
 def other(model: Any) -> QRLoRA:
     return random_adapter(model, seed=2)
-
-
-def conditioning(seed: int) -> list[Any]:
-    generator = torch.Generator().manual_seed(seed)
-    return [[torch.randn(1, 12, 96, generator=generator), {"pooled_output": torch.randn(1, 2048, generator=generator)}]]
-
-
-def sample(patcher: Any, *, steps: int = STEPS, callback: Any = None, positive: Any = None) -> Tensor:
-    """The host's own sampling, with two conditionings in one batch."""
-    noise = torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(0))
-    return comfy.sample.sample(
-        patcher, noise, steps, 3.0, "euler", "simple", positive or conditioning(1), conditioning(2),
-        torch.zeros_like(noise), callback=callback, disable_pbar=True, seed=0,
-    )  # fmt: skip
 
 
 def forward_hooks(patcher: Any) -> int:
