@@ -8,6 +8,7 @@ outside of the context, and where no gradient is needed, all is as it was.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -23,7 +24,7 @@ _NAMESPACE = "comfy_kitchen"
 _OPERATORS = (torch._ops.OpOverload, torch._ops.OpOverloadPacket)
 
 
-class DifferentiableOperators(TorchFunctionMode):
+def differentiable_operators() -> contextlib.AbstractContextManager[Any]:
     """Within the context, operators without a gradient are computed by their formulas wherever one is needed.
 
     It acts in its own thread alone: what runs again in backward, perhaps in a thread of autograd's, enters another.
@@ -31,7 +32,10 @@ class DifferentiableOperators(TorchFunctionMode):
     Raises:
         TrainingError: by the calls within, for an operator without such a formula, and for a rounded value.
     """
+    return contextlib.nullcontext() if _formulas() is None else _Redirection()
 
+
+class _Redirection(TorchFunctionMode):
     def __init__(self, within: str = "") -> None:
         super().__init__()
         self._within = within  # the operator whose formula runs
@@ -60,7 +64,7 @@ def _differentiable(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> A
     formula = _formula(name.removesuffix("_") if written else name)
     if formula is None or not given.keys() <= inspect.signature(formula).parameters.keys():
         raise _refusal(name, "there is no formula of the same name and inputs")
-    with DifferentiableOperators(within=name):
+    with _Redirection(within=name):
         result = formula(**given)
     results = result if isinstance(result, tuple) else (result,)
     if not any(value.requires_grad for value in results):
@@ -81,9 +85,14 @@ def _write(name: str, written: Sequence[Tensor], results: Sequence[Tensor]) -> N
         raise _refusal(name, f"it changes its inputs in place: {error}") from error
 
 
-def _formula(name: str) -> Callable[..., Any] | None:
+def _formulas() -> Any:
+    """The module of the formulas, or None on a host without such operators."""
     kitchen = getattr(comfy.quant_ops, "ck", None)
-    formula = getattr(getattr(getattr(kitchen, "backends", None), "eager", None), name, None)
+    return getattr(getattr(kitchen, "backends", None), "eager", None)
+
+
+def _formula(name: str) -> Callable[..., Any] | None:
+    formula = getattr(_formulas(), name, None)
     return formula if inspect.isfunction(formula) else None
 
 

@@ -16,7 +16,7 @@ import torch.utils.checkpoint
 from torch import Tensor
 
 from .autograd import blocks, copied, replaced_forward
-from .differentiable_ops import DifferentiableOperators
+from .differentiable_ops import differentiable_operators
 from .protection import Protection
 
 # The block call that runs now: whether it is its second run, and what it kept, by layer, with tensor versions.
@@ -112,7 +112,7 @@ def _checkpointed(
             nonlocal runs
             runs += 1
             again = runs > 1  # perhaps in a thread of autograd's, in which no mode of ours is active
-            with outputs.run(kept, again=again), DifferentiableOperators() if again else contextlib.nullcontext():
+            with outputs.run(kept, again=again), differentiable_operators() if again else contextlib.nullcontext():
                 if not protection.changes_arguments(kind):
                     return forward(*args, **kwargs)
                 # Copies: a block that changes its input in place would be computed again from the changed one.

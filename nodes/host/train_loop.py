@@ -25,7 +25,7 @@ from ...qrlora_core import (
 from .autograd import aliased_parameters, trainable_context
 from .control import Report
 from .dataset import TrainingSet
-from .differentiable_ops import DifferentiableOperators
+from .differentiable_ops import differentiable_operators
 from .draws import Batch, Draws
 from .frozen_linear import attached
 from .key_map import Target
@@ -101,7 +101,7 @@ class TrainSampler(comfy.samplers.Sampler):
         with (
             trainable_context(),
             training_mode() as inference,
-            DifferentiableOperators(),
+            differentiable_operators(),
             aliased_parameters(model),
             checkpointed_blocks(model.diffusion_model, protection, outputs, enabled=loop.gradient_checkpointing),
             attached(model, loop.branches(), outputs) as ran,

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from comfyui_qr_lora.nodes.host import train_loop
 from comfyui_qr_lora.nodes.host.autograd import aliased_parameters, trainable_context
-from comfyui_qr_lora.nodes.host.differentiable_ops import DifferentiableOperators
+from comfyui_qr_lora.nodes.host.differentiable_ops import differentiable_operators
 from comfyui_qr_lora.nodes.host.frozen_linear import attached
 from comfyui_qr_lora.nodes.host.key_map import KeyMap
 from comfyui_qr_lora.nodes.host.protection import Protection, protected_inputs
@@ -61,7 +61,7 @@ class Trained:
         with (
             trainable_context(),
             training_mode(),
-            DifferentiableOperators(),
+            differentiable_operators(),
             aliased_parameters(model),
             checkpointed_blocks(model.diffusion_model, protection, outputs, enabled=checkpointing),
             attached(model, members, outputs),
