@@ -26,7 +26,7 @@ _ATTENTION_COUNTERPARTS = (
       for name in ("q_proj", "k_proj", "v_proj", "output_proj", "to_q.0", "to_k.0", "to_v.0", "to_out.0")),
     *(f"attention.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0", "qkv", "out")),
     "attn.to_q.0", "attn.to_k.0", "attn.to_v.0", "self_attn_proj",
-    "cross_attn.q_linear", "cross_attn.kv_linear", "single_blocks.*.linear1",
+    "cross_attn.q_linear", "cross_attn.kv_linear", "single_blocks.*.linear1", "attn.to_qkv_mlp_proj",
 )  # fmt: skip
 _FEED_FORWARD_COUNTERPARTS = (
     "img_mlp.0", "img_mlp.2", "txt_mlp.0", "txt_mlp.2", "ffn.0", "ffn.2",

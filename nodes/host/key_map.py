@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -65,15 +66,32 @@ class KeyMap:
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
-        if hasattr(model, "diffusion_model"):
-            prefix, lora_names = _HOST_PREFIX, comfy.lora.model_lora_keys_unet(model, {})
-            self._published = dict(_published_names(model, lora_names))
-        else:
-            prefix, lora_names, self._published = "", comfy.lora.model_lora_keys_clip(model, {}), {}
+        is_network = hasattr(model, "diffusion_model")
+        prefix, list_names = (
+            (_HOST_PREFIX, comfy.lora.model_lora_keys_unet) if is_network else ("", comfy.lora.model_lora_keys_clip)
+        )
+        lora_names = list_names(model, {})
         self._shapes = {key: tuple(shape) for key, shape in _weight_shapes(model, prefix)}
+        self._published = self._of_this_model(_published_names(model, lora_names)) if is_network else {}
         self._vectors = dict(_vector_lengths(model, prefix))
         vector_names = _host_names(key for key in self._vectors if key.endswith(_WEIGHT))
         self._names = lora_names | self._published | dict(_host_names(self._shapes)) | dict(vector_names)
+
+    def _of_this_model(self, published: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+        """The published names that the layers of this very model have; the host lists those of its relatives too.
+
+        None where slices do not fit (Lumina 2 under the names of Z-Image): a file would mix two conventions. And none
+        of a whole weight whose slices are the published layers (FLUX.1 under a name of FLUX.2).
+        """
+        names = dict(published)
+        slices = {self._target(entry) for entry in names.values() if _parts(entry)[1] and entry[0] in self._shapes}
+        if None in slices:
+            return {}
+        rows = Counter[str]()
+        for target in slices:
+            rows[target.key] += target.shape[0]
+        tiled = {key for key, count in rows.items() if count == self._shapes[key][0]}
+        return {name: entry for name, entry in names.items() if entry not in tiled}
 
     def find(self, path: str) -> Target | None:
         """The target of an adapter's module path, or None when this model has no such layer."""
@@ -121,10 +139,11 @@ class KeyMap:
                 published[target.key].setdefault(target, name)
         targets: dict[str, Target] = {}
         for key, names in published.items():
-            if sum(target.shape[0] for target in names) == self._shapes[key][0]:
+            whole = Target(key, self._shapes[key])
+            if sum(target.shape[0] for target in names) == whole.shape[0]:
                 targets.update({name: target for target, name in names.items()})
             else:
-                targets[key.removesuffix(_WEIGHT)] = Target(key, self._shapes[key])
+                targets[names.get(whole, whole.module)] = whole
         return targets
 
     def _vector(self, entry: Any, parameter: str) -> Target | None:
@@ -180,9 +199,11 @@ def _published_names(model: torch.nn.Module, lora_names: dict[str, Any]) -> Iter
     for name, entry in comfy.utils.unet_to_diffusers(model.model_config.unet_config).items():
         if name.endswith(_WEIGHT):
             yield f"unet.{name.removesuffix(_WEIGHT)}", f"{_HOST_PREFIX}{entry}"
+    # Newer hosts list slices under both conventions: the first one counts.
+    yield from ((name, entry) for name, entry in lora_names.items() if name.startswith("transformer."))
     for name, entry in lora_names.items():
         sliced = not isinstance(entry, str)
-        if name.startswith("transformer.") or (sliced and name.startswith(_HOST_PREFIX) and ".linear1_qkv" not in name):
+        if sliced and name.startswith(_HOST_PREFIX) and ".linear1_qkv" not in name:
             yield name, entry
 
 

@@ -25,7 +25,7 @@ BLOCK = re.compile(
     r"|txt_in\.individual_token_refiner\.blocks|txtfusion\.(layerwise|refiner)_blocks)\.(block)?\d+\b"
 )
 ATTENTION = re.compile(r"attn|attention|\.linear1$")
-FEED_FORWARD = re.compile(r"\.(ff|ffn|ff_context|feed_forward|\w*mlp)\.|block\.layer\d$|\.linear1$")
+FEED_FORWARD = re.compile(r"\.(ff|ffn|ff_context|feed_forward|\w*mlp)\.|block\.layer\d$|\.linear1$|_mlp_proj$")
 FORBIDDEN = re.compile(r"norm|mod(ulation)?\.|mod_|adaln|embed|final|time|guidance|proj_in|txt_in\.[ct]_|head", re.I)
 
 
@@ -132,6 +132,22 @@ def test_paper_preset_picks_attention_and_feed_forward_of_every_block(tiny: Tiny
         # The published list leaves out the feed-forward that FLUX's single blocks compute beside the attention.
         fused = any(path.endswith(".proj_mlp") for path in paths)
         assert fused or any(map(FEED_FORWARD.search, layers)), block
+
+
+@pytest.mark.parametrize("name", ["flux", "chroma", "lumina2", "z_image"])
+def test_layers_have_the_names_of_their_own_model(name: str) -> None:
+    """Newer hosts list those of relatives as well: a fused weight of FLUX.2's, Z-Image's modules for Lumina 2."""
+    from comfyui_qr_lora.nodes.host.key_map import KeyMap
+    from comfyui_qr_lora.qrlora_core.targets import select
+
+    boot(nodes=True)
+    model = tiny_models.build(name).model
+    chosen = select(KeyMap(model).linear(model), "paper")
+    assert len({path.split(".")[0] for path in chosen}) == 1
+    if name in ("flux", "chroma"):
+        block = {path.rpartition("single_transformer_blocks.0.")[2] for path in chosen if "single" in path}
+        assert block >= {"attn.to_q", "attn.to_k", "attn.to_v"}
+        assert not {path for path in block if "mlp" in path}
 
 
 @pytest.mark.parametrize("name", ["sd3", "flux"])
