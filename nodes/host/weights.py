@@ -20,27 +20,15 @@ _FINGERPRINT_SAMPLES = 4096
 def base_weight(patcher: Any, target: Target) -> Tensor:
     """The unpatched base weight of a target: float32, (out, in), on the device where it is stored.
 
-    Float8, GGUF and other quantized storage is dequantized; a stock LoRA loaded before is not part of it.
-
-    Raises:
-        QRLoRAError: a weight of GGUF's, without the package that reads it.
+    Float8 and other quantized storage is dequantized; a stock LoRA loaded before is not part of it.
     """
     weight, convert = _stored(patcher, target.key)
-    if is_packed(weight):
-        return target.of(_unpacked(weight))
+    if is_quantized(weight):
+        return target.of(_dequantized(weight))
     if convert is None:
         return target.of(weight).float()
     # The scale of scaled float8 must be applied in float32, and may be one per row of the whole weight.
     return target.of(convert(weight.float(), inplace=False)).float()
-
-
-def _stored(patcher: Any, key: str) -> tuple[Tensor, Any]:
-    """The unpatched weight as it is stored, and the host's function that undoes its scaling, or None."""
-    weight, _, convert = comfy.model_patcher.get_key_weight(patcher.model, key)
-    if key in patcher.backup:  # a patched weight is in place of the base one
-        weight = patcher.backup[key].weight
-    weight = weight.detach()
-    return (_dequantized(weight), None) if is_quantized(weight) else (weight, convert)
 
 
 def is_quantized(weight: Any) -> bool:
@@ -48,26 +36,12 @@ def is_quantized(weight: Any) -> bool:
     return hasattr(weight, "_qdata")
 
 
-def is_packed(weight: Any) -> bool:
-    """Whether this is a tensor of a GGUF file: bytes, and beside them of which kind and shape they are."""
-    return hasattr(weight, "tensor_type") and hasattr(weight, "tensor_shape")
-
-
-def _unpacked(weight: Any) -> Tensor:
-    """By the format's own package, which whatever loads such files brings along; a pack's own way is rounded more."""
-    packed = weight.as_subclass(Tensor)
-    if packed.is_floating_point():
-        return packed.float()
-    try:
-        import gguf
-    except ImportError as error:
-        raise QRLoRAError(
-            f"this model's weights are packed as in GGUF files ({weight.tensor_type}), which needs the Python package "
-            "gguf. Install it into ComfyUI's own Python."
-        ) from error
-    kind = gguf.GGMLQuantizationType(int(weight.tensor_type))
-    values = torch.from_numpy(gguf.quants.dequantize(packed.cpu().numpy(), kind))
-    return values.reshape(tuple(weight.tensor_shape)).to(packed.device)
+def _stored(patcher: Any, key: str) -> tuple[Tensor, Any]:
+    """The unpatched weight as it is stored, and the host's function that undoes its scaling, or None."""
+    weight, _, convert = comfy.model_patcher.get_key_weight(patcher.model, key)
+    if key in patcher.backup:  # a patched weight is in place of the base one
+        weight = patcher.backup[key].weight
+    return weight.detach(), convert
 
 
 def _dequantized(weight: Any) -> Tensor:
@@ -83,8 +57,12 @@ def _layout_in_float32(weight: Any) -> tuple[str, Any]:
 
 
 def fingerprint(patcher: Any, targets: Mapping[str, Target]) -> dict[str, str]:
-    """Module path to a digest of its base weight as stored: 4096 entries at even distance, as float32."""
-    return {path: _digest(target.of(_stored(patcher, target.key)[0])) for path, target in targets.items()}
+    """Module path to a digest of its base weight as stored, without scales: 4096 entries at even distance, as float32.
+
+    Scales stay out, since hosts differ in where they keep those of one and the same file.
+    """
+    weights = {path: _stored(patcher, target.key)[0] for path, target in targets.items()}
+    return {path: _digest(targets[path].of(getattr(weight, "_qdata", weight))) for path, weight in weights.items()}
 
 
 def _digest(weight: Tensor) -> str:
