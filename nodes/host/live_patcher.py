@@ -38,7 +38,7 @@ def _live_kind(kind: type) -> type:
 
 
 class _Live:
-    """Beside one of the host's patchers; its clones are of its class."""
+    """Beside one of the host's patchers, and of another pack's; its clones are of its class."""
 
     _hooking = False
     injections: dict[str, list[Any]]
@@ -47,16 +47,22 @@ class _Live:
         if any(isinstance(one, LiveInjection) for members in self.injections.values() for one in members):
             raise WeightsAloneError(what)
 
+    def clone(self, *args: Any, **kwargs: Any) -> Any:
+        """As the patcher would: a pack (GGUF) may give its clones a class that it names."""
+        made = super().clone(*args, **kwargs)  # type: ignore[misc]
+        refuse_weights_alone(made)
+        return made
+
     def model_state_dict_for_saving(self, *args: Any, **kwargs: Any) -> Any:
         """Of a checkpoint."""
         self._refuse("saving")
         return super().model_state_dict_for_saving(*args, **kwargs)  # type: ignore[misc]
 
-    def patch_weight_to_device(self, *args: Any, **kwargs: Any) -> Any:
-        """Of one weight; it is only returned, and not put into the model, for a file."""
-        if kwargs.get("return_weight"):
-            self._refuse("saving")
-        return super().patch_weight_to_device(*args, **kwargs)  # type: ignore[misc]
+    def model_state_dict(self, filter_prefix: str | None = None) -> Any:
+        """Of a part of the weights, which is asked for to extract a LoRA; all of them, for their names mostly."""
+        if filter_prefix is not None and not self._hooking:
+            self._refuse("extracting a LoRA")
+        return super().model_state_dict(filter_prefix)  # type: ignore[misc]
 
     def get_key_patches(self, *args: Any, **kwargs: Any) -> Any:
         """Of the weights with their patches, for another model."""

@@ -20,11 +20,16 @@ _FINGERPRINT_SAMPLES = 4096
 def base_weight(patcher: Any, target: Target) -> Tensor:
     """The unpatched base weight of a target: float32, (out, in), on the device where it is stored.
 
-    Float8 and other quantized storage is dequantized; a stock LoRA loaded before is not part of it.
+    Float8, GGUF and other quantized storage is dequantized; a stock LoRA loaded before is not part of it.
+
+    Raises:
+        QRLoRAError: a weight of GGUF's, without the package that reads it.
     """
     weight, convert = _stored(patcher, target.key)
     if is_quantized(weight):
         return target.of(_dequantized(weight))
+    if _is_packed(weight):
+        return target.of(_unpacked(weight))
     if convert is None:
         return target.of(weight).float()
     # The scale of scaled float8 must be applied in float32, and may be one per row of the whole weight.
@@ -54,6 +59,28 @@ def _layout_in_float32(weight: Any) -> tuple[str, Any]:
     if hasattr(weight, "_layout_params"):  # older hosts
         return weight._layout_type, {**weight._layout_params, "orig_dtype": torch.float32}
     return weight._layout_cls, dataclasses.replace(weight._params, orig_dtype=torch.float32)
+
+
+def _is_packed(weight: Any) -> bool:
+    """Whether this is a tensor of a GGUF file: bytes, and beside them of which kind and shape they are."""
+    return hasattr(weight, "tensor_type") and hasattr(weight, "tensor_shape")
+
+
+def _unpacked(weight: Any) -> Tensor:
+    """By the format's own package, which whatever loads such files brings along; a pack's own way is rounded more."""
+    packed = weight.as_subclass(Tensor)
+    if packed.is_floating_point():
+        return packed.float()
+    try:
+        import gguf
+    except ImportError as error:
+        raise QRLoRAError(
+            f"this model's weights are packed as in GGUF files ({weight.tensor_type}), which needs the Python package "
+            "gguf. Install it into ComfyUI's own Python."
+        ) from error
+    kind = gguf.GGMLQuantizationType(int(weight.tensor_type))
+    values = torch.from_numpy(gguf.quants.dequantize(packed.cpu().numpy(), kind))
+    return values.reshape(tuple(weight.tensor_shape)).to(packed.device)
 
 
 def fingerprint(patcher: Any, targets: Mapping[str, Target]) -> dict[str, str]:
