@@ -212,8 +212,9 @@ def _guard_weights(model: torch.nn.Module) -> RemovableHandle | None:
     """Refuse the state dict of the network by itself, which is what goes into a file, while branches are on it."""
 
     def refuse(_module: torch.nn.Module, prefix: str, _keep_vars: bool) -> None:
-        if not prefix:  # as a part of the whole model it is only measured, or asked for its names
+        # As a part of the whole model it is only measured, or asked for its names; a ControlLora takes it to sample.
+        if not prefix and getattr(owner(), "current_patcher", None) is None:
             raise WeightsAloneError("saving")
 
-    network = getattr(model, "diffusion_model", None)
+    owner, network = weakref.ref(model), getattr(model, "diffusion_model", None)
     return None if network is None else network.register_state_dict_pre_hook(refuse)
