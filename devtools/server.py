@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _POLL_SECONDS = 0.05
-_LOAD_FAILURES = ("Cannot import", "Error while calling comfy_entrypoint")
+# Newer hosts put the level, in colour, before what they say.
+_LOAD_FAILURE = re.compile(r"(\x1b\[[\d;]*m|\[[A-Z]+\]|\s)*(Cannot import|Error while calling comfy_entrypoint)")
 _ASK_TORCH = "import torch as t; exit(not (t.cuda.is_available() or t.backends.mps.is_available()))"
 # A proxy from the environment must not stand between us and this machine.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -161,7 +162,7 @@ class Server:
     @property
     def import_errors(self) -> list[str]:
         """What the log says of custom nodes that could not be loaded."""
-        return [line for line in self.log.splitlines() if line.startswith(_LOAD_FAILURES)]
+        return [line for line in self.log.splitlines() if _LOAD_FAILURE.match(line)]
 
     @property
     def title(self) -> str:

@@ -480,7 +480,8 @@ def quantized(
         if isinstance(module, nn.Linear) and only(path) and module.in_features % _FINEST.get(form, 1) == 0
     ]
     load = _load_quantized if _quantizes_by_entry() else _load_float8_of_old
-    return _on(load(architecture, plain.state_dict(), paths, form, compute_dtype), device)
+    state = plain.state_dict()
+    return _on(lambda: load(architecture, dict(state), paths, form, compute_dtype), device)
 
 
 def _quantizes_by_entry() -> bool:
@@ -647,14 +648,18 @@ def _patcher(
     device: str | torch.device,
     seed: int,
 ) -> ModelPatcher:
-    config = _config(architecture)
     if dtype.itemsize == 1 and compute_dtype is None:
         compute_dtype = torch.float32
-    config.set_inference_dtype(dtype, compute_dtype)
-    model = config.get_model({}, "")
-    architecture.narrow(model.diffusion_model)
-    _fill(model.diffusion_model, torch.Generator().manual_seed(seed))
-    return _on(model, device)
+
+    def make() -> nn.Module:
+        config = _config(architecture)
+        config.set_inference_dtype(dtype, compute_dtype)
+        model = config.get_model({}, "")
+        architecture.narrow(model.diffusion_model)
+        _fill(model.diffusion_model, torch.Generator().manual_seed(seed))
+        return model  # type: ignore[no-any-return]
+
+    return _on(make, device)
 
 
 def _config(architecture: _Architecture) -> Any:
@@ -690,11 +695,14 @@ def _on_no_memory(kind: Any, unet: dict[str, Any]) -> Any:
     return config.get_model({}, "", device=torch.device("meta"))
 
 
-def _on(model: nn.Module, device: str | torch.device) -> ModelPatcher:
+def _on(make: Callable[[], nn.Module], device: str | torch.device) -> ModelPatcher:
     import comfy.model_patcher
 
     load_device = torch.empty(0, device=device).device  # "cuda" with its index, as the host compares devices
-    return comfy.model_patcher.ModelPatcher(model, load_device, torch.device("cpu"))
+    patcher = comfy.model_patcher.ModelPatcher(make(), load_device, torch.device("cpu"))
+    # As loaders leave it on newer hosts: how to have the model a second time.
+    patcher.cached_patcher_init = (lambda *, disable_dynamic=False: _on(make, device), ())
+    return patcher
 
 
 @torch.no_grad()

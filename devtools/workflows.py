@@ -184,7 +184,6 @@ def _note(number: int, order: int, text: str) -> dict[str, Any]:
 
 def _node(order: int, name: str, node: dict[str, Any], node_types: dict[str, Any]) -> dict[str, Any]:
     kind, meta = node_types[node["class_type"]], node.get("_meta", {})
-    outputs = zip(kind["output_name"], kind["output"], strict=True)
     made = {
         "id": int(name),
         "type": node["class_type"],
@@ -194,7 +193,7 @@ def _node(order: int, name: str, node: dict[str, Any], node_types: dict[str, Any
         "order": order,
         "mode": 0,
         "inputs": [{"name": key, "type": spec[0], "link": None} for key, spec in _inputs(kind) if not _is_widget(spec)],
-        "outputs": [{"name": title, "type": type_name, "links": []} for title, type_name in outputs],
+        "outputs": [{"name": title, "type": type_name, "links": []} for title, type_name in _outputs(kind)],
         "properties": {"Node name for S&R": node["class_type"]},
         "widgets_values": _widget_values(node["inputs"], kind),
     }
@@ -206,9 +205,17 @@ def _size(class_type: str, kind: dict[str, Any]) -> list[int]:
     specs = [spec for _, spec in _inputs(kind)]
     widgets = [spec for spec in specs if _is_widget(spec)]
     texts = sum(_options(spec).get("multiline", False) for spec in widgets)
-    slots = max(len(specs) - len(widgets), len(kind["output"]))
+    slots = max(len(specs) - len(widgets), len(_outputs(kind)))
     height = _MARGIN + _SLOT * slots + _WIDGET * len(widgets) + _TEXT * texts + _EXTRA.get(class_type, 0)
     return [_WIDTHS.get(class_type, _WIDTH), _FIXED.get(class_type, height)]
+
+
+def _outputs(kind: dict[str, Any]) -> list[tuple[str, str]]:
+    """Name and type of each. The nodes by which a workflow ends have some on newer hosts, which no example uses."""
+    of_the_host = kind["python_module"].split(".")[0] != "custom_nodes"
+    if of_the_host and kind["output_node"]:
+        return []
+    return list(zip(kind["output_name"], kind["output"], strict=True))
 
 
 def _inputs(kind: dict[str, Any]) -> list[tuple[str, Any]]:

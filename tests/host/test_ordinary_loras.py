@@ -13,7 +13,6 @@ import comfy.sd
 import folder_paths
 import pytest
 import torch
-from comfy_extras.nodes_train import TrainLoraNode
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -25,6 +24,7 @@ from comfyui_qr_lora.nodes.merge import Merge
 from comfyui_qr_lora.nodes.save import Save
 from comfyui_qr_lora.qrlora_core import QRLoRA
 from devtools import tiny_models
+from devtools.stock import train_lora
 from playground.text_encoder import weights
 
 from .adapters import merged, relative_error
@@ -174,12 +174,10 @@ def test_what_the_hosts_own_trainer_made(name: str) -> None:
     with torch.inference_mode(False):
         patcher = tiny_models.build(name)
         latent, caption = tiny_models.example(name, patcher)
-        made = TrainLoraNode.execute(
-            model=[patcher], latents=[latent, latent], positive=[caption], batch_size=[1], steps=[3],
-            grad_accumulation_steps=[1], learning_rate=[1e-2], rank=[4], optimizer=["AdamW"], loss_function=["MSE"],
-            seed=[0], training_dtype=["fp32"], lora_dtype=["fp32"], algorithm=["LoRA"],
-            gradient_checkpointing=[False], existing_lora=["[None]"],
-        ).args[1]  # fmt: skip
+        made = train_lora(
+            patcher, [latent, latent], [caption], steps=3, learning_rate=1e-2, rank=4, training_dtype="fp32",
+            lora_dtype="fp32", gradient_checkpointing=False,
+        )["LORA_MODEL"]  # fmt: skip
     kinds = {key.rsplit(".", 1)[1] for key in made}
     assert {"diff_b", "alpha", "weight"} <= kinds
     assert ("diff" in kinds) == (name == "sd15")  # the others have no norms that it trains

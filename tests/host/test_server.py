@@ -1,5 +1,6 @@
 """The whole way through a real server: train, save, load, merge, tweak, and what a user reads after a mistake."""
 
+import asyncio
 import copy
 import io
 import itertools
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import numpy as np
 import pytest
 import torch
@@ -44,8 +46,16 @@ SAVE_CONTENT, SAVE_STYLE = "17", "18"
 def server() -> Iterator[Server]:
     running = Server(args=["--cache-classic"])
     assemble.furnish(running.base)
+    broken = running.base / "custom_nodes" / "broken.py"
+    broken.parent.mkdir()
+    broken.write_text("raise RuntimeError('on purpose')", encoding="utf-8")
     with running:
         yield running
+
+
+def test_what_could_not_be_loaded_is_found_in_the_log(server: Server) -> None:
+    (line,) = server.import_errors
+    assert "broken.py" in line
 
 
 def example(*, steps: int = 6, **merge: Any) -> dict[str, Any]:
@@ -227,6 +237,32 @@ def test_schedule_and_blocks_nodes(server: Server, trained: dict[str, Any]) -> N
     blocks["41"] = {"class_type": "QRLoRA_Blocks", "inputs": rules}
     blocks["21"]["inputs"]["adapter_1"] = ["41", 0]
     assert np.array_equal(picture(server, blocks), picture(server, generate()))
+
+
+async def texts_on(server: Server, prompt: dict[str, Any], node_id: str) -> list[str]:
+    """What the server puts on a node while a prompt runs, in order."""
+    marker, texts = node_id.encode(), []
+    async with aiohttp.ClientSession() as session, session.ws_connect(f"{server.url}/ws?clientId=watcher") as socket:
+        prompt_id = await asyncio.to_thread(server.submit, prompt, "watcher")
+        async for message in socket:
+            if message.type is aiohttp.WSMsgType.BINARY and message.data[8:].startswith(marker):
+                texts.append(message.data.decode("utf-8", errors="replace"))
+            elif message.type is aiohttp.WSMsgType.TEXT:
+                event = json.loads(message.data)
+                if event["type"] == "execution_success" and event["data"]["prompt_id"] == prompt_id:
+                    return texts
+    return texts
+
+
+def test_what_did_nothing_is_told_on_the_node_after_sampling(server: Server, trained: dict[str, Any]) -> None:
+    prompt = with_adapter("output/qr_loras/content_00001_.safetensors")
+    curve = {"curve": "constant", "start_percent": 0.999, "end_percent": 1.0}
+    prompt["22"] = {"class_type": "QRLoRA_Schedule", "inputs": curve}
+    prompt["21"]["inputs"]["schedule_1"] = ["22", 0]
+    before, after = asyncio.run(texts_on(server, prompt, "21"))
+    assert "did nothing" not in before
+    assert "did nothing: its schedule was at 0 in every step" in after
+    assert "content_00001_.safetensors: " in after
 
 
 def broken_files(folder: Path, good: Path) -> dict[str, str]:
