@@ -31,7 +31,7 @@ class Blueprint:
         prompt: the nodes inside, in API form, without the links from outside.
         inputs: name to the sockets inside that it feeds, as (node id, input).
         outputs: name to where it comes from, as (node id, output).
-        widgets: (node id, widget) in the order shown; those that a page lacks, as panels with scripts off, do no harm.
+        widgets: (node id, widget) in the order shown.
     """
 
     name: str
@@ -72,8 +72,7 @@ COMPOSE = Blueprint(
     prompt={"1": {"class_type": "QRLoRA_Merge", "inputs": {}, "_meta": {"title": "Mix content and style"}}},
     inputs={"model": [("1", "model")], "content": [("1", "adapter_1")], "style": [("1", "adapter_2")]},
     outputs={"model": ("1", 0)},
-    # The panel hides the scales; where there is no panel, they are shown themselves.
-    widgets=[("1", "qr_lora_desk"), ("1", "scale_1"), ("1", "scale_2")],
+    widgets=[("1", "scale_1"), ("1", "scale_2")],
 )
 
 BLUEPRINTS = (TRAIN, COMPOSE)

@@ -123,7 +123,10 @@ def sent(page: Page, node: str = MERGE) -> dict[str, Any]:
 
 def undo(page: Page) -> None:
     """Control-Z, as the host hears it."""
+    undone = "app.extensionManager.workflow.activeWorkflow.changeTracker.redoQueue.length"
+    before = page.evaluate(f"() => {undone}")
     page.keyboard.press("Control+z")
+    page.wait_for_function(f"before => {undone} > before", arg=before)
     page.wait_for_timeout(300)
 
 

@@ -18,7 +18,8 @@ OPEN = """async workflow => {
   const { output } = await window.app.graphToPrompt();
   const nodes = window.app.graph.nodes.map(({ id, type, pos, size }) =>
     ({ id, type, x: pos[0], y: pos[1], width: size[0], height: size[1] }));
-  const missing = window.app.graph.nodes.filter(node => node.has_errors).map(node => node.type);
+  const known = window.LiteGraph.registered_node_types;
+  const missing = window.app.graph.nodes.filter(node => !(node.type in known)).map(node => node.type);
   return { output, nodes, missing };
 }"""
 QUEUED = ("live_tweak", "sweep_grid")

@@ -14,7 +14,7 @@ const AXES = ["x", "y"];
 
 export function attachGrid(node) {
   const view = new GridView((cell) => putIntoMerge(node, cell));
-  const panel = addPanel(node, "qr_lora_grid", view.root, () => view.height());
+  const panel = addPanel(node, "qr_lora_grid", text("grid.panel"), view.root, () => view.height());
   onExecuted(node, (output) => {
     view.show(output.qr_lora_grid?.[0]);
     panel.resize();

@@ -3,10 +3,12 @@
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 
-const FROM_OUTSIDE = -10; // the origin of a link that comes into a subgraph
+const FAR_AWAY = 1000; // more than a node has inputs
 
+/** The widget that decides on an input: the node's own, or the one that stands for it on the node of its subgraph. */
 export function widgetOf(node, name) {
-  return node.widgets?.find((widget) => widget.name === name);
+  const { widget } = decider(node, name);
+  return widget ?? node.widgets?.find((own) => own.name === name);
 }
 
 /** Set a widget as a user would, so that both renderers and other extensions see it. */
@@ -21,18 +23,70 @@ export function inputOf(node, name) {
   return node.inputs?.find((input) => input.name === name);
 }
 
+/** The link that comes into an input, null where there is none. */
+export function linkInto(node, name) {
+  return node.graph?.getLink(inputOf(node, name)?.link) ?? null;
+}
+
+/** Put the inputs of a node in another order, or fewer of them; their links go along. */
+export function setInputs(node, inputs) {
+  const links = linksOf(node);
+  node.inputs.splice(0, node.inputs.length, ...inputs);
+  placeLinks(node, links);
+}
+
+/** Exchange what is connected to two inputs. */
+export function exchangeLinks(node, first, second) {
+  const links = linksOf(node);
+  const [a, b] = [first, second].map((name) => inputOf(node, name));
+  if (!a || !b) return;
+  if (Object.hasOwn(a, "link")) [a.link, b.link] = [b.link, a.link]; // else the host asks the links for their place
+  placeLinks(node, { ...links, [first]: links[second], [second]: links[first] });
+}
+
+function linksOf(node) {
+  return Object.fromEntries(node.inputs.map(({ name }) => [name, linkInto(node, name)]));
+}
+
+/** A link knows the place of its input. No two may ever be at one place: where the host finds them by it, one is lost. */
+function placeLinks(node, links) {
+  const moved = node.inputs.map(({ name }, place) => ({ link: links[name], place })).filter(({ link, place }) => link && link.target_slot !== place);
+  for (const away of [FAR_AWAY, 0]) for (const { link, place } of moved) link.target_slot = away + place;
+}
+
+/** Whether something else decides on an input: a widget on the node of a subgraph is still for the user to set. */
 export function isLinked(node, name) {
-  return inputOf(node, name)?.link != null;
+  const { node: deciding, name: decided } = decider(node, name);
+  return linkInto(deciding, decided) != null;
+}
+
+/**
+ * Where an input is decided on: at the node itself, or outside where it is shown on the node of its subgraph. Of a
+ * subgraph that is used more than once, each has a value of its own, none of which is that of the node inside.
+ */
+function decider(node, name) {
+  const link = linkInto(node, name);
+  const [outer, another] = link?.originIsIoNode ? nodesOf(node.graph) : [];
+  const input = outer?.inputs[link.origin_slot];
+  const widget = input && !another ? outer.getWidgetFromSlot?.(input) : null;
+  if (!widget) return { node, name };
+  const { widget: further, ...place } = decider(outer, input.name);
+  return { ...place, widget: further ?? widget };
+}
+
+/** The nodes that stand for a subgraph. */
+function nodesOf(subgraph) {
+  return allNodes().filter((node) => node.subgraph === subgraph);
 }
 
 /** The node and output that feed an input, through reroutes and across subgraphs; null where nothing does. */
 export function sourceOf(node, name) {
-  const link = node.graph?.getLink(inputOf(node, name)?.link);
+  const link = linkInto(node, name);
   return link ? originOf(node.graph, link) : null;
 }
 
 function originOf(graph, link) {
-  if (link.origin_id === FROM_OUTSIDE) return fromOutside(graph, link.origin_slot);
+  if (link.originIsIoNode) return fromOutside(graph, link.origin_slot);
   const node = graph.getNodeById(link.origin_id);
   if (!node) return null;
   if (node.isSubgraphNode?.()) return fromInside(node, link.origin_slot);
@@ -41,7 +95,7 @@ function originOf(graph, link) {
 }
 
 function fromOutside(graph, slot) {
-  const outer = allNodes().find((node) => node.subgraph === graph);
+  const [outer] = nodesOf(graph);
   const input = outer?.inputs[slot];
   return input ? sourceOf(outer, input.name) : null;
 }

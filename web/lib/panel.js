@@ -9,10 +9,12 @@ const FRAMES = 180; // within which a new node is drawn
 const TEXT_WIDGET = "$$node-text-preview";
 
 /**
- * Put an element on a node, below its widgets. Its height is told, never measured, so that nothing moves when values
+ * Put an element on a node, below its widgets, under a name and a label for people. Its height is told, never measured, so that nothing moves when values
  * change; `panel.resize()` takes the new one. It is no part of the prompt nor of the saved values.
+ *
+ * `panel.onSight` is called when it comes into sight, as when its subgraph is opened: what it shows may have changed.
  */
-export function addPanel(node, name, content, height) {
+export function addPanel(node, name, label, content, height) {
   content.classList.add("qr-lora");
   for (const kind of ["pointerdown", "pointermove", "pointerup", "dblclick"]) content.addEventListener(kind, keepFromHost);
   content.addEventListener("wheel", passWheel, { passive: false });
@@ -25,18 +27,21 @@ export function addPanel(node, name, content, height) {
     getMaxHeight: () => height() + 2 * MARGIN,
   });
   widget.serialize = false;
+  widget.label = label;
   takePlace(node, name, content);
-  const setHeight = () => Object.assign(content.style, { height: `${height()}px` });
+  const panel = { widget, onSight: () => {} };
+  new ResizeObserver(() => panel.onSight()).observe(content);
+  const setHeight = () => Object.assign(content.style, { height: `${height()}px`, minHeight: `${height()}px` });
   setHeight();
   let last = node.computeSize()[1];
-  const resize = () => {
+  panel.resize = () => {
     setHeight();
     const needed = node.computeSize()[1];
     if (needed !== last) node.setSize([node.size[0], Math.max(needed, node.size[1] + needed - last)]);
     last = needed;
     node.setDirtyCanvas?.(true, true);
   };
-  return { widget, resize };
+  return panel;
 }
 
 /**
@@ -76,19 +81,46 @@ function keepKeys(event) {
 }
 
 /**
- * Take widgets out of sight; they keep their values and their places in the file.
+ * Let a panel stand for widgets of its node. They are not hidden: where they are shown elsewhere, as on the node of a
+ * subgraph or in a view without the graph, they are shown as any other.
  *
- * `socketY(name)` is where on the node the renderer that draws on a canvas puts the socket of a widget.
+ * `socketOf(name)` is how far below the top of the panel the socket of a widget belongs, null where it has no place.
+ * Returns what must be called when that has changed.
  */
-export function hideWidgets(node, names, socketY) {
-  for (const widget of node.widgets ?? []) {
-    if (!names.includes(widget.name)) continue;
-    widget.hidden = true;
-    widget.options ??= {};
-    widget.options.hidden = true;
-    widget.computeSize = () => [0, -4]; // the host adds 4 to each, hidden or not
-    if (socketY) Object.defineProperty(widget, "y", { get: () => socketY(widget.name), set() {}, configurable: true });
+export function standFor(node, { widget: panel }, names, socketOf) {
+  const isOurs = ({ name }) => names.includes(name);
+  for (const method of ["isWidgetVisible", "isWidgetRowVisible"]) {
+    const before = node[method];
+    if (before) node[method] = (widget) => !isOurs(widget) && before.call(node, widget);
   }
+  if (node.getLayoutWidgets) node.getLayoutWidgets = () => node.widgets.filter((widget) => !isOurs(widget));
+  const onCanvas = (name) => panel.y + MARGIN + (socketOf(name) ?? 0) - LiteGraph.NODE_SLOT_HEIGHT / 2;
+  for (const widget of node.widgets.filter(isOurs)) shrink(widget, node, () => onCanvas(widget.name));
+  return () => placeSockets(node, panel.element, socketOf);
+}
+
+/** The canvas gives room to every widget of a node, seen or not; on another node this one takes what it needs. */
+function shrink(widget, node, y) {
+  widget.computeSize = function (width) {
+    return this.node === node ? [0, -4] : [width ?? 0, LiteGraph.NODE_WIDGET_HEIGHT]; // the host adds 4 to each
+  };
+  Object.defineProperty(widget, "y", { get: y, set() {}, configurable: true });
+}
+
+/** The renderer that draws nodes as elements has a row for each widget. Style.css leaves of it the socket. */
+function placeSockets(node, content, socketOf) {
+  const rows = content.closest(".lg-node-widgets");
+  let isMoved = false;
+  for (const dot of rows?.querySelectorAll("[data-slot-key]") ?? []) {
+    const name = node.inputs[Number(dot.dataset.slotKey.split("-").at(-1))]?.widget?.name;
+    const place = name ? socketOf(name) : null;
+    const row = dot.closest(".lg-node-widget, [data-widget-name]");
+    const top = `${content.offsetTop + (place ?? 0)}px`;
+    row.toggleAttribute("data-qr-lora-socket", place !== null);
+    isMoved ||= row.style.top !== top;
+    row.style.top = top;
+  }
+  if (isMoved) rows.style.paddingBottom = rows.style.paddingBottom ? "" : "0.5px"; // the host looks again where sockets are
 }
 
 /** Where a panel shows what a node has to say, the host's own text box would say it again. */

@@ -18,9 +18,10 @@ const remembered = new Map();
 export function attachLoad(node) {
   const card = new Card(() => choose(node));
   cards.set(node, card);
-  const panel = addPanel(node, "qr_lora_file", card.root, () => card.height());
+  const panel = addPanel(node, "qr_lora_file", text("load.panel"), card.root, () => card.height());
   card.onResize = panel.resize;
   const soon = debounced(() => show(node, card));
+  panel.onSight = soon;
   onWidgetChange(node, [NAME], soon);
   node.onConnectionsChange = chained(node.onConnectionsChange, soon);
   replaceHostText(node, (told) => card.showReport(told));

@@ -23,7 +23,7 @@ export class Desk {
     this.node = node;
     this.rows = [];
     this.between = [];
-    this.onResize = () => {};
+    this.onResize = this.onMove = () => {};
     this.list = element("div", { class: "qr-lora-merge-rows", role: "group", "aria-label": text("merge.rows") });
     this.settings = new Settings(node, () => this.update());
     this.pad = new Pad(node, () => this.refresh());
@@ -32,14 +32,19 @@ export class Desk {
   }
 
   height() {
-    const rows = this.rows.length ? this.rows.length * (ROW + BETWEEN) - BETWEEN : EMPTY;
-    return rows + this.settings.lines().length * (LINE + GAP) + this.pad.height() + RESULT + 3 * GAP;
+    return this.rowsHeight() + this.settings.lines().length * (LINE + GAP) + this.pad.height() + RESULT + 3 * GAP;
   }
 
-  /** Where the canvas shows the socket of a widget: beside its row. */
-  socketHeight(name) {
+  /** How far below the top the socket of a widget is: at its row, or at the line of a setting that is linked. */
+  socketOf(name) {
     const row = this.rows.findIndex(({ slot }) => name === `scale_${slot}`);
-    return (row < 0 ? this.rows.length : row) * (ROW + BETWEEN) + GAP;
+    if (row >= 0) return row * (ROW + BETWEEN) + ROW / 2;
+    const line = this.settings.lines().findIndex((names) => names.includes(name));
+    return line >= 0 && isLinked(this.node, name) ? this.rowsHeight() + GAP + line * (LINE + GAP) + LINE / 2 : null;
+  }
+
+  rowsHeight() {
+    return this.rows.length ? this.rows.length * (ROW + BETWEEN) - BETWEEN : EMPTY;
   }
 
   /** After a change of connections, names or settings. */
@@ -51,6 +56,7 @@ export class Desk {
     const height = this.height();
     if (height !== this.shownHeight) this.onResize();
     this.shownHeight = height;
+    this.onMove();
   }
 
   rebuild() {

@@ -3,7 +3,8 @@
 import { api } from "../../../scripts/api.js";
 import { allNodes, chained, debounced, onExecuted, onWidgetChange, recordChange, sourceOf } from "../lib/graph.js";
 import { showBaseWarning } from "../load/load.js";
-import { addPanel, hideWidgets, replaceHostText } from "../lib/panel.js";
+import { addPanel, replaceHostText, standFor } from "../lib/panel.js";
+import { text } from "../lib/texts.js";
 import { Desk } from "./desk.js";
 import * as mix from "./mix.js";
 import { rememberSockets, showNeededSockets } from "./sockets.js";
@@ -17,9 +18,9 @@ export function attachMerge(node) {
   rememberSockets(node);
   const names = node.widgets.map((widget) => widget.name);
   const desk = (node.qrLoRADesk = new Desk(node));
-  const panel = addPanel(node, PANEL, desk.root, () => desk.height());
-  hideWidgets(node, names, (name) => panel.widget.y + desk.socketHeight(name));
+  const panel = addPanel(node, PANEL, text("merge.rows"), desk.root, () => desk.height());
   desk.onResize = panel.resize;
+  desk.onMove = standFor(node, panel, names, (name) => desk.socketOf(name));
   const update = () => {
     if (!node.graph) return;
     mix.settle(node);
@@ -27,6 +28,7 @@ export function attachMerge(node) {
     desk.update();
   };
   const soon = debounced(update);
+  panel.onSight = update;
   node.onConnectionsChange = chained(node.onConnectionsChange, soon);
   node.onGraphConfigured = chained(node.onGraphConfigured, update);
   onWidgetChange(node, names, soon);

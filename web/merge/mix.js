@@ -5,14 +5,14 @@
  * is the same without this page. The value to come back to is kept in a property of the node.
  */
 
-import { inputOf, isLinked, setWidget, sourceOf, widgetOf } from "../lib/graph.js";
+import { exchangeLinks, isLinked, setWidget, sourceOf, widgetOf } from "../lib/graph.js";
 
 export const SLOTS = [1, 2, 3, 4, 5, 6, 7, 8];
 const PROPERTY = "qr_lora_mix";
 const EMPTY = { kept: {}, muted: [], solo: [] };
 
 export function stateOf(node) {
-  return { ...structuredClone(EMPTY), ...structuredClone(node.properties[PROPERTY] ?? {}) };
+  return JSON.parse(JSON.stringify({ ...EMPTY, ...node.properties[PROPERTY] })); // what a host watches has no other copy
 }
 
 /** A workflow in which nothing is muted has no property either. */
@@ -119,21 +119,6 @@ export function exchange(node, a, b) {
     solo: state.solo.map(other).sort(),
     pad: state.pad && { ...state.pad, x: other(state.pad.x), y: other(state.pad.y) },
   });
-}
-
-function exchangeLinks(node, first, second) {
-  const [a, b] = [first, second].map((name) => inputOf(node, name));
-  if (!a || !b) return;
-  [a.link, b.link] = [b.link, a.link];
-  fixTargets(node);
-}
-
-/** Links know the place of the input that they lead to. */
-export function fixTargets(node) {
-  for (const [index, input] of node.inputs.entries()) {
-    const link = input.link != null && node.graph?.getLink(input.link);
-    if (link) link.target_slot = index;
-  }
 }
 
 /** What a row is called: the file, or the title of the node that makes the adapter. */

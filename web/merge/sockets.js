@@ -1,7 +1,7 @@
 /** Only the sockets that are in use, and one that is free. Where this file is not loaded, all of them are there. */
 
-import { isLinked } from "../lib/graph.js";
-import { SLOTS, connectedSlots, fixTargets } from "./mix.js";
+import { inputOf, isLinked, setInputs } from "../lib/graph.js";
+import { SLOTS, connectedSlots } from "./mix.js";
 
 const INPUT = 1; // the host's number for this kind of slot
 
@@ -13,15 +13,15 @@ export function rememberSockets(node) {
 }
 
 /**
- * A node is restored with all sockets of its definition. Links that are restored afterwards, as when pasting, know
- * their sockets by place: so those that were saved are put back first.
+ * A node is restored with all sockets of its definition. Links that are restored with it, or afterwards as when
+ * pasting, know their sockets by the place that was saved: so those that were saved are put back first.
  */
 export function keepSocketLayout(nodeType) {
   const configure = nodeType.prototype.configure;
   nodeType.prototype.configure = function (data) {
     const saved = data.inputs?.map((input) => input.name);
     configure.call(this, data);
-    if (saved && this.qrLoRASockets) arrange(this, new Set(saved));
+    if (saved && this.qrLoRASockets) this.inputs.splice(0, this.inputs.length, ...arranged(this, new Set(saved)));
   };
 }
 
@@ -32,22 +32,21 @@ export function showNeededSockets(node) {
     ...(connected.includes(slot) || slot === free ? [] : [`adapter_${slot}`]),
     ...(connected.includes(slot) || isLinked(node, `schedule_${slot}`) ? [] : [`schedule_${slot}`]),
   ]);
-  arrange(node, new Set(node.qrLoRASockets.map(({ name }) => name).filter((name) => !unneeded.includes(name))));
+  const wanted = new Set(node.qrLoRASockets.map(({ name }) => name).filter((name) => !unneeded.includes(name)));
+  for (const { name, type, ...look } of node.qrLoRASockets) {
+    if (wanted.has(name) && !inputOf(node, name)) node.addInput(name, type, look);
+  }
+  const inputs = arranged(node, wanted);
+  if (inputs.length === node.inputs.length && inputs.every((input, place) => input === node.inputs[place])) return;
+  setInputs(node, inputs);
+  refreshSlots(node);
 }
 
-function arrange(node, wanted) {
-  const before = node.inputs.map((input) => input.name).join();
+/** The inputs of a node in the order of its definition, without the sockets that are not wanted. */
+function arranged(node, wanted) {
   const order = node.qrLoRASockets.map(({ name }) => name);
-  const kept = node.inputs.filter((input) => !order.includes(input.name) || wanted.has(input.name) || input.link != null);
-  if (kept.length < node.inputs.length) node.inputs.splice(0, node.inputs.length, ...kept);
-  for (const { name, type, ...look } of node.qrLoRASockets) {
-    if (wanted.has(name) && !node.inputs.some((input) => input.name === name)) node.addInput(name, type, look);
-  }
-  const place = (input) => (order.includes(input.name) ? order.indexOf(input.name) : order.length);
-  node.inputs.sort((a, b) => place(a) - place(b));
-  if (node.inputs.map((input) => input.name).join() === before) return;
-  fixTargets(node);
-  refreshSlots(node);
+  const place = ({ name }) => (order.includes(name) ? order.indexOf(name) : order.length);
+  return node.inputs.filter(({ name }) => !order.includes(name) || wanted.has(name)).sort((a, b) => place(a) - place(b));
 }
 
 /** Tell the renderer that draws nodes as elements. */

@@ -2,11 +2,13 @@
 
 import { onWidgetChange } from "../lib/graph.js";
 import { addPanel } from "../lib/panel.js";
+import { text } from "../lib/texts.js";
 import { Editor, WIDGETS } from "./editor.js";
 
 export function attachSchedule(node) {
   const editor = new Editor(node);
-  addPanel(node, "qr_lora_schedule", editor.root, () => editor.height);
+  const panel = addPanel(node, "qr_lora_schedule", text("schedule.panel"), editor.root, () => editor.height);
+  panel.onSight = () => editor.draw();
   onWidgetChange(node, WIDGETS, () => editor.draw());
   editor.draw();
 }

@@ -3,6 +3,7 @@
 import { api } from "../../../scripts/api.js";
 import { debounced, nodeByExecutionId, onExecuted, onWidgetChange, widgetOf } from "../lib/graph.js";
 import { addPanel, replaceHostText } from "../lib/panel.js";
+import { text } from "../lib/texts.js";
 import { TrainingView } from "./view.js";
 
 const EVENT = "qr_lora.training";
@@ -10,12 +11,13 @@ const ROUTE = "/qr_lora/training";
 
 export function attachTrain(node) {
   const view = (node.qrLoRATraining = new TrainingView(stop));
-  const panel = addPanel(node, "qr_lora_training", view.root, () => view.height());
+  const panel = addPanel(node, "qr_lora_training", text("train.panel"), view.root, () => view.height());
   const expectSamples = () => {
     view.expectSamples(widgetOf(node, "sample_every")?.value > 0);
     panel.resize();
   };
   view.onResize = panel.resize;
+  panel.onSight = expectSamples;
   replaceHostText(node, () => {}); // the report says the same
   node.onDrawBackground = () => {}; // nor does the host need to draw the picture of curve and samples
   onExecuted(node, (output) => view.show(output.qr_lora_training?.[0]));
