@@ -8,7 +8,6 @@ model with ``force_patch_weights``, and clones to its own class of patcher.
 
 from __future__ import annotations
 
-import copy
 import importlib.util
 import os
 import sys
@@ -82,7 +81,7 @@ def _network(name: str, state: dict[str, Tensor], operations: Any) -> Any:
     """A model that is too small for the host to recognise, with the layers of a pack."""
     patcher = tiny_models.build(name)
     if operations is not None:
-        config = copy.copy(patcher.model.model_config)
+        config = patcher.model.model_config
         config.custom_operations = operations
         patcher = comfy.model_patcher.ModelPatcher(config.get_model({}, ""), patcher.load_device, torch.device("cpu"))
     patcher.model.diffusion_model.load_state_dict(state)

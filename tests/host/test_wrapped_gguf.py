@@ -169,23 +169,23 @@ def test_without_the_package_that_reads_them_weights_are_refused_by_name(monkeyp
     assert isinstance(model.model.get_parameter(target.key).tensor_type, gguf.GGMLQuantizationType)
 
 
+@pytest.mark.slow
 @every_pack
-@every_form
-@pytest.mark.parametrize("apply", ["live", "patch"])
-def test_adapters_act_on_a_text_encoder(form: str, pack: str, apply: str) -> None:
+def test_adapters_act_on_a_text_encoder(pack: str) -> None:
     state = {key: value.float() for key, value in weights().items()}
-    clip, oracle = gguf_text_encoder(pack, form, state), unpacked_text_encoder(form, state)
+    clip, oracle = gguf_text_encoder(pack, "Q4_0", state), unpacked_text_encoder("Q4_0", state)
     adapter = random_adapter(oracle.patcher, seed=1, targets="*encoder.layers.0.*, *encoder.layers.7.*")
-    base = encode(oracle)
-    assert torch.equal(encode(clip), base)
-    model = unpacked_model("sd3", "Q8_0")
-    found, expected = (
-        encode(Merge.execute(model=model, clip=other, adapter_1=adapter, scale_1=0.6, apply=how).args[3])
-        for other, how in ((clip, apply), (oracle, "patch"))
-    )
     assert len(adapter.layers) == 12
-    assert relative_error(found, expected, base) < TOLERANCE
+    base, expected = encode(oracle), encode(merged_clip(oracle, adapter, "patch"))
     assert torch.equal(encode(clip), base)
+    for apply in ("live", "patch"):
+        assert relative_error(encode(merged_clip(clip, adapter, apply)), expected, base) < TOLERANCE
+        assert torch.equal(encode(clip), base)
+
+
+def merged_clip(clip: Any, adapter: QRLoRA, apply: str) -> Any:
+    model = unpacked_model("sd3", "Q8_0")
+    return Merge.execute(model=model, clip=clip, adapter_1=adapter, scale_1=0.6, apply=apply).args[3]
 
 
 def encode(clip: Any) -> Tensor:
