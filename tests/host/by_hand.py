@@ -11,12 +11,9 @@ from torch import Tensor
 _E2M1 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], dtype=torch.float64)
 _ROTATION = torch.tensor([[1, 1, 1, -1], [1, 1, -1, 1], [1, -1, 1, 1], [-1, 1, 1, 1]], dtype=torch.float64) / 2
 
-# Layouts that are read here; all others are read by the host.
-READ = ("Float8", "FP8", "MXFP8", "NVFP4", "INT8", "W4A4")
 
-
-def dequantized(weight: Any) -> Tensor | None:
-    """The weight of one of the host's quantized tensors, None for a layout that is not read here."""
+def dequantized(weight: Any) -> Tensor:
+    """The weight of one of the host's quantized tensors."""
     layout, rows = str(getattr(weight, "_layout_cls", None) or weight._layout_type), weight.shape[0]
     data, params = weight._qdata, getattr(weight, "_params", None)
     if params is None:  # hosts that know float8 alone
@@ -28,14 +25,24 @@ def dequantized(weight: Any) -> Tensor | None:
         codes = torch.stack([data >> 4, data & 15], dim=-1).flatten(1)
         scales = _tiled(params.block_scale.double(), len(codes), codes.shape[1] // 16).repeat_interleave(16, dim=1)
         return _cropped(_E2M1[codes.long()] * scales * params.scale.double(), weight)
-    if "AsymW4A8" in layout:
-        return None
+    if "W4A8" in layout:
+        levels = params.codebook.double()[_halves(data)] * params.scale.double().repeat_interleave(params.group_size, 1)
+        whole = levels.round().clamp(-127, 127) * params.s_channel.double()[:, None]
+        if params.correction is not None:
+            whole += params.correction.double().T.repeat_interleave(params.group_size, dim=1)
+        return _rotated(whole, params.convrot_groupsize)
     if "W4A4" in layout:
-        codes = torch.stack([data.to(torch.uint8) & 15, data.to(torch.uint8) >> 4], dim=-1).flatten(1).long()
+        codes = _halves(data)
         signed = torch.where(codes > 7, codes - 16, codes)
         return _rotated(signed.double() * params.scale.double().reshape(-1, 1), params.convrot_groupsize)
     plain = data.double() * params.scale.double()
     return _rotated(plain, params.convrot_groupsize) if getattr(params, "convrot", False) else plain
+
+
+def _halves(data: Tensor) -> Tensor:
+    """The two numbers of four bits in every byte, the lower half first."""
+    data = data.view(torch.uint8)
+    return torch.stack([data & 15, data >> 4], dim=-1).flatten(1).long()
 
 
 def _tiled(scales: Tensor, rows: int, columns: int) -> Tensor:
