@@ -43,7 +43,7 @@ class Train(io.ComfyNode):
                 LossMapSocket.Output(display_name="loss_map", tooltip="The loss of every step, for Plot Loss Graph."),
                 io.Image.Output(display_name="view", tooltip="The loss curve and the samples in one picture."),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
         )
 
     @classmethod
@@ -69,13 +69,20 @@ class Train(io.ComfyNode):
         run = _take_run(given)
         for name, default in (("objective", ObjectiveSettings()), ("optimizer", OptimizerSettings())):
             given[name] = given.get(name) or default
-        view = View(node_id(cls), text_shower(cls), training_view)
+        view = View(node_id(cls), text_shower(cls), training_view, _workflow_id(cls))
         result = train_adapter(model[0], data, TrainingSettings(targets=chosen, **given), run, view)
         text = describe_training(result)
         show_text(cls, text)
         picture = as_image(training_view(result.losses, result.pictures))
         shown = {**ui.PreviewImage(picture).as_dict(), "qr_lora_training": [{**asdict(result.report), "text": text}]}
         return io.NodeOutput(result.adapter, {"loss": result.losses}, picture, ui=shown)
+
+
+def _workflow_id(node: type[io.ComfyNode]) -> str | None:
+    """The id of the workflow that a page sent along; None where a prompt came without one."""
+    sent = getattr(node.hidden, "extra_pnginfo", None)
+    workflow = sent.get("workflow") if isinstance(sent, dict) else None
+    return workflow.get("id") if isinstance(workflow, dict) else None
 
 
 def _take_run(given: dict[str, Any]) -> RunSettings:

@@ -8,6 +8,7 @@ import { tellKeptOutputs } from "./lib/graph.js";
 import { loadTexts } from "./lib/texts.js";
 import { attachLoad } from "./load/load.js";
 import { attachMerge, keepSocketLayout } from "./merge/merge.js";
+import { attachSaid } from "./said/said.js";
 import { attachSchedule } from "./schedule/schedule.js";
 import { attachTrain } from "./train/train.js";
 
@@ -19,6 +20,9 @@ const PANELS = {
   QRLoRA_Train: attachTrain,
   QRLoRA_Schedule: attachSchedule,
   QRLoRA_Grid: attachGrid,
+  QRLoRA_Save: attachSaid,
+  QRLoRA_Rebase: attachSaid,
+  QRLoRA_Compare: attachSaid,
 };
 
 app.registerExtension({

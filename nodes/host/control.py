@@ -23,6 +23,7 @@ class Report:
     """How a training stands; times in seconds, memory in bytes.
 
     Attributes:
+        workflow_id: of the workflow that came with the prompt, by which a page tells nodes of the same number apart.
         losses: the curve so far, each value the mean of `updates_per_loss` updates, the last one of the rest.
         samples: the last sample pictures, each with its step, and where the host's ``/view`` finds it.
         warnings: what the user must read.
@@ -30,6 +31,7 @@ class Report:
     """
 
     node_id: str
+    workflow_id: str | None = None
     step: int = 0
     steps: int = 0
     loss: float | None = None
@@ -52,9 +54,9 @@ class Control:
         self._running: dict[str, Report] = {}
 
     @contextlib.contextmanager
-    def running(self, node_id: str, steps: int) -> Iterator[Report]:
+    def running(self, node_id: str, steps: int, workflow_id: str | None = None) -> Iterator[Report]:
         """Within the context, the training of this node can be seen and stopped."""
-        report = self._running[node_id] = Report(node_id, steps=steps)
+        report = self._running[node_id] = Report(node_id, workflow_id, steps=steps)
         send(report)
         try:
             yield report

@@ -37,11 +37,12 @@ from .training_settings import DTYPES, NO_RESUME, RESUME_LATEST, RunSettings, Tr
 
 @dataclass(frozen=True)
 class View:
-    """Where a training shows itself: the node, what puts text on it, and what draws its preview."""
+    """Where a training shows itself: the node, what puts text on it, what draws its preview, and the node's workflow."""
 
     node_id: str = ""
     show: Callable[[str], None] = lambda text: None
     draw: Draw | None = None
+    workflow_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def train_adapter(
     """
     run, view = run or RunSettings(), view or View()
     check_settings(settings)
-    with current_control().running(view.node_id, settings.steps) as report, trainable_context():
+    with current_control().running(view.node_id, settings.steps, view.workflow_id) as report, trainable_context():
         source = _resume_source(run)
         folder = _run_folder(run, source)
         resumed = None if source is None else load_training(source)

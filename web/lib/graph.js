@@ -105,14 +105,19 @@ function fromInside(node, slot) {
   return link ? originOf(node.subgraph, link) : null;
 }
 
+/** The graph of the workflow, whichever of its subgraphs is open. */
+export function rootGraph() {
+  return app.graph?.rootGraph ?? app.graph;
+}
+
 /** Every node of the workflow, those within subgraphs too. */
-export function allNodes(graph = app.graph?.rootGraph ?? app.graph) {
+export function allNodes(graph = rootGraph()) {
   return (graph?.nodes ?? []).flatMap((node) => [node, ...(node.subgraph ? allNodes(node.subgraph) : [])]);
 }
 
 /** The node with an id such as the server uses: `12`, or `7:12` for node 12 within subgraph node 7. */
 export function nodeByExecutionId(executionId) {
-  let graph = app.graph?.rootGraph ?? app.graph;
+  let graph = rootGraph();
   const path = String(executionId).split(":");
   for (const id of path.slice(0, -1)) graph = graph?.getNodeById(id)?.subgraph;
   return graph?.getNodeById(path.at(-1)) ?? null;

@@ -1,7 +1,7 @@
 /** How a training goes, on `QRLoRA_Train`. */
 
 import { api } from "../../../scripts/api.js";
-import { debounced, nodeByExecutionId, onExecuted, onWidgetChange, widgetOf } from "../lib/graph.js";
+import { debounced, nodeByExecutionId, onExecuted, onWidgetChange, rootGraph, widgetOf } from "../lib/graph.js";
 import { addPanel, replaceHostText } from "../lib/panel.js";
 import { text } from "../lib/texts.js";
 import { TrainingView } from "./view.js";
@@ -19,7 +19,8 @@ export function attachTrain(node) {
   view.onResize = panel.resize;
   panel.onSight = expectSamples;
   replaceHostText(node, () => {}); // the report says the same
-  node.onDrawBackground = () => {}; // nor does the host need to draw the picture of curve and samples
+  node.onDrawBackground = () => {}; // nor does the host need to draw the picture of curve and samples,
+  node.hideOutputImages = true; // or to keep room for it
   onExecuted(node, (output) => view.show(output.qr_lora_training?.[0]));
   onWidgetChange(node, ["sample_every"], expectSamples);
   expectSamples();
@@ -50,6 +51,8 @@ const catchUp = debounced(async () => {
   if (answer.ok) for (const report of (await answer.json()).running) show(report);
 });
 
+/** Nodes of other open workflows may have the same number. A prompt that no page sent is of whatever is open. */
 function show(report) {
+  if (report.workflow_id != null && report.workflow_id !== rootGraph().id) return;
   nodeByExecutionId(report.node_id)?.qrLoRATraining?.show(report);
 }
