@@ -5,6 +5,7 @@ import { app } from "../../scripts/app.js";
 import { attachGrid } from "./grid/grid.js";
 import { useStyle } from "./lib/dom.js";
 import { tellKeptOutputs } from "./lib/graph.js";
+import { tellPast } from "./lib/past.js";
 import { loadTexts } from "./lib/texts.js";
 import { attachLoad } from "./load/load.js";
 import { attachMerge, keepSocketLayout } from "./merge/merge.js";
@@ -39,6 +40,7 @@ app.registerExtension({
 
   async init() {
     useStyle(new URL("./style.css", import.meta.url));
+    tellPast();
     await loadTexts(app.extensionManager.setting.get("Comfy.Locale"));
   },
 

@@ -37,7 +37,7 @@ from .training_settings import DTYPES, NO_RESUME, RESUME_LATEST, RunSettings, Tr
 
 @dataclass(frozen=True)
 class View:
-    """Where a training shows itself: the node, what puts text on it, what draws its preview, and the node's workflow."""
+    """Where a training shows itself: a node of a workflow, what puts text on it, and what draws its preview."""
 
     node_id: str = ""
     show: Callable[[str], None] = lambda text: None

@@ -66,7 +66,7 @@ def panels(request: pytest.FixtureRequest, web_server: Server) -> Iterator[bool]
 
 
 def put_on_canvas(page: Page, name: str, x: int) -> None:
-    """From the search that a double click on the canvas opens, as a user does; it may hang at the pointer until then."""
+    """From the search that a double click on the canvas opens, as a user does; it may hang at the pointer first."""
     page.evaluate("() => window.app.extensionManager.command.execute('Workspace.SearchBox.Toggle')")
     page.locator('.comfy-vue-node-search-container input, [role="search"] input').first.fill(name)
     found = '.comfy-vue-node-search-container li, [data-testid="result-item"]'

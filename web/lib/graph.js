@@ -126,11 +126,15 @@ export function nodeByExecutionId(executionId) {
 /** Call a function whenever the node has run, with what it sent to the page. */
 export function onExecuted(node, tell) {
   const before = node.onExecuted;
-  node.onExecuted = function (output, ...rest) {
-    before?.call(this, output, ...rest);
+  node.qrLoRASilent = true;
+  node.qrLoRATell = (output) => {
+    node.qrLoRASilent = false;
     tell(output ?? {});
   };
-  node.qrLoRATell = tell;
+  node.onExecuted = function (output, ...rest) {
+    before?.call(this, output, ...rest);
+    node.qrLoRATell(output);
+  };
 }
 
 /** Tell the nodes what they sent when they last ran, where the host has kept it: a run of the past was opened. */
