@@ -60,18 +60,19 @@ def _differentiable(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> A
     overload = func.default if isinstance(func, torch._ops.OpOverloadPacket) else func
     name = str(func).split(".")[1]
     given = _bound(overload._schema, args, kwargs)
-    written = [given[argument.name] for argument in overload._schema.arguments if _is_written(argument)]
+    written = {argument.name: given[argument.name] for argument in overload._schema.arguments if _is_written(argument)}
     formula = _formula(name.removesuffix("_") if written else name)
     if formula is None or not given.keys() <= inspect.signature(formula).parameters.keys():
         raise _refusal(name, "there is no formula of the same name and inputs")
     with _Redirection(within=name):
-        result = formula(**given)
+        # Copies: what the formula saves for backward must not change with them.
+        result = formula(**given | {name: value.clone() for name, value in written.items()})
     results = result if isinstance(result, tuple) else (result,)
     if not any(value.requires_grad for value in results):
         raise _refusal(name, "its formula loses it")
     if not written:
         return result
-    return _write(name, written, results)
+    return _write(name, list(written.values()), results)
 
 
 def _write(name: str, written: Sequence[Tensor], results: Sequence[Tensor]) -> None:
