@@ -103,6 +103,16 @@ def test_the_network_is_the_dequantized_one(name: str, form: str) -> None:
     assert relative(exact(name, form), tiny_models.build(name)) < (0.2 if "4" in form.replace("e4", "") else 0.06)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_fingerprint_does_not_depend_on_where_the_host_keeps_scales(name: str) -> None:
+    """So that an adapter trained on an older host is at home on a newer one."""
+    marks = [
+        fingerprint(stored(name, form), KeyMap(stored(name, form).model).linear(stored(name, form).model))
+        for form in ("scaled", "mixed")
+    ]
+    assert marks[0] == marks[1]
+
+
 def relative(found: Any, expected: Any) -> float:
     weights, others = found.model.state_dict(), expected.model.state_dict()
     return max(float((weights[key] - other).norm() / other.norm()) for key, other in others.items() if other.any())
