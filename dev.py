@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from devtools.environment import ROOT, Environment, SetupError, dev_group, host_group, say
-from devtools.frontend import VARIABLE
+from devtools.frontend import VARIABLE, frontend_version
 from devtools.server import Server, ServerError, exit_on_sigterm, free_port, has_gpu, is_port_free
 from devtools.workspace import PACK_NAME, Home, copy_workflows, ensure_host, host_version, make_base, own_host
 
@@ -83,7 +83,8 @@ def build_parser() -> argparse.ArgumentParser:
     running.add_argument("--port", type=int, help=f"port (default: {DEFAULT_PORT}, or the next free one)")
     running.add_argument("--listen", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     running.add_argument("--cpu", action="store_true", help="use the CPU even where there is a GPU")
-    add("test", test, "Run the tests; further arguments go to pytest.")
+    testing = add("test", test, "Run the tests; further arguments go to pytest.")
+    testing.add_argument("--record", action="store_true", help="keep the counts in docs/hosts.json and README.md")
     add("lint", lint, "Check style, format and types.")
     benching = add("bench", bench, "Run a benchmark; further arguments go to it.")
     benching.add_argument("name", help="as in benchmarks/NAME.py")
@@ -107,9 +108,14 @@ def run(options: argparse.Namespace) -> int:
 
 def test(options: argparse.Namespace) -> int:
     """Run pytest. `-P` keeps the root off sys.path, where our `nodes` would shadow the host's."""
-    environment, _ = prepare(options.home, dev=True)
+    environment, host = prepare(options.home, dev=True)
     call([environment.python, "-m", "devtools.browser"])  # without one, the tests that need it are skipped
-    return call([environment.python, "-P", "-m", "pytest", *options.rest])
+    say(f"testing with ComfyUI {host_version(host)} in {host}, frontend {frontend_version(environment.python)}")
+    if not options.record:
+        return call([environment.python, "-P", "-m", "pytest", *options.rest])
+    result = options.home.folder / ".run" / "tests.xml"
+    status = call([environment.python, "-P", "-m", "pytest", f"--junitxml={result}", *options.rest])
+    return call([environment.python, "-m", "devtools.hosts", result]) or status
 
 
 def lint(options: argparse.Namespace) -> int:

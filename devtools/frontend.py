@@ -13,8 +13,8 @@ from devtools.environment import Environment, SetupError, say
 from devtools.workspace import Home
 
 VARIABLE = "QRLORA_FRONTEND"
-_PACKAGE = "comfyui-frontend-package"
-_ASK = f"from importlib.metadata import version; print(version('{_PACKAGE}'))"
+PACKAGE = "comfyui-frontend-package"
+_ASK = f"from importlib.metadata import version; print(version('{PACKAGE}'))"
 _IN_WHEEL = Path("comfyui_frontend_package", "static")
 
 
@@ -26,7 +26,7 @@ def chosen_frontend() -> str | None:
     """
     version = os.environ.get(VARIABLE)
     if version and not re.fullmatch(r"\d+\.\d+\.\d+", version):
-        raise SetupError(f"{VARIABLE}={version} is no version of {_PACKAGE}, such as 1.32.9; unset it for the host's.")
+        raise SetupError(f"{VARIABLE}={version} is no version of {PACKAGE}, such as 1.32.9; unset it for the host's.")
     return version or None
 
 
@@ -61,7 +61,7 @@ def ensure_frontend(home: Home, version: str, install: Callable[[Sequence[str]],
     """
     folder = home.folder / ".run" / "frontends" / version
     if not (folder / "index.html").is_file():
-        say(f"unpacking {_PACKAGE} {version} to {folder}")
+        say(f"unpacking {PACKAGE} {version} to {folder}")
         _unpack(folder, version, install)
     return folder
 
@@ -70,7 +70,7 @@ def _unpack(folder: Path, version: str, install: Callable[[Sequence[str]], None]
     """Unpack beside `folder` and rename at the end, so that a frontend that is there is a whole one."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="unpacking-", dir=folder.parent) as scratch:
-        install(["--no-deps", "--only-binary", ":all:", "--target", scratch, f"{_PACKAGE}=={version}"])
+        install(["--no-deps", "--only-binary", ":all:", "--target", scratch, f"{PACKAGE}=={version}"])
         if folder.exists():
             folder.replace(Path(scratch) / "replaced")
         (Path(scratch) / _IN_WHEEL).replace(folder)

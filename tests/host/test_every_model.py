@@ -1,25 +1,36 @@
 """Every architecture: train, save in all formats, load, live and patch; the table in the README is the result."""
 
-from pathlib import Path
-
 import pytest
 
 from comfyui_qr_lora.nodes.host.files import register_folders
 from devtools import support, tiny_models
+from devtools.environment import ROOT
+from devtools.host import comfyui_dir
+from devtools.workspace import host_version
 
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
-ROWS = {row[0]: row for row in support.rows_in(README)}
+from .models import every_model
+
+README = support.columns_in((ROOT / "README.md").read_text(encoding="utf-8"))
+HOST = host_version(comfyui_dir())
 register_folders()  # as the host does when it loads the pack
 
 
-@pytest.mark.parametrize("name", tiny_models.NAMES)
+@every_model
 def test_works_in_every_way_and_the_readme_says_so(name: str) -> None:
     found = support.check(name)
     assert found.trains(), found.losses
     assert {what: error for what, error in found.errors.items() if not error <= support.LIMITS[what]} == {}
-    assert ROWS[support.TITLES[name]] == found.row()
+    if HOST in README:
+        assert README[HOST][support.TITLES[name]] == found.cell()
 
 
 def test_the_readme_names_every_model_once() -> None:
-    listed = [row[0] for row in support.rows_in(README)]
-    assert listed == [support.TITLES[name] for name in tiny_models.NAMES]
+    assert [*support.TITLES] == [*tiny_models.NAMES]
+    for column in README.values():
+        assert [*column] == [*support.TITLES.values()]
+
+
+@pytest.mark.skipif(HOST not in README, reason=f"the README says nothing of ComfyUI {HOST}")
+def test_the_readme_names_the_models_that_this_host_lacks() -> None:
+    absent = {title for title, cell in README[HOST].items() if cell == support.ABSENT}
+    assert absent == {support.TITLES[name] for name in tiny_models.NAMES if tiny_models.lacking(name)}
