@@ -352,6 +352,21 @@ def test_command_line(dev: types.ModuleType, tmp_path: Path, monkeypatch: pytest
         dev.parse(["run", "--unknown"])
 
 
+def test_recording_keeps_what_pytest_wrote(
+    dev: types.ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[list[str]] = []
+    environment = types.SimpleNamespace(python=Path(sys.executable))
+    monkeypatch.setattr(dev, "prepare", lambda home, dev: (environment, tmp_path))
+    monkeypatch.setattr(dev, "call", lambda command: calls.append([str(part) for part in command[1:]]) or 0)
+    options = dev.parse(["test", "--record", "tests/web", "--home", str(tmp_path)])
+    assert options.command(options) == 0
+    result = str(tmp_path / ".run" / "tests.xml")
+    assert calls[1:] == [
+        ["-P", "-m", "pytest", f"--junitxml={result}", "tests/web"], ["-m", "devtools.hosts", result],
+    ]  # fmt: skip
+
+
 def test_errors_are_one_line(
     dev: types.ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
