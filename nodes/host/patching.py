@@ -7,6 +7,7 @@ from typing import Any
 from comfy.weight_adapter import LoRAAdapter
 
 from ...qrlora_core import QRLoRA, QRLoRAError, Term
+from .kept_results import keep_nothing
 from .matching import Match
 
 
@@ -29,6 +30,7 @@ def apply_patch(patcher: Any, match: Match) -> Any:
         patches: dict[Any, LoRAAdapter] = {}
         pending = [(key, lora) for key, lora in pending if patches.setdefault(key, lora) is not lora]
         _add_all(clone, match.adapter, patches)
+    keep_nothing(clone, "qr_lora")
     return clone
 
 

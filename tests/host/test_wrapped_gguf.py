@@ -35,7 +35,7 @@ from .gguf_models import (
     unpacked_model,
     unpacked_text_encoder,
 )
-from .test_live import STEPS, conditioning, sample
+from .sampling import STEPS, conditioning, sample
 from .training_task import train
 
 NAMES = ["sd3", "flux", "wan"]
