@@ -7,6 +7,7 @@ from typing import Any
 from playwright.sync_api import Locator, Page
 
 MERGE, FIRST, SECOND = "4", "2", "3"
+READY = "() => !!(window.app?.extensionManager && window.LiteGraph?.registered_node_types['QRLoRA_Load'])"
 
 
 def compose(adapters: tuple[str, str], *, scales: tuple[float, float] = (0.9, 0.7)) -> dict[str, Any]:

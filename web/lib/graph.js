@@ -7,8 +7,11 @@ const FAR_AWAY = 1000; // more than a node has inputs
 
 /** The widget that decides on an input: the node's own, or the one that stands for it on the node of its subgraph. */
 export function widgetOf(node, name) {
-  const { widget } = decider(node, name);
-  return widget ?? node.widgets?.find((own) => own.name === name);
+  return decider(node, name).widget ?? ownWidget(node, name);
+}
+
+function ownWidget(node, name) {
+  return node.widgets?.find((widget) => widget.name === name);
 }
 
 /** Set a widget as a user would, so that both renderers and other extensions see it. */
@@ -17,6 +20,7 @@ export function setWidget(node, name, value) {
   if (!widget || widget.value === value) return;
   widget.value = value;
   widget.callback?.(value);
+  if (widget !== ownWidget(node, name)) node.qrLoRAChanged?.();
 }
 
 export function inputOf(node, name) {
@@ -147,7 +151,8 @@ export function tellKeptOutputs(outputs) {
 
 /** Call a function when one of these widgets changes, and when all of them were read from a file. */
 export function onWidgetChange(node, names, tell) {
-  for (const widget of names.map((name) => widgetOf(node, name))) widget.callback = chained(widget.callback, tell);
+  for (const widget of names.map((name) => ownWidget(node, name))) widget.callback = chained(widget.callback, tell);
+  node.qrLoRAChanged = tell; // by one that stands for it
   node.onConfigure = chained(node.onConfigure, tell);
 }
 
