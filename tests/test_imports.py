@@ -16,13 +16,15 @@ NAMES = [path.relative_to(ROOT).as_posix() for path in PACK]
 
 TENSORS = {"torch", "numpy", "einops", "safetensors"}
 HOST = {"comfy", "comfy_extras", "comfy_execution", "folder_paths", "latent_preview", "server", "aiohttp"}
-OPTIONAL = {"prodigyopt", "bitsandbytes"}  # imported where they are used, with a message where they are not there
+# Imported where they are used, with a message where they are not there.
+OPTIONAL = {"prodigyopt", "bitsandbytes"}
+OPTIONAL_FORMATS = {"gguf"}  # whoever has such a model has it
 
 # Room: outside packages, and rooms of our own, that a file in it may import.
 ROOMS = {
     "root": (set(), {"nodes"}),
     "core": (TENSORS | OPTIONAL, {"core"}),
-    "host": (TENSORS | HOST | {"comfy_api"}, {"host", "core"}),
+    "host": (TENSORS | HOST | {"comfy_api"} | OPTIONAL_FORMATS, {"host", "core"}),
     "sockets": ({"comfy_api"}, set()),
     "pictures": (TENSORS | {"PIL"}, {"pictures", "core"}),
     "nodes": ({"comfy_api"}, {"nodes", "sockets", "pictures", "host", "core"}),
