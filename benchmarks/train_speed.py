@@ -1,6 +1,7 @@
 """Training: steps per second and memory against the stock Train LoRA node, and against the floor.
 
     python -m benchmarks.train_speed            FLUX 1,536 wide, 1 + 1 blocks, rank 32; about 20 minutes on 2 cores
+    python -m benchmarks.train_speed --short    without the 4,096 tokens and the parts of a step, in one round
     python -m benchmarks.train_speed --quick    a tiny FLUX: nothing is decided
 
 The same model, pictures, caption, batch, rank, dtype and gradient checkpointing on all sides, which take turns. A step
@@ -8,6 +9,7 @@ is timed from one call of the network to the next, so everything that a side doe
 
     ours          Train QR-LoRA, targets `paper`
     stock         Train LoRA as it ships: every layer, norms and biases too
+    bypass        the same in bypass mode, where the host has one: beside the weights, instead of changing them
     restricted    Train LoRA on the layers that ours trains
     floor         the frozen model forward, and backward to its input alone; never computed twice, as checkpointing does
 
@@ -36,6 +38,7 @@ import torch
 
 from benchmarks.ratios import claim, finish
 from devtools.host import boot
+from devtools.workspace import host_version
 
 # ruff: noqa: E402 (the host must be set up before it is imported)
 boot()
@@ -53,16 +56,24 @@ from torch import Tensor
 
 from comfyui_qr_lora.nodes.host.autograd import aliased_parameters
 from comfyui_qr_lora.nodes.host.dataset import collect
+from comfyui_qr_lora.nodes.host.differentiable_ops import differentiable_operators
 from comfyui_qr_lora.nodes.host.key_map import KeyMap
 from comfyui_qr_lora.nodes.host.objective import encode_conditioning, objective_loss
 from comfyui_qr_lora.nodes.host.protection import Protection, protected_inputs
 from comfyui_qr_lora.nodes.host.training import train_adapter
+from comfyui_qr_lora.nodes.host.training_mode import training_mode
 from comfyui_qr_lora.nodes.host.training_settings import TrainingSettings
 from comfyui_qr_lora.qrlora_core import Trainer, select
 
 RANK, TEXT_TOKENS = 32, 256
+STOCK_DEFAULTS = {
+    entry.id: entry.default
+    for entry in stock_train.TrainLoraNode.define_schema().inputs
+    if getattr(entry, "default", None) is not None
+}
 DTYPE = "bf16" if ON_GPU else "fp32"
 ROOT = Path(__file__).resolve().parents[1]
+HOST = Path(comfy.samplers.__file__).resolve().parents[1]
 
 
 @dataclass
@@ -95,14 +106,19 @@ def ours(task: Task, steps: int, checkpointing: bool) -> None:
     train_adapter(task.model, collect(task.latents(), [task.caption()]), settings)
 
 
-def stock(task: Task, steps: int, checkpointing: bool) -> None:
-    """Train LoRA with its own defaults elsewhere."""
-    stock_train.TrainLoraNode.execute(
-        model=[task.model], latents=task.latents(), positive=[task.caption()], batch_size=[1], steps=[steps],
-        grad_accumulation_steps=[1], learning_rate=[1e-4], rank=[task.rank], optimizer=["AdamW"],
-        loss_function=["MSE"], seed=[0], training_dtype=[DTYPE], lora_dtype=[DTYPE], algorithm=["LoRA"],
-        gradient_checkpointing=[checkpointing], existing_lora=["[None]"],
-    )  # fmt: skip
+def stock(task: Task, steps: int, checkpointing: bool, **others: Any) -> None:
+    """Train LoRA with its own defaults elsewhere; hosts differ in how many inputs it has."""
+    inputs = {
+        "latents": task.latents(), "model": task.model, "positive": task.caption(), "steps": steps, "rank": task.rank,
+        "learning_rate": 1e-4, "training_dtype": DTYPE, "lora_dtype": DTYPE, "gradient_checkpointing": checkpointing,
+    } | others  # fmt: skip
+    given = {name: value if name == "latents" else [value] for name, value in inputs.items()}
+    stock_train.TrainLoraNode.execute(**{name: [default] for name, default in STOCK_DEFAULTS.items()} | given)
+
+
+def bypass(task: Task, steps: int, checkpointing: bool) -> None:
+    """Train LoRA, which does not change the weights."""
+    stock(task, steps, checkpointing, bypass_mode=True)
 
 
 def restricted(task: Task, steps: int, checkpointing: bool) -> None:
@@ -111,24 +127,53 @@ def restricted(task: Task, steps: int, checkpointing: bool) -> None:
     The host's block changes its text in place, and the stock node computes it again from the changed one; it survives
     that only where the text needs a gradient, as it does when `txt_in` is trained. So the text is given one.
     """
-    model = task.model.model
-    available = KeyMap(model).linear(model)
+    available = KeyMap(task.model.model).linear(task.model.model)
     names = {available[path].module for path in select(available, "paper")}
-
-    def named_modules(*args: Any, **kwargs: Any) -> Iterator[tuple[str, torch.nn.Module]]:
-        asked_by_node = sys._getframe(1).f_code.co_filename == stock_train.__file__
-        for name, module in torch.nn.Module.named_modules(model, *args, **kwargs):
-            if name in names or not asked_by_node:
-                yield name, module
-
     zero = torch.zeros(1, device=DEVICE, requires_grad=True)
-    handle = model.diffusion_model.txt_in.register_forward_hook(lambda _m, _i, output: output + zero.to(output.dtype))
-    model.named_modules = named_modules
-    try:
+
+    def restrict(model: Any) -> Callable[[], None]:
+        def named_modules(*args: Any, **kwargs: Any) -> Iterator[tuple[str, torch.nn.Module]]:
+            asked_by_node = sys._getframe(1).f_code.co_filename == stock_train.__file__
+            for name, module in torch.nn.Module.named_modules(model, *args, **kwargs):
+                if name in names or not asked_by_node:
+                    yield name, module
+
+        model.named_modules = named_modules
+        txt_in = model.diffusion_model.txt_in
+        handle = txt_in.register_forward_hook(lambda _module, _inputs, output: output + zero.to(output.dtype))
+
+        def undo() -> None:
+            del model.named_modules
+            handle.remove()
+
+        return undo
+
+    with in_every_copy(task.model, restrict):
         stock(task, steps, checkpointing)
+
+
+@contextmanager
+def in_every_copy(patcher: Any, change: Callable[[Any], Callable[[], None]]) -> Iterator[None]:
+    """Within the context a model is changed, and so is the second one that the stock node of newer hosts trains.
+
+    Args:
+        change: changes a model, and gives what undoes it.
+    """
+    undo = [change(patcher.model)]
+    loading = patcher.cached_patcher_init
+
+    def load(*args: Any, **kwargs: Any) -> Any:
+        copy = loading[0](*args, **kwargs)
+        undo.append(change(copy.model))
+        return copy
+
+    patcher.cached_patcher_init = (load, *loading[1:])
+    try:
+        yield
     finally:
-        del model.named_modules
-        handle.remove()
+        patcher.cached_patcher_init = loading
+        for each in undo:
+            each()
 
 
 class _Floor(comfy.samplers.Sampler):
@@ -139,6 +184,8 @@ class _Floor(comfy.samplers.Sampler):
         model, protection = model_wrap.inner_model, Protection()
         with (
             torch.enable_grad(),
+            training_mode(),
+            differentiable_operators(),
             aliased_parameters(model),
             protected_inputs(model, (), protection),
         ):
@@ -167,19 +214,23 @@ def floor(task: Task, steps: int, _checkpointing: bool) -> None:
 
 
 Side = Callable[[Task, int, bool], None]
-SIDES: dict[str, Side] = {"ours": ours, "stock": stock, "restricted": restricted, "floor": floor}
+SIDES: dict[str, Side] = {"ours": ours, "stock": stock, "bypass": bypass, "restricted": restricted, "floor": floor}
+if "bypass_mode" not in STOCK_DEFAULTS:
+    del SIDES["bypass"]
 HAS_TRIAL = {"ours", "floor"}  # their first call of the network is no step
 
 
 @contextmanager
-def call_times(model: Any) -> Iterator[list[float]]:
+def call_times(patcher: Any) -> Iterator[list[float]]:
     """When the network was called within the context."""
     times: list[float] = []
-    handle = model.model.diffusion_model.register_forward_pre_hook(lambda *_: times.append(now()))
-    try:
+
+    def clock(model: Any) -> Callable[[], None]:
+        handle = model.diffusion_model.register_forward_pre_hook(lambda *_: times.append(now()))
+        return handle.remove  # type: ignore[no-any-return]
+
+    with in_every_copy(patcher, clock):
         yield times
-    finally:
-        handle.remove()
 
 
 def step_times(side: str, task: Task, steps: int, checkpointing: bool) -> list[float]:
@@ -307,7 +358,7 @@ def measure_memory(side: str, tokens: int, quick: bool) -> float:
 
 def compare_memory(tokens: int, quick: bool) -> dict[str, float]:
     """Peak bytes by side, as a table."""
-    peaks = {side: measure_memory(side, tokens, quick) for side in ("ours", "stock", "restricted")}
+    peaks = {side: measure_memory(side, tokens, quick) for side in SIDES if side != "floor"}
     print(f"\nPeak above the loaded model, {tokens} image tokens, with gradient checkpointing")
     print("| side | MB |")
     print("|---|---|")
@@ -327,6 +378,7 @@ def build(quick: bool) -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Training against the stock Train LoRA node.")
     parser.add_argument("--quick", action="store_true", help="a tiny model; nothing is decided")
+    parser.add_argument("--short", action="store_true", help="1,024 tokens alone, in one round")
     parser.add_argument("--memory-of", choices=SIDES, help="print the peak of one side, and nothing else")
     parser.add_argument("--tokens", type=int, default=1024)
     options = parser.parse_args()
@@ -336,30 +388,50 @@ def main() -> None:
         print(json.dumps(peak_above_model(options.memory_of, Task(build(quick), options.tokens, rank), 2)))
         return
     model = build(quick)
-    print(f"{machine()}, {time.strftime('%Y-%m-%d')}")
+    print(f"{machine()}, {time.strftime('%Y-%m-%d')}, ComfyUI {host_version(HOST)}")
     print(f"FLUX, {parameters(model) / 1e6:.0f} million parameters, {DTYPE}, rank {rank}, batch 1")
+    rounds = 1 if options.short else 2
     small, large = Task(model, few, rank), Task(model, many, rank)
-    every = compare(small, tuple(SIDES), rounds=2, steps=3, checkpointing=True)
-    bare = compare(small, ("ours", "floor"), rounds=2, steps=3, checkpointing=False)
-    same = compare(large, ("ours", "restricted", "floor"), rounds=2, steps=1, checkpointing=True)
-    where_the_time_goes(small, 3)
+    every = compare(small, tuple(SIDES), rounds=rounds, steps=3, checkpointing=True)
+    bare = compare(small, ("ours", "floor"), rounds=rounds, steps=3, checkpointing=False)
+    same = {}
+    if not options.short:
+        same = compare(large, ("ours", "restricted", "floor"), rounds=2, steps=1, checkpointing=True)
+        where_the_time_goes(small, 3)
     del model, small, large
     gc.collect()
     peaks = compare_memory(few, quick)
     print()
+    decide(every, bare, same, peaks, (few, many), quick=quick)
+    finish()
+
+
+def decide(
+    every: dict[str, float],
+    bare: dict[str, float],
+    same: dict[str, float],
+    peaks: dict[str, float],
+    tokens: tuple[int, int],
+    *,
+    quick: bool,
+) -> None:
+    """The claims, of what was measured."""
+    few, many = tokens
     timed(f"stock / ours, {few} tokens, as shipped", every["stock"] / every["ours"], 2.0, quick=quick)
+    if "bypass" in every:
+        timed(f"stock in bypass mode / ours, {few} tokens", every["bypass"] / every["ours"], 1.2, quick=quick)
     timed(f"stock / ours, {few} tokens, same layers", every["restricted"] / every["ours"], 1.5, quick=quick)
-    timed(f"stock / ours, {many} tokens, same layers", same["restricted"] / same["ours"], 1.3, quick=quick)
+    if same:
+        timed(f"stock / ours, {many} tokens, same layers", same["restricted"] / same["ours"], 1.3, quick=quick)
     for name, times in (("", every), (" without checkpointing", bare), (f" at {many} tokens", same)):
-        ratio = times["ours"] / times["floor"]
-        timed(f"ours / floor{name}", ratio, 1.2, quick=quick, at_least=False)
-    for side in ("stock", "restricted"):
+        if times:
+            timed(f"ours / floor{name}", times["ours"] / times["floor"], 1.2, quick=quick, at_least=False)
+    for side in list(peaks)[1:]:
         label, value = f"peak memory of ours / {side}", peaks["ours"] / peaks[side]
         if quick:
             timed(label, value, 0.7, quick=True, at_least=False)
         else:
             claim(label, value, 0.7, at_least=False)
-    finish()
 
 
 if __name__ == "__main__":
