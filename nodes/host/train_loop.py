@@ -25,6 +25,7 @@ from ...qrlora_core import (
 from .autograd import aliased_parameters, trainable_context
 from .control import Report
 from .dataset import TrainingSet
+from .differentiable_attention import with_gradient
 from .differentiable_ops import differentiable_operators
 from .draws import Batch, Draws
 from .frozen_linear import attached
@@ -225,7 +226,7 @@ class _Running:
             encode_conditioning(self._model, self._conds[id(caption)], latent[index : index + 1], self.loop.seed)
             for index, caption in enumerate(batch.captions)
         ]
-        options = self._options["model_options"].get("transformer_options", {})
+        options = with_gradient(self._options["model_options"].get("transformer_options", {}))
         sigma, noise = batch.sigma.to(self._device), batch.noise.to(self._device)
         return objective_loss(
             self._model, latent, conds, sigma, noise, options, self.loop.objective, _masks(batch, latent)
