@@ -47,7 +47,9 @@ class _Watch:
         _refuse_lazy_cache(given)
         scales = list(self._scales_at(model, timestep))
         if self._last not in (None, scales):
-            forget_network(model)
+            copies = options.get("multigpu_clones", {}).values()  # each on its device, this one among them
+            for one in [copy.model for copy in copies] or [model]:
+                forget_network(one)
             forget_nodes(given)
         self._last = scales
         return executor(model, conds, x, timestep, options)

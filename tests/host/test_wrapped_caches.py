@@ -6,7 +6,7 @@ The oracle is the model at the new scale, patched by the stock loader, from the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -26,6 +26,7 @@ from comfyui_qr_lora.qrlora_core.schedule import make_curve
 from devtools import tiny_models
 
 from .adapters import merged, random_adapter, with_stock_lora
+from .two_devices import needs_copies, on_two
 
 STEPS = 8
 TOLERANCE = 1e-4
@@ -116,6 +117,7 @@ def hidream_o1() -> Subject:
         vision_config_overrides={"hidden_size": 32, "num_heads": 2, "intermediate_size": 64, "depth": 1},
     )  # fmt: skip
     words = torch.randint(0, 150_000, (1, 9), generator=torch.Generator().manual_seed(1))
+    model.cached_patcher_init = lambda: hidream_o1.__wrapped__().model, ()
     adapter = random_adapter(model, seed=1, targets="all-linear", size=1.0)
     return Subject(model, adapter, (1, 3, 64, 64), [[words.unsqueeze(-1).float(), {"text_input_ids": words}]])
 
@@ -162,6 +164,21 @@ def test_a_prompt_kept_by_the_model_is_forgotten_with_the_scale(apply: str) -> N
         assert max(subject.error(step, scale, index) for index, step in enumerate(steps)) < TOLERANCE
     again = subject.sample(subject.model)
     assert all(torch.equal(found, other) for (_, found), (_, other) in zip(again, plain, strict=True))
+
+
+@live_forgets
+@needs_copies
+@host_has("HiDreamO1")
+def test_copies_of_the_model_on_other_devices_forget_too() -> None:
+    """Each keeps the prompt that was its share."""
+    first = hidream_o1()
+    other = torch.randint(0, 150_000, (1, 9), generator=torch.Generator().manual_seed(2))
+    both = [*first.positive, [other.unsqueeze(-1).float(), {"text_input_ids": other}]]
+    subject = replace(first, positive=both)
+    live = merged(subject.model, (subject.adapter, 0.8), schedule_1=RISING)
+    expected, found = subject.sample(live), subject.sample(on_two(live))
+    for (_, one), (_, two) in zip(expected, found, strict=True):
+        assert (one - two).norm() < 1e-4 * one.norm()
 
 
 KEEPERS = [
