@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +14,8 @@ import latent_preview
 import numpy as np
 import torch
 from torch import Tensor
+
+from .training_mode import Inference
 
 _SAMPLER, _SCHEDULER = "euler", "simple"
 
@@ -32,6 +36,34 @@ class SampleSettings:
     cfg: float = 1.0
     vae: Any = None
     seed: int = 0
+
+
+class SamplingMode:
+    """How the host computes sample pictures: as in inference, unless it then passes by layers that train.
+
+    It may multiply with a quantized weight without calling the layer, whose branch the picture would lack.
+    """
+
+    def __init__(self, inference: Inference, ran: set[str]) -> None:
+        self._inference, self._ran = inference, ran
+        self._passes_by = None if inference.differs else False
+
+    def mode(self, run: Callable[[], None]) -> contextlib.AbstractContextManager[None]:
+        """The context for a sample; ``run`` runs the model once."""
+        if self._passes_by is None:
+            trained, sampled = self._layers(run), self._layers_of_inference(run)
+            self._passes_by = not trained <= sampled
+        return contextlib.nullcontext() if self._passes_by else self._inference.resumed()
+
+    def _layers_of_inference(self, run: Callable[[], None]) -> set[str]:
+        with self._inference.resumed():
+            return self._layers(run)
+
+    @torch.no_grad()
+    def _layers(self, run: Callable[[], None]) -> set[str]:
+        self._ran.clear()
+        run()
+        return set(self._ran)
 
 
 def draw_sample(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,8 +34,8 @@ from .objective import encode_conditioning, objective_loss
 from .protection import Protection, protected_inputs
 from .recompute import KeptOutputs, checkpointed_blocks
 from .runs import Run
-from .sample_pictures import SampleSettings, draw_sample
-from .training_mode import Inference, training_mode
+from .sample_pictures import SampleSettings, SamplingMode, draw_sample
+from .training_mode import training_mode
 
 _INTERRUPTED = comfy.model_management.InterruptProcessingException
 _OUT_OF_MEMORY = getattr(comfy.model_management, "OOM_EXCEPTION", torch.OutOfMemoryError)
@@ -109,37 +108,9 @@ class TrainSampler(comfy.samplers.Sampler):
             protected_inputs(model, {t.module for t in loop.targets.values()}, protection),
         ):
             conds = {id(entry): cond for entry, cond in zip(self._captions, model_wrap.conds["positive"], strict=True)}
-            running = _Running(loop, model_wrap, conds, extra_args, outputs, _Sampling(inference, ran))
+            running = _Running(loop, model_wrap, conds, extra_args, outputs, SamplingMode(inference, ran))
             _end_well(running, lambda: protection.decide(model.diffusion_model, running.trial))
         return noise
-
-
-class _Sampling:
-    """How the host computes sample pictures: as in inference, unless it then passes by layers that train.
-
-    It may multiply with a quantized weight without calling the layer, whose branch the picture would lack.
-    """
-
-    def __init__(self, inference: Inference, ran: set[str]) -> None:
-        self._inference, self._ran = inference, ran
-        self._passes_by: bool | None = None
-
-    def mode(self, run: Callable[[], None]) -> contextlib.AbstractContextManager[None]:
-        """The context for a sample; ``run`` runs the model once."""
-        if self._passes_by is None:
-            trained, sampled = self._layers(run), self._layers_of_inference(run)
-            self._passes_by = not trained <= sampled
-        return contextlib.nullcontext() if self._passes_by else self._inference.resumed()
-
-    def _layers_of_inference(self, run: Callable[[], None]) -> set[str]:
-        with self._inference.resumed():
-            return self._layers(run)
-
-    @torch.no_grad()
-    def _layers(self, run: Callable[[], None]) -> set[str]:
-        self._ran.clear()
-        run()
-        return set(self._ran)
 
 
 class _Running:
@@ -152,7 +123,7 @@ class _Running:
         conds: dict[int, Any],
         options: dict[str, Any],
         outputs: KeptOutputs,
-        sampling: _Sampling,
+        sampling: SamplingMode,
     ) -> None:
         self.loop, self._guider, self._conds, self._options = loop, guider, conds, options
         self._outputs, self._sampling = outputs, sampling

@@ -25,6 +25,11 @@ class Inference:
     def __init__(self, before: dict[str, bool]) -> None:
         self._before = before
 
+    @property
+    def differs(self) -> bool:
+        """Whether the host knows of training at all."""
+        return bool(self._before)
+
     @contextlib.contextmanager
     def resumed(self) -> Iterator[None]:
         """Within the context, the host computes as before: for sample pictures."""
