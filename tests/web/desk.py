@@ -47,6 +47,30 @@ def compose(adapters: tuple[str, str], *, scales: tuple[float, float] = (0.9, 0.
     }
 
 
+SOCKET = """([id, name, isInput]) => {
+  const node = app.graph.getNodeById(id), index = isInput ? node.findInputSlot(name) : node.findOutputSlot(name);
+  const dot = document.querySelector(`[data-slot-key="${id}-${isInput ? 'in' : 'out'}-${index}"]`);
+  if (dot) {
+    const { left, top, width, height } = dot.getBoundingClientRect();
+    return [left + width / 2, top + height / 2];
+  }
+  const [x, y] = isInput ? node.getInputPos(index) : node.getOutputPos(index), { ds, canvas } = app.canvas;
+  const { left, top } = canvas.getBoundingClientRect();
+  return [(x + ds.offset[0]) * ds.scale + left, (y + ds.offset[1]) * ds.scale + top];
+}"""
+
+
+def drag_link(page: Page, source: tuple[str, str], target: tuple[str, str]) -> None:
+    """From an output to an input, each a node and a name, by the mouse, in either renderer."""
+    (start, end) = (page.evaluate(SOCKET, [*source, False]), page.evaluate(SOCKET, [*target, True]))
+    page.mouse.move(*start)
+    page.mouse.down()
+    page.mouse.move(*end, steps=8)
+    page.wait_for_timeout(100)
+    page.mouse.up()
+    page.wait_for_timeout(200)
+
+
 def look_at(page: Page, node: str = MERGE) -> None:
     """Bring a node to the upper left, at full size: far away a panel is not drawn."""
     place = """id => { const { ds, graph } = app.canvas; const [x, y] = graph.getNodeById(id).pos;

@@ -10,8 +10,9 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from devtools.server import Server
+from devtools.workflows import to_editor
 
-from .desk import FIRST, MERGE, SECOND, Desk, compose, in_page, look_at, sent, undo
+from .desk import FIRST, MERGE, SECOND, SOCKET, Desk, compose, drag_link, in_page, look_at, sent, undo
 
 pytestmark = [pytest.mark.web, pytest.mark.server]
 
@@ -130,6 +131,29 @@ def test_connections_come_and_go(page: Page, desk: Desk) -> None:
     )
     assert len(links) == 4
     assert all(told == place for told, place in links), "links know their sockets"
+
+
+def test_a_scale_is_linked_at_its_row(page: Page, adapters: tuple[str, str], web_server: Server) -> None:
+    """By the mouse, to the socket beside the row; the row is not to be set then."""
+    prompt = {**compose(adapters), "40": {"class_type": "PrimitiveFloat", "inputs": {"value": 0.33}}}
+    workflow = to_editor(prompt, web_server.get("/object_info"))
+    nodes = {str(node["id"]): node for node in workflow["nodes"]}
+    nodes["40"]["pos"] = [nodes[MERGE]["pos"][0], nodes[MERGE]["pos"][1] + 360]
+    in_page(page, "workflow => app.loadGraphData(workflow)", workflow)
+    look_at(page)
+    desk = Desk(page)
+    expect(desk.row(2)).to_be_visible()
+    page.wait_for_timeout(300)
+    (_, at), row = page.evaluate(SOCKET, [MERGE, "scale_2", True]), desk.row(2).bounding_box()
+    assert row
+    assert at == pytest.approx(row["y"] + row["height"] / 2, abs=2)
+    drag_link(page, ("40", "FLOAT"), (MERGE, "scale_2"))
+    assert sent(page)["scale_2"] == ["40", 0]
+    expect(desk.row(2)).to_have_class("qr-lora-merge-row qr-lora-merge-linked")
+    assert desk.row(1).locator("input").is_enabled()
+    in_page(page, "id => { const n = app.graph.getNodeById(id); n.disconnectInput(n.findInputSlot('scale_2')) }", MERGE)
+    expect(desk.row(2)).to_have_class("qr-lora-merge-row")
+    assert sent(page)["scale_2"] == 0.7
 
 
 def test_merge_settings(page: Page, desk: Desk) -> None:

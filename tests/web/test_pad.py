@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from devtools.server import Server
 
-from .desk import MERGE, Desk, compose, in_page, look_at, sent, undo
+from .desk import MERGE, READY, Desk, compose, in_page, look_at, sent, undo
 
 pytestmark = [pytest.mark.web, pytest.mark.server]
 
@@ -145,6 +145,27 @@ def test_what_was_applied(page: Page, load: Load, adapters: tuple[str, str], web
     assert desk.root.bounding_box() == box, "nothing moved"
     assert not ours
     other.unlink()
+
+
+def test_a_kept_merge_tells_a_page_that_was_opened_later(
+    page: Page, load: Load, adapters: tuple[str, str], web_server: Server
+) -> None:
+    prompt = compose(adapters, scales=(0.4, 0.6))
+    desk = open_desk(page, load, prompt)
+    page.click(RUN)
+    result = desk.root.locator(".qr-lora-merge-result")
+    expect(result).to_contain_text("33 of 33 layers", timeout=60_000)
+    page.wait_for_function("async () => !(await (await fetch('/queue')).json()).queue_running.length")
+    page.reload()
+    page.wait_for_function(READY)
+    prompt["14"]["inputs"]["seed"] += 1
+    desk = open_desk(page, load, prompt)
+    assert "33 of 33 layers" not in result.inner_text()
+    page.click(RUN)
+    expect(result).to_contain_text("33 of 33 layers", timeout=60_000)
+    page.wait_for_function("async () => !(await (await fetch('/queue')).json()).queue_running.length")
+    (last,) = web_server.get("/history?max_items=1").values()
+    assert MERGE not in last["outputs"], "it did not run again"
 
 
 def test_a_large_workflow(page: Page, load: Load, adapters: tuple[str, str]) -> None:

@@ -32,7 +32,7 @@ def training(steps: int, seed: int, **given: Any) -> dict[str, Any]:
     return prompt
 
 
-def test_curve_and_samples_while_and_after_it_runs(page: Page, load: Load, renderer: str) -> None:
+def test_curve_and_samples_while_and_after_it_runs(page: Page, load: Load) -> None:
     load(training(40, 1, sample_every=10, sample_steps=2))
     button = page.locator(".qr-lora-train-top button")
     button.wait_for()
@@ -43,6 +43,8 @@ def test_curve_and_samples_while_and_after_it_runs(page: Page, load: Load, rende
       window.app.api.addEventListener('qr_lora.training', ({ detail }) => told.push([detail.losses.length, count()]));
     }""")
     page.evaluate("() => window.app.queuePrompt(0)")
+    page.wait_for_function(f"() => ({REPORT})()?.samples.length", timeout=120_000)
+    assert page.evaluate(HOST_PICTURES) == 0, "the host's preview is not shown beside ours"
     page.wait_for_function(f"() => ({REPORT})()?.text", timeout=120_000)
     told = [pair for pair in page.evaluate("() => window.told") if pair[0]]
     assert len({losses for losses, _ in told}) > 2  # it grew
@@ -57,8 +59,8 @@ def test_curve_and_samples_while_and_after_it_runs(page: Page, load: Load, rende
     assert "Finished: 40 steps" in panel
     assert "layers, rank 16" in panel
     assert button.is_disabled()
-    if renderer == "vue":
-        assert page.evaluate(HOST_PICTURES) == 0
+    page.wait_for_timeout(300)
+    assert page.evaluate(HOST_PICTURES) == 0
     names = page.evaluate("() => window.app.graph.getNodeById(8).widgets.map((widget) => widget.name)")
     assert not [name for name in names if name.startswith("$$")]  # nor the host's own text and picture
 
@@ -112,3 +114,22 @@ def test_stop_and_keep_of_a_run_of_the_page(page: Page, load: Load, web_server: 
         "async () => !(await (await window.app.api.fetchApi('/queue')).json()).queue_running.length", timeout=60_000
     )
     assert web_server.get("/qr_lora/training") == {"running": []}
+
+
+def test_another_workflow_with_a_node_of_that_number_shows_nothing_of_it(
+    page: Page, load: Load, web_server: Server
+) -> None:
+    load(training(3000, 4))
+    page.evaluate("() => window.app.queuePrompt(0)")
+    page.wait_for_function(f"() => ({REPORT})()?.step > 2", timeout=60_000)
+    first = page.evaluate("() => JSON.stringify(window.app.graph.serialize())")
+    load(training(500, 5))
+    step = web_server.get("/qr_lora/training")["running"][0]["step"]
+    while web_server.get("/qr_lora/training")["running"][0]["step"] < step + 10:
+        page.wait_for_timeout(200)
+    assert page.evaluate(REPORT) is None
+    assert page.locator(".qr-lora-train-top button").is_disabled()
+    page.evaluate("first => window.app.loadGraphData(JSON.parse(first))", first)
+    page.wait_for_function(f"() => ({REPORT})()?.step > {step}", timeout=60_000)
+    page.evaluate("() => document.querySelector('.qr-lora-train-top button').click()")
+    page.wait_for_function(f"() => ({REPORT})()?.state === 'stopped'", timeout=60_000)
