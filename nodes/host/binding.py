@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +35,18 @@ class _Factors(torch.nn.Module):
     def get(self, name: str) -> Tensor:
         return self._holders[name].tensor  # by name each time: the host may have moved it
 
+    def tensors(self) -> dict[str, Tensor]:
+        return {name: holder.tensor for name, holder in self._holders.items()}
+
+
+# Gives the module with the tensors of `Binding.basis` or `Binding.deltas`, or with a copy of them on another device.
+Place = Callable[[Any], _Factors]
+
+
+def own_place(patcher: Any) -> _Factors:
+    """Where the tensors were put first."""
+    return patcher.model  # type: ignore[no-any-return]
+
 
 @dataclass(frozen=True, eq=False)
 class Binding:
@@ -54,13 +66,13 @@ class Binding:
     unrun: set[str] = field(default_factory=set)
     watched: set[str] = field(default_factory=set)
 
-    def q(self, path: str, term: Term) -> Tensor:
+    def q(self, path: str, term: Term, place: Place) -> Tensor:
         """The term's q where the host has put it."""
-        return self.basis.model.get(_name(self.match.adapter, path, term))
+        return place(self.basis).get(_name(self.match.adapter, path, term))
 
-    def delta_r(self, path: str, term: Term) -> Tensor:
+    def delta_r(self, path: str, term: Term, place: Place) -> Tensor:
         """The term's delta_r where the host has put it."""
-        return self.deltas.model.get(_name(self.match.adapter, path, term))
+        return place(self.deltas).get(_name(self.match.adapter, path, term))
 
     def note_unrun(self, ran: Set[str]) -> None:
         """Remember which of its host modules are not among those that ran."""
@@ -111,8 +123,20 @@ def _upload(patcher: Any, matched: Match) -> Binding:
 
 
 def _as_model(patcher: Any, tensors: dict[str, Tensor], size: int = 0) -> Any:
-    factors = _Factors(tensors)
-    return comfy.model_patcher.ModelPatcher(factors, patcher.load_device, patcher.offload_device, size=size)
+    return _patcher_of(_Factors(tensors), patcher.load_device, patcher.offload_device, size)
+
+
+def _patcher_of(factors: _Factors, load_device: torch.device, offload_device: torch.device, size: int) -> Any:
+    made = comfy.model_patcher.ModelPatcher(factors, load_device, offload_device, size=size)
+    if hasattr(made, "cached_patcher_init"):  # how the host makes a copy for another device
+        made.cached_patcher_init = _copied, (factors, load_device, offload_device, size)
+    return made
+
+
+def _copied(factors: _Factors, load_device: torch.device, offload_device: torch.device, size: int, **_: Any) -> Any:
+    with torch.inference_mode(False):
+        tensors = {name: tensor.detach().to(offload_device, copy=True) for name, tensor in factors.tensors().items()}
+        return _patcher_of(_Factors(tensors), load_device, offload_device, size)
 
 
 def _name(adapter: QRLoRA, path: str, term: Term) -> str:

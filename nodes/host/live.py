@@ -12,6 +12,7 @@ from comfy.patcher_extension import CallbacksMP
 
 from ...qrlora_core import QRLoRA, Schedule
 from .binding import bind
+from .kept_results import keep_nothing
 from .live_merge import LiveMerge
 from .live_patcher import LiveInjection, WeightsAloneError, refuse_weights_alone
 from .matching import Names
@@ -48,10 +49,11 @@ def apply_live(
     merge = LiveMerge(active, bindings, tell)
     key = f"qr_lora {uuid.uuid4()}"
     clone.set_injections(key, [LiveInjection(merge.inject, merge.eject)])
-    clone.set_additional_models(key, merge.models())
+    clone.set_additional_models(key, merge.models)
     clone.add_callback_with_key(CallbacksMP.ON_PREPARE_STATE, key, merge.on_step)
     clone.add_callback_with_key(CallbacksMP.ON_CLEANUP, key, merge.on_sampled)
     clone.add_callback_with_key(CallbacksMP.ON_LOAD, key, _refuse_baking)
+    keep_nothing(clone, key, merge.scales_at if merge.is_scheduled else None)
     refuse_weights_alone(clone)
     return clone
 

@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ...qrlora_core import QRLoRAError
 from ...qrlora_core.merge import Group, group_by_basis
-from .binding import Binding
+from .binding import Binding, Place, own_place
 from .key_map import Target
 from .live_layer import LiveLayer, Part
 from .live_patcher import WeightsAloneError
@@ -59,7 +59,8 @@ class LiveMerge:
     ) -> None:
         self._sources, self._bindings, self._tell = list(sources), list(bindings), tell
         self._groups = group_by_basis([binding.match.adapter for binding in bindings])
-        self._parts = self._collect_parts()
+        self._parts = self._collect_parts(own_place)
+        self._models = self._used_models()
         self._running: weakref.WeakKeyDictionary[torch.nn.Module, _Running] = weakref.WeakKeyDictionary()
         self._start_counting()
 
@@ -71,8 +72,22 @@ class LiveMerge:
         self._ran: set[str] = set()
         self._acted: set[int] = set()
 
+    @property
     def models(self) -> list[Any]:
         """What the host must have on the device: all deltas, and the bases that some group uses."""
+        return self._models
+
+    @property
+    def is_scheduled(self) -> bool:
+        """Whether scales change while sampling."""
+        return any(source.schedule for source in self._sources)
+
+    def scales_at(self, model: torch.nn.Module, sigma: Tensor) -> list[float]:
+        """The scale of each source at a noise level, for a model that is sampled."""
+        running = self._running.get(model)
+        return self._scales(running.progress.at(sigma) if running and running.progress else 0.0)
+
+    def _used_models(self) -> list[Any]:
         leading = {group[0].source for groups in self._groups.values() for group in groups}
         used = [binding.basis for index, binding in enumerate(self._bindings) if index in leading]
         return list(dict.fromkeys([*used, *(binding.deltas for binding in self._bindings)]))
@@ -90,12 +105,20 @@ class LiveMerge:
             owner=id(patcher),
             layers={
                 name: LiveLayer(modules[name], parts, admit, watched=name in watched)
-                for name, parts in self._parts.items()
+                for name, parts in self._parts_for(patcher).items()
             },
-            progress=SamplingProgress(patcher) if any(source.schedule for source in self._sources) else None,
+            progress=SamplingProgress(patcher) if self.is_scheduled else None,
             guard=_guard_weights(patcher.model),
         )
         self._set_scales(running, 0.0)
+
+    def _parts_for(self, patcher: Any) -> dict[str, list[Part]]:
+        """The parts with the factors that the patcher has with it: copies, where it is one for another device."""
+        there = {getattr(one, "clone_base_uuid", one): one.model for one in patcher.get_additional_models()}
+        own = {one: there.get(getattr(one, "clone_base_uuid", one), one.model) for one in self._models}
+        if all(model is one.model for one, model in own.items()):
+            return self._parts
+        return self._collect_parts(own.__getitem__)
 
     def eject(self, patcher: Any) -> None:
         """Remove the hooks and free the sums, if it was this patcher that injected."""
@@ -149,29 +172,32 @@ class LiveMerge:
         """Count what ran; layers are made anew whenever the host loads the model, also in mid-sampling."""
         self._ran |= {name for name, layer in running.layers.items() if layer.ran}
 
+    def _scales(self, progress: float) -> list[float]:
+        return [s.scale * (s.schedule.at(progress) if s.schedule else 1.0) for s in self._sources]
+
     def _set_scales(self, running: _Running, progress: float) -> list[float]:
-        scales = [s.scale * (s.schedule.at(progress) if s.schedule else 1.0) for s in self._sources]
+        scales = self._scales(progress)
         for layer in running.layers.values():
             layer.set_scales(scales)
         return scales
 
-    def _collect_parts(self) -> dict[str, list[Part]]:
+    def _collect_parts(self, place: Place) -> dict[str, list[Part]]:
         """Host module to what is added there; several names may mean slices of one fused layer."""
         parts: dict[str, list[Part]] = {}
         for path, groups in self._groups.items():
             target = next((b.match.targets[path] for b in self._bindings if path in b.match.targets), None)
             if target is not None:
-                parts.setdefault(target.module, []).extend(self._part(path, target, group) for group in groups)
+                parts.setdefault(target.module, []).extend(self._part(path, target, group, place) for group in groups)
         return parts
 
-    def _part(self, path: str, target: Target, group: Group) -> Part:
+    def _part(self, path: str, target: Target, group: Group, place: Place) -> Part:
         def factor(member: Any) -> Callable[[], Tensor]:
-            return lambda: self._bindings[member.source].delta_r(path, member.term)
+            return lambda: self._bindings[member.source].delta_r(path, member.term, place)
 
         first = group[0]
         return Part(
             rows=target.rows,
-            q=lambda: self._bindings[first.source].q(path, first.term),
+            q=lambda: self._bindings[first.source].q(path, first.term, place),
             deltas=tuple((member.source, member.term.scaling, factor(member)) for member in group),
             vector=target.vector,
         )

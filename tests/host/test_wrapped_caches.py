@@ -150,11 +150,8 @@ def animate2() -> Subject:
     return Subject(model, adapter, (1, 16, 3, 8, 8), positive, wrap)
 
 
-live_forgets = pytest.mark.xfail(strict=True, reason="live adapters do not ask for anything to be forgotten yet")
-
-
 @host_has("HiDreamO1")
-@pytest.mark.parametrize("apply", [pytest.param("live", marks=live_forgets), "patch"])
+@pytest.mark.parametrize("apply", ["live", "patch"])
 def test_a_prompt_kept_by_the_model_is_forgotten_with_the_scale(apply: str) -> None:
     subject = hidream_o1()
     plain = subject.sample(subject.model)
@@ -166,7 +163,6 @@ def test_a_prompt_kept_by_the_model_is_forgotten_with_the_scale(apply: str) -> N
     assert all(torch.equal(found, other) for (_, found), (_, other) in zip(again, plain, strict=True))
 
 
-@live_forgets
 @needs_copies
 @host_has("HiDreamO1")
 def test_copies_of_the_model_on_other_devices_forget_too() -> None:
@@ -187,7 +183,6 @@ KEEPERS = [
 ]
 
 
-@live_forgets
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize("make", KEEPERS)
 def test_every_step_of_a_schedule_is_that_of_its_scale(make: Callable[[], Subject], first: bool) -> None:
@@ -201,7 +196,6 @@ def test_every_step_of_a_schedule_is_that_of_its_scale(make: Callable[[], Subjec
     assert max(subject.error(step, scales[index], index) for index, step in enumerate(steps)) < TOLERANCE
 
 
-@live_forgets
 @pytest.mark.skipif("FluxKVCache" not in host_nodes.NODE_CLASS_MAPPINGS, reason="this ComfyUI has no FluxKVCache")
 @pytest.mark.parametrize("first", [True, False])
 def test_a_reference_kept_by_a_node_is_computed_anew_when_a_scale_changes(first: bool) -> None:
@@ -224,7 +218,6 @@ def wan() -> Subject:
     return Subject(model, random_adapter(model, seed=1), (1, 16, 2, 8, 8), text(96))
 
 
-@live_forgets
 @pytest.mark.parametrize("first", [True, False])
 def test_easy_cache_passes_over_no_step_in_which_a_scale_changes(first: bool) -> None:
     subject = wan()
@@ -240,7 +233,6 @@ def test_easy_cache_passes_over_no_step_in_which_a_scale_changes(first: bool) ->
     assert errors[change] < TOLERANCE
 
 
-@live_forgets
 def test_lazy_cache_is_refused_with_a_schedule_and_works_without() -> None:
     subject = wan()
     model = LazyCacheNode.execute(subject.model, 1e3, 0.0, 1.0, False)[0]

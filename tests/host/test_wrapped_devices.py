@@ -17,7 +17,6 @@ from .sampling import sample
 from .two_devices import SECOND, needs_copies, on_two, the_second
 
 pytestmark = needs_copies
-own_factors = pytest.mark.xfail(strict=True, raises=RuntimeError, reason="factors are not copied to other devices yet")
 TOLERANCE = 1e-4  # relative to the adapter's effect: halves of a batch are summed in another order
 
 
@@ -48,7 +47,7 @@ def split_before() -> Any:
     return on_two(model())
 
 
-@pytest.mark.parametrize("apply", [pytest.param("live", marks=own_factors), "patch"])
+@pytest.mark.parametrize("apply", ["live", "patch"])
 @pytest.mark.parametrize("split_first", [True, False])
 def test_two_devices_draw_what_one_does(split_first: bool, apply: str) -> None:
     base = sample(model())
@@ -62,7 +61,6 @@ def test_two_devices_draw_what_one_does(split_first: bool, apply: str) -> None:
         assert relative_error(sample(found), expected, base) < TOLERANCE
 
 
-@own_factors
 def test_both_copies_run_branches_with_factors_of_their_own() -> None:
     live = on_two(merged(model(), (adapter(), 1.0)))
     seen: list[tuple[int, int]] = []
@@ -80,7 +78,6 @@ def factor_modules(patcher: Any) -> list[torch.nn.Module]:
     return [one.model for models in mine.values() for one in models]
 
 
-@own_factors
 @pytest.mark.parametrize("split_first", [True, False])
 def test_a_schedule_acts_on_both(split_first: bool) -> None:
     base, curve = sample(model()), make_curve("ramp down", 0.0, 0.6)
@@ -93,7 +90,6 @@ def test_a_schedule_acts_on_both(split_first: bool) -> None:
     assert relative_error(sample(merged(model(), (adapter(), 1.0))), expected, base) > 0.05
 
 
-@own_factors
 def test_merges_in_series_and_stock_loras_beside() -> None:
     """The same adapter twice has its factors once, also on the second device."""
     base = sample(model())
@@ -104,7 +100,6 @@ def test_merges_in_series_and_stock_loras_beside() -> None:
     assert relative_error(sample(split_before()), base, torch.zeros_like(base)) < 1e-5
 
 
-@own_factors
 def test_a_copy_for_another_device_samples_alone() -> None:
     """As Select Model Device makes it."""
     base, expected = sample(model()), sample(merged(model(), (adapter(), 0.6)))
