@@ -13,7 +13,7 @@ from typing import Any
 
 from devtools.environment import ROOT
 from devtools.server import Server
-from devtools.workflows import Prompt, dump, to_editor
+from devtools.workflows import Prompt, dump, to_editor, widget_sockets
 
 FOLDER = ROOT / "subgraphs"
 _FROM_OUTSIDE, _TO_OUTSIDE = -10, -20  # the editor's ids of the two ends of a subgraph
@@ -95,9 +95,9 @@ def to_workflow(blueprint: Blueprint, node_types: dict[str, Any]) -> dict[str, A
         "order": 0,
         "mode": 0,
         "title": blueprint.name,
-        "inputs": [{"name": slot["name"], "type": slot["type"], "link": None} for slot in definition["inputs"]],
+        "inputs": inner.outer_inputs(),
         "outputs": [{"name": slot["name"], "type": slot["type"], "links": []} for slot in definition["outputs"]],
-        "properties": {"proxyWidgets": [list(widget) for widget in blueprint.widgets]},
+        "properties": {},
         "widgets_values": [],
     }
     return {
@@ -121,9 +121,12 @@ class _Inner:
         self.nodes = {str(node["id"]): node for node in made["nodes"]}
         keys = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
         self.links = [dict(zip(keys, link, strict=True)) for link in made["links"]]
+        for node in self.nodes.values():
+            node["inputs"] += widget_sockets(node_types[node["type"]])
+        self.fed = {**blueprint.inputs, **{name: [(number, name)] for number, name in blueprint.widgets}}
 
     def definition(self) -> dict[str, Any]:
-        inputs = [self._input(slot, *item) for slot, item in enumerate(self.blueprint.inputs.items())]
+        inputs = [self._input(slot, *item) for slot, item in enumerate(self.fed.items())]
         outputs = [self._output(slot, *item) for slot, item in enumerate(self.blueprint.outputs.items())]
         last = max(int(number) for number in self.nodes)
         return {
@@ -144,13 +147,24 @@ class _Inner:
             "extra": {},
         }
 
+    def outer_inputs(self) -> list[dict[str, Any]]:
+        """The sockets of the node that stands for the subgraph; those of its widgets come last."""
+        shown = {name for _, name in self.blueprint.widgets}
+        return [
+            {"name": name, "type": self._socket(*fed[0])[1]["type"], "link": None}
+            | ({"widget": {"name": name}} if name in shown else {})
+            for name, fed in self.fed.items()
+        ]
+
+    def _socket(self, number: str, name: str) -> tuple[int, dict[str, Any]]:
+        return next((i, socket) for i, socket in enumerate(self.nodes[number]["inputs"]) if socket["name"] == name)
+
     def _input(self, slot: int, name: str, fed: list[tuple[str, str]]) -> dict[str, Any]:
         made = []
         for number, socket_name in fed:
-            sockets = self.nodes[number]["inputs"]
-            target = next(i for i, socket in enumerate(sockets) if socket["name"] == socket_name)
-            sockets[target]["link"] = self._link(_FROM_OUTSIDE, slot, int(number), target, sockets[target]["type"])
-            made.append(sockets[target])
+            target, socket = self._socket(number, socket_name)
+            socket["link"] = self._link(_FROM_OUTSIDE, slot, int(number), target, socket["type"])
+            made.append(socket)
         links = [socket["link"] for socket in made]
         return {"id": self._id(f"input {name}"), "name": name, "type": made[0]["type"], "linkIds": links}
 

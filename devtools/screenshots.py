@@ -263,6 +263,7 @@ def studio_of(browser: Browser, server: Server, look: Look) -> Iterator[Studio]:
         "/api/settings",
         {
             "Comfy.TutorialCompleted": True,
+            "Comfy.OnboardingCoachmarks.Seen": ["firstRun"],
             "Comfy.Minimap.Visible": False,
             "Comfy.NodeBadge.NodeSourceBadgeMode": "None",
             "Comfy.VueNodes.Enabled": look.renderer == "vue",

@@ -200,6 +200,19 @@ def _node(order: int, name: str, node: dict[str, Any], node_types: dict[str, Any
     return made | ({"title": meta["title"]} if "title" in meta else {})
 
 
+def widget_sockets(kind: dict[str, Any]) -> list[dict[str, Any]]:
+    """The sockets that the editor gives a node for its widgets, after all others; a prompt needs none of them."""
+    return [
+        {"name": key, "type": _type_of(spec), "widget": {"name": key}, "link": None}
+        for key, spec in _inputs(kind)
+        if _is_widget(spec)
+    ]
+
+
+def _type_of(spec: Any) -> str:
+    return "COMBO" if isinstance(spec[0], list) else spec[0]
+
+
 def _size(class_type: str, kind: dict[str, Any]) -> list[int]:
     """At least what the editor will need, as it makes a node larger and never smaller."""
     specs = [spec for _, spec in _inputs(kind)]

@@ -17,8 +17,12 @@ from playground import assemble
 
 from .desk import READY
 
-# Nothing may cover the page: no tour of it, nor of the view without the graph.
-SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.OnboardingCoachmarks.Seen": ["appMode", "firstRun"]}
+# Nothing may cover the page: no tour of it, nor of the view without the graph, nor that the host's packages are old.
+SETTINGS = {
+    "Comfy.TutorialCompleted": True,
+    "Comfy.OnboardingCoachmarks.Seen": ["appMode", "firstRun"],
+    "Comfy.VersionCompatibility.DisableWarnings": True,
+}
 
 
 @pytest.fixture(scope="session")

@@ -25,8 +25,9 @@ OPEN = """async workflow => {
 QUEUED = ("live_tweak", "sweep_grid")
 
 
-# The host asks its makers' server about every kind of node, and for files that it then does without.
-NOT_OURS = ("api.comfy.org", "Failed to load resource")
+# The host asks its makers' server about every kind of node, others for models that are missing, and for files that it
+# then does without; one of them looks for the graph too early.
+NOT_OURS = ("api.comfy.org", "huggingface.co", "Failed to load resource", "graph accessed before initialization")
 
 
 def watch(page: Page) -> list[str]:

@@ -13,7 +13,7 @@ from playwright.sync_api import Page
 
 from devtools.server import Server
 
-from .desk import Desk
+from .desk import Desk, look_at
 
 pytestmark = [pytest.mark.web, pytest.mark.server]
 
@@ -41,6 +41,8 @@ def test_every_value_is_as_saved(page: Page, web_server: Server, release: str) -
                     assert {name: told.get(name) for name in node["inputs"]} == node["inputs"], (number, additions)
                 page.evaluate("async () => app.loadGraphData(JSON.parse(JSON.stringify(app.graph.serialize())))")
                 page.wait_for_timeout(500)
+            look_at(page, next(number for number, node in expected.items() if node["class_type"] == "QRLoRA_Merge"))
+            page.wait_for_timeout(300)
             assert (Desk(page).slots() == [1, 3, 8]) is additions
         finally:
             web_server.post("/api/settings", {"QRLoRA.Desk": True})
