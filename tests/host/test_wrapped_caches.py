@@ -20,7 +20,9 @@ from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
 from torch import Tensor
 
 import nodes as host_nodes
+from comfyui_qr_lora.nodes.host.apply import apply_adapters
 from comfyui_qr_lora.nodes.host.kept_results import forget_network
+from comfyui_qr_lora.nodes.host.live import Source
 from comfyui_qr_lora.qrlora_core import QRLoRA, ScheduleError
 from comfyui_qr_lora.qrlora_core.schedule import make_curve
 from devtools import tiny_models
@@ -269,3 +271,29 @@ def scales_of(subject: Subject, scale: float, curve: Any) -> list[float]:
     percents = torch.linspace(0, 1, 20_001)
     levels = torch.tensor([float(sampling.percent_to_sigma(float(percent))) for percent in percents])
     return [scale * curve.at(float(percents[(levels - sigma).abs().argmin()])) for sigma in sigmas]
+
+
+@cache
+def anima() -> Subject:
+    """Reads its prompt once, by layers of its own, before the first step."""
+    model = tiny_models.build("anima")
+    adapter = random_adapter(model, seed=1, targets="all-linear")
+    words = torch.randint(0, 1000, (12,), generator=torch.Generator().manual_seed(1))
+    return Subject(model, adapter, (1, 16, 1, 16, 16), text(96, t5xxl_ids=words, t5xxl_weights=torch.ones(12)))
+
+
+@pytest.mark.xfail(strict=True, reason="layers that run once are not told yet")
+@host_has("Anima")
+def test_layers_that_run_once_before_the_first_step_are_named_with_a_schedule() -> None:
+    """They cannot follow it, and keep the scale of its start."""
+    subject, told = anima(), list[list[str]]()
+    reading = [path for path in subject.adapter.layers if ".llm_adapter." in path]
+    assert reading
+    for schedule in (RISING, None):
+        source = Source("both", subject.adapter, 0.8, schedule)
+        subject.sample(apply_adapters(subject.model, [source], "live", tell=told.append).model)
+    scheduled, constant = told
+    assert scheduled[-1].startswith(
+        f"both: {len(reading)} layers run once, before the first step, at the scale there: "
+    )
+    assert not any("run once" in line for line in constant)

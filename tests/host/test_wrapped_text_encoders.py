@@ -10,13 +10,18 @@ import comfy.sd
 import comfy.utils
 import pytest
 import torch
+from comfy.text_encoders.llama import Qwen3_4BConfig
 
+from comfyui_qr_lora.nodes.host.apply import apply_adapters
+from comfyui_qr_lora.nodes.host.live import Source
 from comfyui_qr_lora.nodes.merge import Merge
 from comfyui_qr_lora.qrlora_core import QRLoRA
 from devtools import tiny_models
 
 from .adapters import as_stock_tensors, random_adapter, relative_error
-from .text_encoders import clip_l, encode, merged_qwen3, quantized, qwen3
+from .sampling import sample
+from .test_unrun import without_block
+from .text_encoders import clip_l, encode, merged_qwen3, quantized, qwen3, qwen3_with_head
 
 TOLERANCE = 1e-4  # relative to the adapter's effect
 # Older hosts know none by an entry of its own, as checkpoints of text encoders have it.
@@ -121,3 +126,37 @@ def test_every_layer_of_a_quantized_encoder_is_served(make: Any, form: str) -> N
     )
     assert (found - expected).norm() < min(tolerance, 0.1) * expected.norm()
     assert torch.equal(encode(stored), base)
+
+
+named = pytest.mark.xfail(strict=True, reason="what took no part in a text encoder is not told yet")
+
+
+@named
+@pytest.mark.skipif(not hasattr(Qwen3_4BConfig, "lm_head"), reason="this ComfyUI's text encoders have no such layer")
+def test_layers_that_take_no_part_in_a_prompt_are_named() -> None:
+    clip, told = qwen3_with_head(), list[list[str]]()
+    adapter = adapter_of(clip)
+    (head,) = (path for path in adapter.layers if path.endswith("lm_head"))
+    lone = QRLoRA({head: adapter.layers[head]}, {"name": "lone"})
+
+    def applied(one: QRLoRA) -> Any:
+        return apply_adapters(model(), [Source("words", one)], "live", clip=clip, tell=told.append)
+
+    encode(applied(adapter).clip)
+    assert told[-1] == [f"words: 1 of {len(adapter.layers)} layers did not run: {head}"]
+    assert f"last time, {told[-1][0]}" in applied(adapter).report
+    encode(applied(lone).clip)
+    assert told[-1] == ["words did nothing: this model runs none of its 1 layers as such. Set apply to patch."]
+
+
+@named
+def test_a_prompt_in_which_all_layers_took_part_is_told_so() -> None:
+    """Each time: what is told on the node is of the last prompt, beside what is told of the last picture."""
+    clip, told = clip_l(), list[list[str]]()
+    mixed = QRLoRA({**adapter_of(clip).layers, **random_adapter(model()).layers}, {"name": "both"})
+    applied = apply_adapters(without_block(model(), 1), [Source("both", mixed)], "live", clip=clip, tell=told.append)
+    sample(applied.model)
+    (picture,) = told[-1]
+    assert "did not run" in picture
+    encode(applied.clip)
+    assert told == [[picture], [picture]]

@@ -32,6 +32,12 @@ def qwen3(seed: int = 0) -> Any:
 
 
 @cache
+def qwen3_with_head() -> Any:
+    """The same with the layer that gives words, which no prompt needs."""
+    return _filled(_qwen3(comfy.text_encoders.z_image.ZImageTEModel, more={"lm_head": True}), 0)
+
+
+@cache
 def merged_qwen3() -> Any:
     """The same with one matrix for query, key and value, and one for gate and up, as some checkpoints have them."""
     return _filled(_qwen3(_MergedEncoder), 0)
@@ -82,12 +88,14 @@ class _MergedEncoder(comfy.sd1_clip.SD1ClipModel):
         super().__init__(name="qwen3_4b", clip_model=_MergedModel, **more)
 
 
-def _qwen3(kind: Any, state: dict[str, Tensor] | None = None, **options: Any) -> Any:
+def _qwen3(
+    kind: Any, state: dict[str, Tensor] | None = None, more: dict[str, Any] | None = None, **options: Any
+) -> Any:
     widths = {
         "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 2,
         "num_key_value_heads": 1,
     }  # fmt: skip
-    options["qwen3_4b_model_config"] = widths
+    options["qwen3_4b_model_config"] = widths | (more or {})
     return _clip(kind, comfy.text_encoders.z_image.ZImageTokenizer, options, state)
 
 
