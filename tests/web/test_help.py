@@ -33,7 +33,7 @@ def test_every_page_opens_with_its_equation_tables_and_picture(page: Page, load:
     for number, schema in enumerate(SCHEMAS, 1):
         page.evaluate(SELECT, number)
         page.get_by_test_id("info-button").click()
-        shown = page.locator(".node-help-content .markdown-content")
+        shown = page.locator(".node-help-content :is(.markdown-content, .comfy-markdown-content)")
         shown.locator("h1", has_text=schema.display_name).wait_for()
         assert shown.locator("h2", has_text="Inputs").count() == 1
         assert shown.locator("table").count() >= 2
