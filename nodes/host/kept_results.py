@@ -70,7 +70,7 @@ def _resets(model: Any) -> list[Callable[[], None]]:
 
 
 def forget_nodes(options: Mapping[str, Any]) -> None:
-    """Drop what nodes keep between the steps of one sampling.
+    """Drop what nodes and samplers keep between the steps of one sampling.
 
     Args:
         options: the ``transformer_options`` of the sampling.
@@ -81,6 +81,8 @@ def forget_nodes(options: Mapping[str, Any]) -> None:
     for kept in options.values():
         if hasattr(kept, "slots") and hasattr(kept, "free"):
             kept.free()
+    for kept in options.get("ar_state", {}).get("crossattn_caches", ()):  # what was made of the frames before stays
+        kept["is_init"] = False
     for patches in options.get("patches", {}).values():
         for patch in patches:
             if isinstance(getattr(patch, "cache", None), dict) and hasattr(patch, "cleanup"):

@@ -27,7 +27,7 @@ from comfyui_qr_lora.qrlora_core import QRLoRA, ScheduleError
 from comfyui_qr_lora.qrlora_core.schedule import make_curve
 from devtools import tiny_models
 
-from .adapters import merged, random_adapter, with_stock_lora
+from .adapters import merged, random_adapter, relative_error, with_stock_lora
 from .two_devices import needs_copies, on_two
 
 STEPS = 8
@@ -134,13 +134,16 @@ def flux_with_reference() -> Subject:
     return Subject(model, adapter, (1, 128, 4, 4), positive, lambda patcher: node("FluxKVCache").execute(patcher)[0])
 
 
+SMALL_WAN = {
+    "image_model": "wan2.1", "dim": 128, "out_dim": 16, "num_heads": 4, "ffn_dim": 256, "num_layers": 2,
+    "patch_size": (1, 2, 2), "freq_dim": 256, "text_dim": 96,
+}  # fmt: skip
+
+
 @cache
 def animate2() -> Subject:
     """WanAnimate2Cache keeps what the blocks made of the pose video."""
-    model = small(
-        "WAN_Animate2", image_model="wan2.1", model_type="animate2", dim=128, in_dim=36, out_dim=16, num_heads=4,
-        ffn_dim=256, num_layers=2, patch_size=(1, 2, 2), freq_dim=256, text_dim=96,
-    )  # fmt: skip
+    model = small("WAN_Animate2", model_type="animate2", in_dim=36, **SMALL_WAN)
     generator = torch.Generator().manual_seed(3)
     pose, image = (torch.randn(1, 16, frames, 8, 8, generator=generator) for frames in (2, 3))
     positive = text(
@@ -233,6 +236,33 @@ def test_easy_cache_passes_over_no_step_in_which_a_scale_changes(first: bool) ->
     assert errors[0] < TOLERANCE
     assert errors[change - 1] > 1e-2  # passed over, as the node is there to do
     assert errors[change] < TOLERANCE
+
+
+@host_has("WAN21_CausalAR_T2V")
+def test_a_prompt_kept_for_all_frames_of_a_video_follows_the_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oracle keeps nothing of the prompt; the frames before are kept in both, as they were made."""
+    model = small("WAN21_CausalAR_T2V", model_type="t2v", causal_ar=True, in_dim=16, **SMALL_WAN)
+    adapter = random_adapter(model, seed=1, targets="all-linear", size=0.3)
+    live = merged(model, (adapter, 1.0), schedule_1=RISING)
+    noise = torch.randn(1, 16, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", 4)
+
+    def drawn(patcher: Any) -> Tensor:
+        return comfy.sample.sample_custom(
+            patcher, noise, 1.0, comfy.samplers.ksampler("ar_video"), sigmas, text(96), text(96),
+            torch.zeros_like(noise), disable_pbar=True, seed=0,
+        )  # fmt: skip
+
+    class KeepsNothing(dict[str, Any]):
+        def get(self, key: str, default: Any = None) -> Any:
+            return False if key == "is_init" else super().get(key, default)
+
+    base, found = drawn(model), drawn(live)
+    network = model.model.diffusion_model
+    monkeypatch.setattr(network, "init_crossattn_caches", lambda *_: [KeepsNothing() for _ in network.blocks])
+    expected = drawn(live)
+    assert relative_error(found, expected, base) < TOLERANCE
+    assert torch.equal(drawn(model), base)
 
 
 def test_lazy_cache_is_refused_with_a_schedule_and_works_without() -> None:
