@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ pytestmark = [pytest.mark.web, pytest.mark.server]
 
 Load = Callable[[dict[str, Any]], None]
 
+EARLIER = Path(__file__).parent / "workflows" / "blueprint_0.1.0.json"
 # As frontends do it: an input of the subgraph is connected to the socket of the widget, and shows it outside.
 ENCLOSE = """async ([ids, shown]) => {
   app.canvas.deselectAll(); app.canvas.selectItems(ids.map(id => app.graph.getNodeById(id)));
@@ -68,7 +71,8 @@ def outer(page: Page, load: Load, adapters: tuple[str, str]) -> Outer:
 
 
 def scales(page: Page) -> tuple[float, float]:
-    inputs = sent(page)
+    prompt = page.evaluate("async () => (await app.graphToPrompt()).output")
+    (inputs,) = (node["inputs"] for node in prompt.values() if node["class_type"] == "QRLoRA_Merge")
     return inputs["scale_1"], inputs["scale_2"]
 
 
@@ -165,6 +169,26 @@ def test_of_a_subgraph_used_twice_each_has_its_own_scales(page: Page, outer: Out
     row = Desk(page).row(1)
     expect(row).to_have_class("qr-lora-merge-row qr-lora-merge-linked")
     assert row.get_by_text("M", exact=True).is_disabled(), "neither is the one inside"
+
+
+def test_a_blueprint_of_an_earlier_release_shows_its_scales(page: Page) -> None:
+    """It names the widgets that it shows, the desk among them; frontends that know none of that make inputs of them."""
+    in_page(page, "workflow => app.loadGraphData(workflow)", json.loads(EARLIER.read_text("utf-8")))
+    outer = in_page(page, "() => String(app.graph.nodes[0].id)")
+    name = "/^(\\d+: )?scale_2$/"
+    find = f"app.graph.getNodeById(id).widgets.find(widget => {name}.test(widget.name))"
+    assert in_page(page, f"id => app.graph.getNodeById(id).isWidgetVisible({find})", outer)
+    in_page(page, f"id => {{ const widget = {find}; widget.value = 0.35; widget.callback?.(0.35) }}", outer)
+    assert scales(page) == (1, 0.35)
+    in_page(page, OPEN, outer)
+    page.wait_for_timeout(500)
+    in_page(page, LOOK, "QRLoRA_Merge")
+    desk = Desk(page)
+    expect(exact(desk, 2)).to_have_value("0.35")
+    assert desk.names() == ["content", "style"]
+    desk.type_scale(2, "0.8")
+    in_page(page, LEAVE)
+    assert (in_page(page, f"id => {find}.value", outer), scales(page)[1]) == (0.8, 0.8)
 
 
 SCHEDULE, TRAIN = "5", "6"

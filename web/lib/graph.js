@@ -98,6 +98,13 @@ function originOf(graph, link) {
   return { node, slot: link.origin_slot };
 }
 
+/** What an input is called at the edge of its subgraph; null for one that nothing outside may feed. */
+export function outerNameOf(node, name) {
+  const link = linkInto(node, name);
+  const input = link?.originIsIoNode ? node.graph.inputs[link.origin_slot] : null;
+  return input ? (input.label ?? input.name) : null;
+}
+
 function fromOutside(graph, slot) {
   const [outer] = nodesOf(graph);
   const input = outer?.inputs[slot];

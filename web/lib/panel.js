@@ -110,12 +110,13 @@ function shrink(widget, node, y) {
 /** The renderer that draws nodes as elements has a row for each widget. Style.css leaves of it the socket. */
 function placeSockets(node, content, socketOf) {
   const rows = content.closest(".lg-node-widgets");
+  const start = content.offsetTop;
   let isMoved = false;
   for (const dot of rows?.querySelectorAll("[data-slot-key]") ?? []) {
     const name = node.inputs[Number(dot.dataset.slotKey.split("-").at(-1))]?.widget?.name;
     const place = name ? socketOf(name) : null;
     const row = dot.closest(".lg-node-widget, [data-widget-name]");
-    const top = `${content.offsetTop + (place ?? 0)}px`;
+    const top = `${start + (place ?? 0)}px`;
     row.toggleAttribute("data-qr-lora-socket", place !== null);
     isMoved ||= row.style.top !== top;
     row.style.top = top;

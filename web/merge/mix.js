@@ -5,7 +5,7 @@
  * is the same without this page. The value to come back to is kept in a property of the node.
  */
 
-import { exchangeLinks, isLinked, setWidget, sourceOf, widgetOf } from "../lib/graph.js";
+import { exchangeLinks, isLinked, outerNameOf, setWidget, sourceOf, widgetOf } from "../lib/graph.js";
 
 export const SLOTS = [1, 2, 3, 4, 5, 6, 7, 8];
 const PROPERTY = "qr_lora_mix";
@@ -121,9 +121,11 @@ export function exchange(node, a, b) {
   });
 }
 
-/** What a row is called: the file, or the title of the node that makes the adapter. */
+/** What a row is called: the file, or the title of the node that makes the adapter, or the socket. */
 export function nameOf(node, slot) {
-  const source = sourceOf(node, `adapter_${slot}`)?.node;
+  const name = `adapter_${slot}`;
+  const source = sourceOf(node, name)?.node;
   const file = source && widgetOf(source, "adapter_name")?.value;
-  return file ? String(file).split("/").at(-1).replace(/\.safetensors$/, "") : (source?.title ?? `adapter_${slot}`);
+  if (file) return String(file).split("/").at(-1).replace(/\.safetensors$/, "");
+  return source?.title ?? outerNameOf(node, name) ?? name;
 }
