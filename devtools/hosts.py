@@ -64,7 +64,14 @@ def results(files: Iterable[Path]) -> list[dict[str, Any]]:
         SetupError: the files are of different circumstances, or not of all tests of a part.
     """
     suites = [suite for file in files for suite in ElementTree.parse(file).getroot().iter("testsuite")]
-    told = [{item.get("name"): item.get("value") for item in suite.iter("property")} for suite in suites]
+    told = [  # other plugins write properties too
+        {
+            item.get("name"): item.get("value")
+            for item in suite.iter("property")
+            if item.get("name") in (*FACTS, _SELECTED)
+        }
+        for suite in suites
+    ]
     facts = told[0]
     if any(other != facts for other in told) or not facts.keys() >= set(FACTS):
         raise SetupError(f"the files are not of one run on one ComfyUI with one frontend: they tell {told}")
