@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
-from playwright.sync_api import Locator, Page
+from playwright.sync_api import Locator, Page, TimeoutError
 
 MERGE, FIRST, SECOND = "4", "2", "3"
 READY = "() => !!(window.app?.extensionManager && window.LiteGraph?.registered_node_types['QRLoRA_Load'])"
@@ -151,7 +152,8 @@ def undo(page: Page) -> None:
     undone = "app.extensionManager.workflow.activeWorkflow.changeTracker.redoQueue.length"
     before = page.evaluate(f"() => {undone}")
     page.keyboard.press("Control+z")
-    page.wait_for_function(f"before => {undone} > before", arg=before)
+    with contextlib.suppress(TimeoutError):  # what a test asserts next tells whether anything was undone
+        page.wait_for_function(f"before => {undone} > before", arg=before, timeout=3000)
     page.wait_for_timeout(300)
 
 
