@@ -72,8 +72,12 @@ def put_on_canvas(page: Page, name: str, x: int) -> None:
     found = '.comfy-vue-node-search-container li, [data-testid="result-item"]'
     page.locator(found).filter(has_text=name).first.click()
     page.wait_for_function(f"name => !!({ADDED})(name)", arg=name)
-    page.mouse.move(x, 300)
-    page.mouse.click(x, 300)
+    while True:
+        page.mouse.move(x, 300)
+        page.mouse.click(x, 300)
+        page.wait_for_timeout(200)
+        if not page.evaluate(f"name => ({ADDED})(name).flags.ghost ?? false", name):
+            break
 
 
 def test_blueprints_are_listed_and_run_to_a_picture(panels: bool, page: Page, web_server: Server) -> None:
