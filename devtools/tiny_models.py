@@ -427,6 +427,7 @@ def build(
 
 # What a layer's entry says, and how its weight is quantized, by our name of the form.
 _Recipe = tuple[dict[str, Any], dict[str, Any]]
+_SMOOTHED = "nvfp4_smoothed"  # as ModelOpt has it: every layer's input is scaled, its weight divided by the same
 _GROUP = 16  # inputs that are rotated together; divides every width here
 _FINEST = {"w4a4": 64}  # inputs that share a scale: a layer of another width stays as it is, as in real checkpoints
 _RECIPES: dict[str, _Recipe] = {
@@ -434,6 +435,7 @@ _RECIPES: dict[str, _Recipe] = {
     "float8_e5m2": ({"format": "float8_e5m2"}, {"scale": "recalculate"}),
     "mxfp8": ({"format": "mxfp8"}, {}),
     "nvfp4": ({"format": "nvfp4"}, {}),
+    _SMOOTHED: ({"format": "nvfp4"}, {}),
     "int8": ({"format": "int8_tensorwise"}, {"scale": "recalculate"}),
     "int8_rows": ({"format": "int8_tensorwise"}, {"per_channel": True}),
     "int8_rotated": (
@@ -504,7 +506,11 @@ def _load_quantized(
         entry, how = _RECIPES[form]
         layout = comfy.quant_ops.QUANT_ALGOS[entry["format"]]["comfy_tensor_layout"]
         for path in paths:
-            weight = comfy.quant_ops.QuantizedTensor.from_float(state.pop(f"{path}.weight"), layout, **how)
+            stored = state.pop(f"{path}.weight")
+            if form == _SMOOTHED:
+                state[f"{path}.pre_quant_scale"] = scale = _smoothing(stored)
+                stored = stored / scale
+            weight = comfy.quant_ops.QuantizedTensor.from_float(stored, layout, **how)
             state |= weight.state_dict(f"{path}.weight")
             state[f"{path}.comfy_quant"] = torch.tensor(list(json.dumps(entry).encode()), dtype=torch.uint8)
     config = _config(architecture)
@@ -514,6 +520,12 @@ def _load_quantized(
     architecture.narrow(model.diffusion_model)
     model.diffusion_model.load_state_dict(state)
     return model  # type: ignore[no-any-return]
+
+
+def _smoothing(weight: Tensor) -> Tensor:
+    """(in,): the root of each column's mean size, so that the columns that are left are more alike."""
+    size = weight.abs().mean(dim=0).clamp_min(1e-4)
+    return (size / size.mean()).sqrt() * 1.7  # in all not one either
 
 
 def _load_float8_of_old(

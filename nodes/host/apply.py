@@ -78,15 +78,29 @@ def apply_adapters(
     for report in found:
         if report.text_encoder is None or not report.text_encoder.targets:
             require_some(patcher, report.source.adapter, report.model)
-    neighbours = on_model.neighbours()
+    neighbours, told = on_model.neighbours(), _together(tell)
     return Applied(
-        on_model.apply(mode, tell),
+        on_model.apply(mode, told("model")),
         _whole_merge(found, on_model, on_clip, how),
         report_merge(found, neighbours, on_model.merged, how, clip_scale),
         unrun_lines(found),
         overview(found, neighbours, on_model.merged),
-        _with_patcher(clip, on_clip.apply(mode, tell)) if on_clip is not None else None,
+        _with_patcher(clip, on_clip.apply(mode, told("clip"))) if on_clip is not None else None,
     )
+
+
+def _together(tell: Callable[[list[str]], None]) -> Callable[[str], Callable[[list[str]], None]]:
+    """What takes the lines of one part, and tells the last ones of all parts."""
+    latest: dict[str, list[str]] = {}
+
+    def part(name: str) -> Callable[[list[str]], None]:
+        def told(lines: list[str]) -> None:
+            latest[name] = lines
+            tell([line for lines in latest.values() for line in lines])
+
+        return told
+
+    return part
 
 
 class _Merge:
@@ -145,7 +159,7 @@ def _report(index: int, source: Source, on_model: _Merge, on_clip: _Merge | None
         on_clip.matches[index] if on_clip else None,
         other_base(on_model.patcher, source.adapter, matched),
         idle=on_model.is_idle(index) and (on_clip is None or on_clip.is_idle(index)),
-        unrun=tuple(on_model.unrun(index)) if mode == "live" else (),
+        unrun=tuple(name for part in (on_model, on_clip) if part and mode == "live" for name in part.unrun(index)),
     )
 
 

@@ -82,8 +82,12 @@ class Binding:
 
     def unrun_names(self) -> list[str]:
         """The adapter's own names of the layers that did not run."""
+        return self.names_of(self.unrun)
+
+    def names_of(self, modules: Set[str]) -> list[str]:
+        """The adapter's own names of layers that are in these host modules."""
         targets, names = self.match.targets, self.match.own_names
-        return [own for path, target in targets.items() if target.module in self.unrun for own in names[path]]
+        return [own for path, target in targets.items() if target.module in modules for own in names[path]]
 
 
 def bind(patcher: Any, adapter: QRLoRA, names: Names) -> Binding:

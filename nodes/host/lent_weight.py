@@ -10,7 +10,7 @@ import comfy.ops
 import torch
 from torch import Tensor
 
-from .weights import is_quantized
+from .weights import input_scale, is_quantized
 
 _HostLinear = comfy.ops.disable_weight_init.Linear
 
@@ -26,13 +26,13 @@ def lender(module: Any) -> Lender | None:
     scaled = _is_hosts(kind, "scaled_fp8_op.Linear") and isinstance(module.scale_weight, Tensor)
     if not (scaled or _is_plain(kind) or _is_hosts(kind, "MixedPrecisionOps.Linear")):
         return None
-    scale = module.scale_weight if scaled else getattr(module, "pre_quant_scale", None)
+    scale = module.scale_weight if scaled else input_scale(module)
     return lambda like: _lent(module, like, scale)
 
 
 @contextlib.contextmanager
 def _lent(module: Any, like: Tensor, scale: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Args: scale: of the weight, or of the input, which is the same as one of the weight's columns."""
+    """Args: scale: of the weight, or of the input: then one of the weight's columns."""
     weight, bias, stream = comfy.ops.cast_bias_weight(module, like, offloadable=True)
     try:
         plain = weight.dequantize() if is_quantized(weight) else weight

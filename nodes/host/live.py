@@ -46,7 +46,7 @@ def apply_live(
     if not active:
         return clone
     bindings = [bind(patcher, source.adapter, names) for source in active]
-    merge = LiveMerge(active, bindings, tell)
+    merge = LiveMerge(active, bindings, patcher.patches, tell)
     key = f"qr_lora {uuid.uuid4()}"
     clone.set_injections(key, [LiveInjection(merge.inject, merge.eject)])
     clone.set_additional_models(key, merge.models)

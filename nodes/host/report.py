@@ -143,6 +143,12 @@ def describe_unrun(label: str, names: Sequence[str], total: int) -> str:
     return f"{label}: {len(names)} of {total} layers did not run: {paths_as_text(names)}"
 
 
+def describe_once(label: str, names: Sequence[str]) -> str:
+    """``content.safetensors: 12 layers run once, before the first step, at the scale of its schedule there: a, b``"""
+    layers = paths_as_text(names)
+    return f"{label}: {len(names)} layers run once, before the first step, at the scale of its schedule there: {layers}"
+
+
 @dataclass(frozen=True)
 class Neighbours:
     """Two adapters that follow each other in a merge: ``<D_a, D_b>``, ``|D_a|^2`` and ``|D_b|^2`` at scale 1."""

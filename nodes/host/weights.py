@@ -20,14 +20,16 @@ _FINGERPRINT_SAMPLES = 4096
 def base_weight(patcher: Any, target: Target) -> Tensor:
     """The unpatched base weight of a target: float32, (out, in), on the device where it is stored.
 
-    Float8, GGUF and other quantized storage is dequantized; a stock LoRA loaded before is not part of it.
+    Float8, GGUF and other quantized storage is dequantized, with what the layer multiplies its input by
+    (`input_scale`) in its columns; a stock LoRA loaded before is not part of it.
 
     Raises:
         QRLoRAError: a weight of GGUF's, without the package that reads it.
     """
     weight, convert = _stored(patcher, target.key)
     if is_quantized(weight):
-        return target.of(_dequantized(weight))
+        scale = input_scale(patcher.model.get_submodule(target.module))
+        return target.of(_dequantized(weight) if scale is None else _dequantized(weight) * scale.to(weight.device))
     if _is_packed(weight):
         return target.of(_unpacked(weight))
     if convert is None:
@@ -39,6 +41,15 @@ def base_weight(patcher: Any, target: Target) -> Tensor:
 def is_quantized(weight: Any) -> bool:
     """Whether the host stores a weight in a tensor of its own kind, which knows how it is to be read."""
     return hasattr(weight, "_qdata")
+
+
+def input_scale(module: Any) -> Tensor | None:
+    """(in,): what a layer multiplies its input by, as ModelOpt's checkpoints have it, or None.
+
+    Its stored weight is divided by that, so that both together are the base: ``W x = (W / s) (s x)``.
+    """
+    scale: Tensor | None = getattr(module, "pre_quant_scale", None)
+    return scale
 
 
 def _stored(patcher: Any, key: str) -> tuple[Tensor, Any]:

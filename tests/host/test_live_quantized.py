@@ -56,10 +56,10 @@ def dequantized(name: str, form: str) -> Any:
         path, _, parameter = key.rpartition(".")
         module = stored.get_submodule(path)
         value = getattr(module, parameter)
-        scale = getattr(module, "scale_weight", None) if parameter == "weight" else None
+        scales = [getattr(module, name, None) for name in ("scale_weight", "pre_quant_scale") if parameter == "weight"]
         state[key] = (value.dequantize() if hasattr(value, "_qdata") else value).float()
-        if scale is not None:
-            state[key] = state[key] * scale
+        for scale in scales:
+            state[key] = state[key] if scale is None else state[key] * scale
     plain.model.load_state_dict(state)
     return plain
 

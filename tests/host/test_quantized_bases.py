@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
+import comfy.lora
 import pytest
 import torch
 import torch.nn.functional as F
@@ -71,8 +72,9 @@ def dequantized(name: str, patcher: Any) -> dict[str, Tensor]:
         module = patcher.model.get_submodule(path)
         value = getattr(module, parameter).detach()
         state[key] = by_hand.dequantized(value) if hasattr(value, "_qdata") else value.double()
-        if parameter == "weight" and getattr(module, "scale_weight", None) is not None:
-            state[key] *= module.scale_weight.double()
+        for scale in ("scale_weight", "pre_quant_scale"):
+            if parameter == "weight" and getattr(module, scale, None) is not None:
+                state[key] *= getattr(module, scale).double()
     return state
 
 
@@ -192,6 +194,22 @@ def test_patch_is_what_the_stock_node_does(name: str, form: str, compute: torch.
     expected = predict(name, with_stock_lora(patcher, adapter, 0.5))
     assert relative_error(predict(name, merged(patcher, (adapter, 0.5), apply="patch")), expected, base) < 0.01
     assert torch.equal(predict(name, patcher), base)
+
+
+@pytest.mark.skipif("nvfp4_smoothed" not in FORMS, reason="this ComfyUI has no layers that scale their input")
+def test_a_patch_on_a_layer_that_scales_its_input_acts_on_the_bare_input() -> None:
+    """``(W / s + patch) s x = (W + delta) x``, by the host's own sum of patches, before it rounds them."""
+    base, plain = stored("flux", "nvfp4_smoothed"), exact("flux", "nvfp4_smoothed")
+    adapter = random_adapter(plain, seed=1)
+    patched, expected = merged(base, (adapter, 0.7), apply="patch"), with_stock_lora(plain, adapter, 0.7)
+    assert patched.patches
+    for key, patches in patched.patches.items():
+        module = base.model.get_submodule(key.removesuffix(".weight"))
+        weight, scale = module.weight.dequantize().float(), module.pre_quant_scale
+        before = plain.model.state_dict()[key]
+        wanted = comfy.lora.calculate_weight(expected.patches[key], before.clone(), key)
+        found = comfy.lora.calculate_weight(patches, weight, key) * scale
+        assert relative_error(found, wanted, before) < 1e-4, key
 
 
 @every_float8

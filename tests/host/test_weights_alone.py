@@ -114,14 +114,6 @@ def test_a_live_second_model_of_a_merge(model: Any, adapter: QRLoRA, name: str) 
     run(name, model1=other, model2=merged(model, (adapter, 1.0), apply="patch"), **more)
 
 
-def test_a_live_first_model_of_a_merge_keeps_its_adapters(model: Any, adapter: QRLoRA) -> None:
-    other = tiny_models.build("sd3", seed=3)
-    (bare,) = run("ModelMergeSimple", model1=model, model2=other, ratio=0.5)
-    (both,) = run("ModelMergeSimple", model1=merged(model, (adapter, 1.0)), model2=other, ratio=0.5)
-    expected = sample(merged(bare, (adapter, 1.0)))
-    assert relative_error(sample(both), expected, sample(bare)) < 1e-4
-
-
 def test_what_takes_the_network_while_it_samples_is_served(model: Any, adapter: QRLoRA) -> None:
     """A ControlLora is built of the base weights at the start of a sampling."""
     live, taken = merged(model, (adapter, 1.0)), list[Any]()

@@ -312,7 +312,6 @@ def anima() -> Subject:
     return Subject(model, adapter, (1, 16, 1, 16, 16), text(96, t5xxl_ids=words, t5xxl_weights=torch.ones(12)))
 
 
-@pytest.mark.xfail(strict=True, reason="layers that run once are not told yet")
 @host_has("Anima")
 def test_layers_that_run_once_before_the_first_step_are_named_with_a_schedule() -> None:
     """They cannot follow it, and keep the scale of its start."""
@@ -324,6 +323,6 @@ def test_layers_that_run_once_before_the_first_step_are_named_with_a_schedule() 
         subject.sample(apply_adapters(subject.model, [source], "live", tell=told.append).model)
     scheduled, constant = told
     assert scheduled[-1].startswith(
-        f"both: {len(reading)} layers run once, before the first step, at the scale there: "
+        f"both: {len(reading)} layers run once, before the first step, at the scale of its schedule there: "
     )
     assert not any("run once" in line for line in constant)

@@ -30,9 +30,6 @@ CLIP_NODES = {"CLIPMergeSimple": {"ratio": 0.3}, "CLIPMergeAdd": {}, "CLIPMergeS
 every_model_node = pytest.mark.parametrize("name", MODEL_NODES)
 
 
-scales_along = pytest.mark.xfail(strict=True, reason="live adapters are not scaled with the weights beside them yet")
-
-
 def run(name: str, *inputs: Any, **settings: Any) -> Any:
     kind = host_nodes.NODE_CLASS_MAPPINGS[name]
     return getattr(kind(), kind.FUNCTION)(*inputs, **settings)[0]
@@ -61,9 +58,7 @@ def test_a_live_model_is_refused_as_the_second(name: str, cloned: bool) -> None:
     assert relative_error(found, expected, base) < TOLERANCE
 
 
-@pytest.mark.parametrize(
-    "name", [name if name == "ModelMergeAdd" else pytest.param(name, marks=scales_along) for name in MODEL_NODES]
-)
+@every_model_node
 def test_a_live_model_is_the_first_with_the_share_that_is_left_of_it(name: str) -> None:
     first, second = merged(model(), (adapter(), 0.8), (adapter(2), 0.4)), with_stock_lora(model(1), adapter(3), 0.5)
     stock = with_stock_lora(with_stock_lora(model(), adapter(), 0.8), adapter(2), 0.4)
@@ -78,7 +73,6 @@ def test_adapters_after_a_merge_of_models_act_in_full() -> None:
     assert relative_error(sample(merged(mixed, (adapter(), 0.8))), expected, base) < TOLERANCE
 
 
-@scales_along
 def test_merges_of_models_and_adapters_in_turn() -> None:
     def chain(first: Any, second: Any) -> Any:
         return run(
@@ -94,7 +88,6 @@ def test_merges_of_models_and_adapters_in_turn() -> None:
     assert relative_error(sample(live), sample(stock), base) < TOLERANCE
 
 
-@scales_along
 def test_weights_scaled_by_another_node_take_the_adapter_along() -> None:
     """UNet Cross Attention Multiply multiplies weights, with all that was patched into them."""
     unet = tiny_models.build("sd15")
@@ -120,9 +113,7 @@ def test_a_live_text_encoder_is_refused_as_the_second(name: str) -> None:
         run(name, clip_l(1), live, **CLIP_NODES[name])
 
 
-@pytest.mark.parametrize(
-    "name", [name if name == "CLIPMergeAdd" else pytest.param(name, marks=scales_along) for name in CLIP_NODES]
-)
+@pytest.mark.parametrize("name", CLIP_NODES)
 def test_a_live_text_encoder_is_the_first_with_the_share_that_is_left_of_it(name: str) -> None:
     clip, other, words = clip_l(), clip_l(1), own_words()
     live, patched = (with_adapter(clip, words, apply) for apply in ("live", "patch"))

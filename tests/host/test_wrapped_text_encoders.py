@@ -128,10 +128,6 @@ def test_every_layer_of_a_quantized_encoder_is_served(make: Any, form: str) -> N
     assert torch.equal(encode(stored), base)
 
 
-named = pytest.mark.xfail(strict=True, reason="what took no part in a text encoder is not told yet")
-
-
-@named
 @pytest.mark.skipif(not hasattr(Qwen3_4BConfig, "lm_head"), reason="this ComfyUI's text encoders have no such layer")
 def test_layers_that_take_no_part_in_a_prompt_are_named() -> None:
     clip, told = qwen3_with_head(), list[list[str]]()
@@ -149,7 +145,6 @@ def test_layers_that_take_no_part_in_a_prompt_are_named() -> None:
     assert told[-1] == ["words did nothing: this model runs none of its 1 layers as such. Set apply to patch."]
 
 
-@named
 def test_a_prompt_in_which_all_layers_took_part_is_told_so() -> None:
     """Each time: what is told on the node is of the last prompt, beside what is told of the last picture."""
     clip, told = clip_l(), list[list[str]]()
