@@ -49,7 +49,7 @@ def decompose_by(method: str, weight: Tensor, rank: int) -> Tensor:
         package = types.ModuleType("comfyui_qr_lora")
         package.__path__ = [str(ROOT)]
         sys.modules["comfyui_qr_lora"] = package
-    core = importlib.import_module("comfyui_qr_lora.qrlora_core.decompose")
+    core = importlib.import_module("comfyui_qr_lora.qrlora_core.functional.decompose")
     found: Tensor = core.decompose(weight, rank, method=method).q
     return found
 

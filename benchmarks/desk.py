@@ -20,7 +20,7 @@ from benchmarks.ratios import claim, finish
 from devtools import browser as installed
 from devtools.environment import SetupError
 from devtools.server import Server
-from devtools.workflows import to_editor
+from generators.workflows import to_editor
 
 FRAME = 16.0  # milliseconds of script in a frame, at most
 SLIDER = ".qr-lora-merge-row .qr-lora-slider"

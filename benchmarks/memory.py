@@ -26,9 +26,9 @@ from benchmarks.setting import DEVICE, ON_GPU, machine, parameters, random_adapt
 # isort: split
 from torch import Tensor
 
-from comfyui_qr_lora.nodes.host.live_layer import LiveLayer
+from comfyui_qr_lora.nodes.host.apply.live_layer import LiveLayer
 from comfyui_qr_lora.qrlora_core import load_adapter, save_adapter
-from comfyui_qr_lora.tests.host.adapters import merged
+from comfyui_qr_lora.tests.support.adapters import merged
 
 COUNTS = (1, 2, 4, 8)
 MB = 1e6

@@ -37,7 +37,7 @@ from benchmarks.setting import (
 
 # isort: split
 
-from comfyui_qr_lora.nodes.host.live_layer import LiveLayer, Part
+from comfyui_qr_lora.nodes.host.apply.live_layer import LiveLayer, Part
 
 RANK = 64
 COUNTS = (1, 8)
@@ -210,7 +210,7 @@ def claim_sums(all_costs: list[Costs], limits: Machine, quick: bool) -> None:
 
 def show_step(dtype: torch.dtype, turns: int) -> None:
     """A whole denoising call with and without branches, as information."""
-    from comfyui_qr_lora.tests.host.adapters import merged
+    from comfyui_qr_lora.tests.support.adapters import merged
 
     model = tiny_models.real_width_flux(dtype=dtype, device=DEVICE)
     adapters = random_adapters(model, COUNTS[-1], RANK)

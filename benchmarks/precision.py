@@ -25,8 +25,8 @@ from benchmarks.setting import DEVICE, machine, tiny_models
 # isort: split
 from torch import Tensor
 
-from comfyui_qr_lora.nodes.host.key_map import KeyMap
-from comfyui_qr_lora.tests.host.adapters import merged, random_adapter, relative_error, with_stock_lora
+from comfyui_qr_lora.nodes.host.model.key_map import KeyMap
+from comfyui_qr_lora.tests.support.adapters import merged, random_adapter, relative_error, with_stock_lora
 
 NAMES = ("flux", "sd3")
 SCALES = (1.0, 0.1)

@@ -29,7 +29,7 @@ from benchmarks.setting import (
 
 # isort: split
 from comfyui_qr_lora.qrlora_core.schedule import make_curve
-from comfyui_qr_lora.tests.host.adapters import merged, relative_error
+from comfyui_qr_lora.tests.support.adapters import merged, relative_error
 
 STEPS, TURNS, BAR = 6, 5, 1.05
 

@@ -31,7 +31,7 @@ logging.getLogger().setLevel(logging.WARNING)  # the host reports every model th
 
 import comfy.sample  # noqa: E402
 
-from comfyui_qr_lora.nodes.host.key_map import KeyMap  # noqa: E402
+from comfyui_qr_lora.nodes.host.model.key_map import KeyMap  # noqa: E402
 from comfyui_qr_lora.qrlora_core import Layer, QRLoRA, select  # noqa: E402
 from devtools import tiny_models  # noqa: E402
 

@@ -33,16 +33,16 @@ import comfy.model_management
 import comfy.sampler_helpers
 from torch import Tensor
 
-from comfyui_qr_lora.nodes.host.control import Report
-from comfyui_qr_lora.nodes.host.dataset import Example, collect
-from comfyui_qr_lora.nodes.host.key_map import KeyMap
-from comfyui_qr_lora.nodes.host.monitor import Monitor
-from comfyui_qr_lora.nodes.host.objective import encode_conditioning, objective_loss
-from comfyui_qr_lora.nodes.host.runs import Run
-from comfyui_qr_lora.nodes.host.sample_pictures import SampleSettings
-from comfyui_qr_lora.nodes.host.train_loop import Loop
-from comfyui_qr_lora.nodes.host.training import run_loop
-from comfyui_qr_lora.nodes.host.weights import base_weight
+from comfyui_qr_lora.nodes.host.files.checkpoints import Run
+from comfyui_qr_lora.nodes.host.model.key_map import KeyMap
+from comfyui_qr_lora.nodes.host.model.weights import base_weight
+from comfyui_qr_lora.nodes.host.page.training import Report
+from comfyui_qr_lora.nodes.host.train.dataset import Example, collect
+from comfyui_qr_lora.nodes.host.train.loop import Loop
+from comfyui_qr_lora.nodes.host.train.monitor import Monitor
+from comfyui_qr_lora.nodes.host.train.objective import encode_conditioning, objective_loss
+from comfyui_qr_lora.nodes.host.train.samples import SampleSettings
+from comfyui_qr_lora.nodes.host.train.train import run_loop
 from comfyui_qr_lora.qrlora_core import (
     Factors,
     ObjectiveSettings,

@@ -54,15 +54,15 @@ import comfy.samplers
 import comfy_extras.nodes_train as stock_train
 from torch import Tensor
 
-from comfyui_qr_lora.nodes.host.autograd import aliased_parameters
-from comfyui_qr_lora.nodes.host.dataset import collect
-from comfyui_qr_lora.nodes.host.differentiable_ops import differentiable_operators
-from comfyui_qr_lora.nodes.host.key_map import KeyMap
-from comfyui_qr_lora.nodes.host.objective import encode_conditioning, objective_loss
-from comfyui_qr_lora.nodes.host.protection import Protection, protected_inputs
-from comfyui_qr_lora.nodes.host.training import train_adapter
-from comfyui_qr_lora.nodes.host.training_mode import training_mode
-from comfyui_qr_lora.nodes.host.training_settings import TrainingSettings
+from comfyui_qr_lora.nodes.host.model.key_map import KeyMap
+from comfyui_qr_lora.nodes.host.train.dataset import collect
+from comfyui_qr_lora.nodes.host.train.graph.differentiable_ops import differentiable_operators
+from comfyui_qr_lora.nodes.host.train.graph.inplace_guard import Protection, protected_inputs
+from comfyui_qr_lora.nodes.host.train.graph.modules import aliased_parameters
+from comfyui_qr_lora.nodes.host.train.graph.training_mode import training_mode
+from comfyui_qr_lora.nodes.host.train.objective import encode_conditioning, objective_loss
+from comfyui_qr_lora.nodes.host.train.settings import TrainingSettings
+from comfyui_qr_lora.nodes.host.train.train import train_adapter
 from comfyui_qr_lora.qrlora_core import Trainer, select
 
 RANK, TEXT_TOKENS = 32, 256

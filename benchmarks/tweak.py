@@ -41,8 +41,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import nodes as host_nodes
-from comfyui_qr_lora.nodes.host.live_layer import LiveLayer
-from comfyui_qr_lora.tests.host.adapters import as_stock_tensors, merged, relative_error
+from comfyui_qr_lora.nodes.host.apply.live_layer import LiveLayer
+from comfyui_qr_lora.tests.support.adapters import as_stock_tensors, merged, relative_error
 
 RANK = 64
 FIXED_SCALE = 0.4

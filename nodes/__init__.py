@@ -7,9 +7,9 @@ from comfy_api.latest import ComfyExtension, io
 from .blocks import Blocks
 from .compare import Compare
 from .grid import Grid
-from .host.control import register_routes
-from .host.files import register_folders
-from .host.library import register_library
+from .host.files.folders import register_folders
+from .host.page.library import register_library
+from .host.page.training import register_routes
 from .load import Load
 from .merge import Merge
 from .objective import Objective

@@ -7,8 +7,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..qrlora_core import QRLoRA
-from ..qrlora_core.blocks import parse_rules, scale_blocks
-from .host.key_map import host_names
+from ..qrlora_core.functional.scale_blocks import parse_rules, scale_blocks
+from .host.model.key_map import host_names
 from .sockets import CATEGORY, QRLoRASocket
 
 

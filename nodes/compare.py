@@ -7,9 +7,9 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..qrlora_core import QRLoRA
-from ..qrlora_core.analysis import as_json, as_table
-from .host.comparing import compare_on
-from .host.display import show_text
+from ..qrlora_core.functional.compare import as_json, as_table
+from .host.merge.compare import compare_on
+from .host.page.node_text import show_text
 from .pictures import comparison_plot
 from .sockets import CATEGORY, QRLoRASocket
 

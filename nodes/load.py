@@ -7,10 +7,10 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..qrlora_core import AdapterFileError
-from .host.display import show_text
-from .host.files import adapter_names, adapter_path
-from .host.loading import FILE_KINDS, load
-from .host.report import describe_adapter
+from .host.files.folders import adapter_names, adapter_path
+from .host.files.load import FILE_KINDS, load
+from .host.merge.report import describe_adapter
+from .host.page.node_text import show_text
 from .sockets import CATEGORY, QRLoRASocket
 
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .host.apply import APPLY_MODES, apply_adapters
-from .host.combine import MERGE_MODES
-from .host.display import text_shower
-from .host.live import Source
-from .host.report import as_text
+from .host.apply.live import Source
+from .host.merge.merge import APPLY_MODES, apply_adapters
+from .host.merge.modes import MERGE_MODES
+from .host.merge.report import as_text
+from .host.page.node_text import text_shower
 from .merge_mode import combination, mode_inputs
 from .sockets import CATEGORY, QRLoRASocket, ScheduleSocket
 

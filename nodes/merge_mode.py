@@ -8,7 +8,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..qrlora_core import QRLoRAError
-from .host.combine import MERGE_MODES, Combination
+from .host.merge.modes import MERGE_MODES, Combination
 
 
 def mode_inputs(slots: int) -> list[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..qrlora_core import ObjectiveSettings
-from ..qrlora_core.objective import LOSSES, TIMESTEPS, WEIGHTINGS
+from ..qrlora_core.train.objective import LOSSES, TIMESTEPS, WEIGHTINGS
 from .sockets import CATEGORY, ObjectiveSocket
 
 _DEFAULT = ObjectiveSettings()

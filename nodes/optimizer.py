@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..qrlora_core import OptimizerSettings
-from ..qrlora_core.optimizers import OPTIMIZERS, SCHEDULES
+from ..qrlora_core.train.optimizers import OPTIMIZERS, SCHEDULES
 from .sockets import CATEGORY, OptimizerSocket
 
 _DEFAULT = OptimizerSettings()

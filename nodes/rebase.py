@@ -7,8 +7,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..qrlora_core import QRLoRA
-from .host.display import show_text
-from .host.rebasing import rebase, reduce_rank
+from .host.model.rebase import rebase, reduce_rank
+from .host.page.node_text import show_text
 from .sockets import CATEGORY, QRLoRASocket
 
 

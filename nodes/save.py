@@ -5,9 +5,9 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..qrlora_core import FORMATS, QRLoRA
-from .host.display import show_text
-from .host.files import name_of, new_output_path
-from .host.saving import DTYPES, save
+from .host.files.folders import name_of, new_output_path
+from .host.files.save import DTYPES, save
+from .host.page.node_text import show_text
 from .sockets import CATEGORY, QRLoRASocket
 
 

@@ -9,9 +9,9 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..qrlora_core import QRLoRA, QRLoRAError
-from .host.apply import APPLY_MODES, apply_adapters
-from .host.combine import MERGE_MODES
-from .host.live import Source
+from .host.apply.live import Source
+from .host.merge.merge import APPLY_MODES, apply_adapters
+from .host.merge.modes import MERGE_MODES
 from .merge_mode import combination, mode_inputs
 from .sockets import CATEGORY, GridSocket, QRLoRASocket
 

@@ -8,14 +8,14 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..qrlora_core import PRESETS, AdapterFileError, ObjectiveSettings, OptimizerSettings
-from ..qrlora_core.train import VARIANTS
-from .host.dataset import DataSettings, collect
-from .host.display import node_id, show_text, text_shower
-from .host.report import describe_training
-from .host.runs import checkpoint_names, checkpoint_path
-from .host.sample_pictures import SampleSettings
-from .host.training import View, train_adapter
-from .host.training_settings import DTYPES, NO_RESUME, RESUME_LATEST, RunSettings, TrainingSettings
+from ..qrlora_core.train.trainer import VARIANTS
+from .host.files.checkpoints import checkpoint_names, checkpoint_path
+from .host.merge.report import describe_training
+from .host.page.node_text import node_id, show_text, text_shower
+from .host.train.dataset import DataSettings, collect
+from .host.train.samples import SampleSettings
+from .host.train.settings import DTYPES, NO_RESUME, RESUME_LATEST, RunSettings, TrainingSettings
+from .host.train.train import View, train_adapter
 from .pictures import as_image, training_view
 from .sockets import CATEGORY, LossMapSocket, ObjectiveSocket, OptimizerSocket, QRLoRASocket, TrainingDataSocket
 

@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..qrlora_core import TrainingError
-from .host.dataset import DataSettings, collect_examples
+from .host.train.dataset import DataSettings, collect_examples
 from .sockets import CATEGORY, TrainingDataSocket
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from devtools.host import boot
 from devtools.server import Server
-from devtools.workflows import prompt_of
+from generators.workflows import prompt_of
 from playground import assemble
 from playground.draw import draw_neon
 

@@ -5,10 +5,6 @@ Generation", ICCV 2025 (arXiv 2507.04599). Not to be confused with arXiv 2508.21
 """
 
 from .adapter import Layer, QRLoRA, Term
-from .analysis import compare
-from .basis import BasisStore
-from .checkpoint import FORMATS, load_adapter, save_adapter
-from .decompose import Factors, decompose
 from .errors import (
     AdapterError,
     AdapterFileError,
@@ -18,15 +14,19 @@ from .errors import (
     TargetError,
     TrainingError,
 )
-from .merge import merge
-from .modes import null_space, ties
-from .objective import ObjectiveSettings
-from .optimizers import OptimizerSettings
-from .rebase import Rebased, overall_energy, rebase_layer, reduce_layer, require_captured
+from .files.adapter_file import FORMATS, load_adapter, save_adapter
+from .files.basis_store import BasisStore
+from .files.training_state import TrainingState, load_training, save_training
+from .functional.compare import compare
+from .functional.decompose import Factors, decompose
+from .functional.merge import merge
+from .functional.modes import null_space, ties
+from .functional.rebase import Rebased, overall_energy, rebase_layer, reduce_layer, require_captured
 from .schedule import Schedule
-from .targets import PRESETS, select
-from .train import TrainableDelta, Trainer
-from .training_state import TrainingState, load_training, save_training
+from .train.objective import ObjectiveSettings
+from .train.optimizers import OptimizerSettings
+from .train.targets import PRESETS, select
+from .train.trainer import TrainableDelta, Trainer
 
 __all__ = [
     "FORMATS",

@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-for name in ("devtools", "playground", "benchmarks"):
+for name in ("devtools", "generators", "cli", "playground", "benchmarks"):
     if name not in sys.modules:
         package = types.ModuleType(name)
         package.__path__ = [str(ROOT / name)]

@@ -14,7 +14,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 HELP = sorted((ROOT / "web" / "docs").glob("*.md"))
 GUIDES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-SOURCES = [ROOT / "dev.py", *(p for room in ("nodes", "qrlora_core", "devtools") for p in (ROOT / room).rglob("*.py"))]
+SOURCES = [
+    ROOT / "dev.py",
+    *(p for room in ("nodes", "qrlora_core", "devtools", "generators", "cli") for p in (ROOT / room).rglob("*.py")),
+]
 PANEL_TEXTS = ROOT / "web" / "texts" / "en.json"
 
 ELLIPSIS = "…"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ...qrlora_core.analysis import Comparison
+from ...qrlora_core.functional.compare import Comparison
 from .drawing import INK, PAPER, as_image
 
 _WIDTH, _PANEL, _LEFT, _RIGHT = 960, 190, 64, 16

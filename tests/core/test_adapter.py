@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from comfyui_qr_lora.qrlora_core import AdapterError, Layer, QRLoRA, Term
-from comfyui_qr_lora.tests.core import oracle
-from comfyui_qr_lora.tests.core.oracle import normal, orthonormal
+from comfyui_qr_lora.tests.support import oracle
+from comfyui_qr_lora.tests.support.oracle import normal, orthonormal
 
 FLOAT32 = 1e-6
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from devtools.environment import ROOT
-from devtools.locales import ENGLISH, as_text, node_definitions, schemas
+from generators.locales import ENGLISH, as_text, node_definitions, schemas
 
 SCHEMAS = {schema.node_id: schema for schema in schemas()}
 
@@ -72,7 +72,7 @@ def test_every_node_input_and_output_explains_itself(node_id: str) -> None:
 
 
 def test_the_english_locale_is_up_to_date() -> None:
-    assert ENGLISH.read_text(encoding="utf-8") == as_text(node_definitions()), "run python -m devtools.locales"
+    assert ENGLISH.read_text(encoding="utf-8") == as_text(node_definitions()), "run python -m generators.locales"
 
 
 def test_the_english_locale_reads_as_the_host_expects() -> None:

@@ -2,13 +2,14 @@
 
 import pytest
 
-from comfyui_qr_lora.nodes.host.files import register_folders
-from devtools import support, tiny_models
+from comfyui_qr_lora.nodes.host.files.folders import register_folders
+from devtools import tiny_models
 from devtools.environment import ROOT
 from devtools.host import comfyui_dir
 from devtools.workspace import host_version
+from generators import support
 
-from .models import every_model
+from ..support.models import every_model
 
 README = support.columns_in((ROOT / "README.md").read_text(encoding="utf-8"))
 HOST = host_version(comfyui_dir())

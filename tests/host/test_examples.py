@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from devtools import blueprints, workflows
 from devtools.environment import ROOT
 from devtools.server import Server
+from generators import blueprints, workflows
 from playground import assemble
 
 pytestmark = pytest.mark.server

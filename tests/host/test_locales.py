@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from devtools.environment import ROOT
-from devtools.locales import ENGLISH, schemas
+from generators.locales import ENGLISH, schemas
 
 TRANSLATIONS = ["zh", "ja", "fr", "de", "es"]
 LANGUAGES = ["en", *TRANSLATIONS]

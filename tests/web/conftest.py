@@ -15,7 +15,7 @@ from devtools.environment import ROOT
 from devtools.server import Server
 from playground import assemble
 
-from .desk import READY
+from ..support.desk import READY
 
 # Nothing may cover the page: no tour of it, nor of the view without the graph, nor that the host's packages are old.
 SETTINGS = {
@@ -91,7 +91,7 @@ def load(page: Page, web_server: Server) -> Callable[[dict[str, Any]], None]:
     """Put an API-form prompt on the page, as a user's workflow."""
 
     def put(prompt: dict[str, Any]) -> None:
-        from devtools.workflows import to_editor
+        from generators.workflows import to_editor
 
         workflow = to_editor(prompt, web_server.get("/object_info"))
         page.evaluate("workflow => window.app.loadGraphData(workflow)", workflow)

@@ -9,9 +9,9 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from devtools.server import Server
-from devtools.workflows import to_editor
+from generators.workflows import to_editor
 
-from .desk import FIRST, MERGE, Desk, compose, in_page, look_at, sent
+from ..support.desk import FIRST, MERGE, Desk, compose, in_page, look_at, sent
 
 pytestmark = [pytest.mark.web, pytest.mark.server]
 

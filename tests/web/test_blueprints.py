@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page
 
-from devtools.blueprints import BLUEPRINTS, COMPOSE, TRAIN
 from devtools.server import Server
 from devtools.workspace import PACK_NAME
+from generators.blueprints import BLUEPRINTS, COMPOSE, TRAIN
 from playground import assemble
 
 pytestmark = [pytest.mark.web, pytest.mark.server]

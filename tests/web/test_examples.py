@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, Response
 
-from devtools import workflows
 from devtools.server import Server
+from generators import workflows
 
 pytestmark = [pytest.mark.web, pytest.mark.server]
 

@@ -11,7 +11,7 @@ from playwright.sync_api import Page
 
 from devtools.environment import ROOT
 
-from .desk import look_at
+from ..support.desk import look_at
 
 pytestmark = [pytest.mark.web, pytest.mark.server]
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page
 
-from devtools.locales import schemas
+from generators.locales import schemas
 
 pytestmark = [pytest.mark.web, pytest.mark.server]
 

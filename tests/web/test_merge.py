@@ -10,9 +10,9 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from devtools.server import Server
-from devtools.workflows import to_editor
+from generators.workflows import to_editor
 
-from .desk import FIRST, MERGE, SECOND, SOCKET, Desk, compose, drag_link, in_page, look_at, sent, undo
+from ..support.desk import FIRST, MERGE, SECOND, SOCKET, Desk, compose, drag_link, in_page, look_at, sent, undo
 
 pytestmark = [pytest.mark.web, pytest.mark.server]
 

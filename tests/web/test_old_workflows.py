@@ -13,7 +13,7 @@ from playwright.sync_api import Page
 
 from devtools.server import Server
 
-from .desk import Desk, look_at
+from ..support.desk import Desk, look_at
 
 pytestmark = [pytest.mark.web, pytest.mark.server]
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from devtools.server import Server
 
-from .desk import MERGE, READY, Desk, compose, in_page, look_at, sent, undo
+from ..support.desk import MERGE, READY, Desk, compose, in_page, look_at, sent, undo
 
 pytestmark = [pytest.mark.web, pytest.mark.server]
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from .desk import look_at
+from ..support.desk import look_at
 
 pytestmark = [pytest.mark.web, pytest.mark.server]
 

@@ -12,7 +12,7 @@ from comfyui_qr_lora.qrlora_core.errors import ScheduleError
 from comfyui_qr_lora.qrlora_core.schedule import CURVES, Schedule, make_curve, parse_points
 from devtools.server import Server
 
-from .desk import look_at
+from ..support.desk import look_at
 
 pytestmark = [pytest.mark.web, pytest.mark.server]
 

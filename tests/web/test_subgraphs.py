@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from .desk import FIRST, MERGE, READY, SECOND, Desk, compose, in_page, sent
+from ..support.desk import FIRST, MERGE, READY, SECOND, Desk, compose, in_page, sent
 
 pytestmark = [pytest.mark.web, pytest.mark.server]
 

@@ -1,0 +1,1 @@
+"""How a merge reaches a model: live branches beside its layers, or patches of its weights."""

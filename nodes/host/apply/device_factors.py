@@ -1,0 +1,159 @@
+"""An adapter bound to one host model: what fits where, and its factors on the device, worked out once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Set
+from dataclasses import dataclass, field
+from typing import Any
+
+import comfy.model_patcher
+import torch
+from torch import Tensor
+
+from ....qrlora_core import QRLoRA, QRLoRAError, Term
+from ..model.key_map import Target
+from ..model.matching import Match, Names, match, remembered
+from ..model.weights import compute_dtype
+from .live_vector import can_add_vector
+
+_BINDING = "binding"
+
+
+class _Factors(torch.nn.Module):
+    """Tensors by name as frozen parameters, so that the host moves, counts and frees them like a model's."""
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        super().__init__()
+        # One small module each: the host loads and offloads module by module.
+        self._holders: dict[str, torch.nn.Module] = {}
+        for index, (name, tensor) in enumerate(tensors.items()):
+            holder = torch.nn.Module()
+            holder.tensor = torch.nn.Parameter(tensor, requires_grad=False)
+            self.add_module(str(index), holder)
+            self._holders[name] = holder
+
+    def get(self, name: str) -> Tensor:
+        return self._holders[name].tensor  # by name each time: the host may have moved it
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {name: holder.tensor for name, holder in self._holders.items()}
+
+
+# Gives the module with the tensors of `Binding.basis` or `Binding.deltas`, or with a copy of them on another device.
+Place = Callable[[Any], _Factors]
+
+
+def own_place(patcher: Any) -> _Factors:
+    """Where the tensors were put first."""
+    return patcher.model  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, eq=False)
+class Binding:
+    """An adapter on one model, for live application.
+
+    Args:
+        match: which layers fit.
+        basis: the q of every term, in the model's compute dtype and the host's row order.
+        deltas: the delta_r of every term, in the adapter's dtype.
+        unrun: host modules of its layers that did not run in the last sampling.
+        watched: those that did not run in any one; from then on their weights are watched, see `live_bypass`.
+    """
+
+    match: Match
+    basis: Any
+    deltas: Any
+    unrun: set[str] = field(default_factory=set)
+    watched: set[str] = field(default_factory=set)
+
+    def q(self, path: str, term: Term, place: Place) -> Tensor:
+        """The term's q where the host has put it."""
+        return place(self.basis).get(_name(self.match.adapter, path, term))
+
+    def delta_r(self, path: str, term: Term, place: Place) -> Tensor:
+        """The term's delta_r where the host has put it."""
+        return place(self.deltas).get(_name(self.match.adapter, path, term))
+
+    def note_unrun(self, ran: Set[str]) -> None:
+        """Remember which of its host modules are not among those that ran."""
+        self.unrun.clear()
+        self.unrun.update({target.module for target in self.match.targets.values()} - ran)
+        self.watched.update(self.unrun)
+
+    def unrun_names(self) -> list[str]:
+        """The adapter's own names of the layers that did not run."""
+        return self.names_of(self.unrun)
+
+    def names_of(self, modules: Set[str]) -> list[str]:
+        """The adapter's own names of layers that are in these host modules."""
+        targets, names = self.match.targets, self.match.own_names
+        return [own for path, target in targets.items() if target.module in modules for own in names[path]]
+
+
+def bind(patcher: Any, adapter: QRLoRA, names: Names) -> Binding:
+    """The adapter's binding to the patcher's model: made at the first call, found again after.
+
+    Raises:
+        AdapterError: the adapter does not fit, see `match`.
+        QRLoRAError: a layer that a forward hook cannot serve.
+    """
+    return remembered(adapter, patcher.model, _BINDING, lambda: _bind(patcher, match(patcher, adapter, names)))
+
+
+def unrun_layers(patcher: Any, adapter: QRLoRA) -> list[str]:
+    """The names of layers that did not run when the adapter was last live on this model; none where it never was."""
+    binding = adapter.bindings.get(patcher.model, {}).get(_BINDING)
+    return [] if binding is None else binding.unrun_names()
+
+
+def _bind(patcher: Any, matched: Match) -> Binding:
+    for path, target in matched.targets.items():
+        _require_hookable(patcher, matched.adapter, path, target)
+    with torch.inference_mode(False):  # normal tensors also serve a trainer that runs on a live model
+        return _upload(patcher, matched)
+
+
+def _upload(patcher: Any, matched: Match) -> Binding:
+    dtype = compute_dtype(patcher)
+    basis, deltas = {}, {}
+    for path, target in matched.targets.items():
+        for term in matched.adapter.layers[path].terms:
+            name = _name(matched.adapter, path, term)
+            q = term.q if target.reorder is None else target.reorder(term.q)
+            basis[name], deltas[name] = q.detach().to(dtype), term.delta_r.detach()
+    # A merge keeps sums of delta_r in the compute dtype beside them: reserve that room too.
+    room = sum(delta.numel() * (delta.element_size() + dtype.itemsize) for delta in deltas.values())
+    return Binding(matched, _as_model(patcher, basis), _as_model(patcher, deltas, room))
+
+
+def _as_model(patcher: Any, tensors: dict[str, Tensor], size: int = 0) -> Any:
+    return _patcher_of(_Factors(tensors), patcher.load_device, patcher.offload_device, size)
+
+
+def _patcher_of(factors: _Factors, load_device: torch.device, offload_device: torch.device, size: int) -> Any:
+    made = comfy.model_patcher.ModelPatcher(factors, load_device, offload_device, size=size)
+    if hasattr(made, "cached_patcher_init"):  # how the host makes a copy for another device
+        made.cached_patcher_init = _copied, (factors, load_device, offload_device, size)
+    return made
+
+
+def _copied(factors: _Factors, load_device: torch.device, offload_device: torch.device, size: int, **_: Any) -> Any:
+    with torch.inference_mode(False):
+        tensors = {name: tensor.detach().to(offload_device, copy=True) for name, tensor in factors.tensors().items()}
+        return _patcher_of(_Factors(tensors), load_device, offload_device, size)
+
+
+def _name(adapter: QRLoRA, path: str, term: Term) -> str:
+    return f"{path} {adapter.layers[path].terms.index(term)}"
+
+
+def _require_hookable(patcher: Any, adapter: QRLoRA, path: str, target: Target) -> None:
+    module = patcher.model.get_submodule(target.module)
+    if target.vector and can_add_vector(module, target.vector):
+        return
+    linear = hasattr(module, "in_features")
+    conv = hasattr(module, "kernel_size") and getattr(module, "groups", 1) == 1 and module.padding_mode == "zeros"
+    if target.vector or (not linear and not conv):
+        raise QRLoRAError(
+            f"{adapter.name}: layer {path} ({type(module).__name__}) cannot take a live branch; set apply to patch."
+        )

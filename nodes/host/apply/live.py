@@ -1,0 +1,64 @@
+"""``apply = live``: low-rank branches at run time; base weights and ``patches_uuid`` stay untouched."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_patcher
+from comfy.patcher_extension import CallbacksMP
+
+from ....qrlora_core import QRLoRA, Schedule
+from ..model.matching import Names
+from .device_factors import bind
+from .kept_results import keep_nothing
+from .live_merge import LiveMerge
+from .live_patcher import LiveInjection, WeightsAloneError, refuse_weights_alone
+
+
+@dataclass(frozen=True)
+class Source:
+    """One adapter of a merge. ``label`` is what the report calls it."""
+
+    label: str
+    adapter: QRLoRA
+    scale: float = 1.0
+    schedule: Schedule | None = None
+
+
+def apply_live(
+    patcher: Any, sources: Sequence[Source], names: Names, tell: Callable[[list[str]], None] = lambda lines: None
+) -> Any:
+    """A clone of the model whose layers gain ``Q (sum_i scale_i scaling_i delta_r_i) x`` while it runs.
+
+    A scale of zero is dropped: with none left, the clone computes what the given model does, bit for bit.
+
+    Args:
+        tell: gets, after every sampling, a line for each adapter of which not all took part.
+
+    Raises:
+        AdapterError, QRLoRAError: an adapter that does not fit or a layer that cannot be hooked.
+    """
+    clone = patcher.clone()
+    active = [source for source in sources if source.scale != 0 and source.adapter.layers]
+    if not active:
+        return clone
+    bindings = [bind(patcher, source.adapter, names) for source in active]
+    merge = LiveMerge(active, bindings, patcher.patches, tell)
+    key = f"qr_lora {uuid.uuid4()}"
+    clone.set_injections(key, [LiveInjection(merge.inject, merge.eject)])
+    clone.set_additional_models(key, merge.models)
+    clone.add_callback_with_key(CallbacksMP.ON_PREPARE_STATE, key, merge.on_step)
+    clone.add_callback_with_key(CallbacksMP.ON_CLEANUP, key, merge.on_sampled)
+    clone.add_callback_with_key(CallbacksMP.ON_LOAD, key, _refuse_baking)
+    keep_nothing(clone, key, merge.scales_at if merge.is_scheduled else None)
+    refuse_weights_alone(clone)
+    return clone
+
+
+def _refuse_baking(patcher: Any, _device: Any, _memory: Any, force_patch_weights: bool, *_args: Any) -> None:
+    """Older hosts load a model so when its weights go into a file; a patcher that always does (GGUF) says nothing."""
+    if force_patch_weights and type(patcher).load is comfy.model_patcher.ModelPatcher.load:
+        raise WeightsAloneError("saving")

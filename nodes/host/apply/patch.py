@@ -1,0 +1,53 @@
+"""``apply = patch``: adapter deltas as weight patches on the host's own path."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy.weight_adapter import LoRAAdapter
+from torch import Tensor
+
+from ....qrlora_core import QRLoRA, QRLoRAError, Term
+from ..model.matching import Match
+from ..model.weights import input_scale
+from .kept_results import keep_nothing
+
+
+def apply_patch(patcher: Any, match: Match) -> Any:
+    """A clone of the model with the adapter's layers as weight patches; the given model stays as it is.
+
+    ``scaling * q @ delta_r`` is a LoRA with up = q, down = delta_r and the same alpha, so the host's
+    `LoRAAdapter` applies it exactly, also to offloaded weights. Of a layer that scales its input (`input_scale`)
+    the stored weight is another one, and so is the patch: ``delta_r / s``.
+
+    Raises:
+        QRLoRAError: the host did not take every patch.
+    """
+    clone = patcher.clone()
+    pending = [
+        (target.patch_key, _as_lora(term, input_scale(patcher.model.get_submodule(target.module))))
+        for path, target in match.targets.items()
+        for term in match.adapter.layers[path].terms
+    ]
+    while pending:  # a round takes one patch per key; terms of one layer, and names for one weight, need several
+        patches: dict[Any, LoRAAdapter] = {}
+        pending = [(key, lora) for key, lora in pending if patches.setdefault(key, lora) is not lora]
+        _add_all(clone, match.adapter, patches)
+    keep_nothing(clone, "qr_lora")
+    return clone
+
+
+def _add_all(clone: Any, adapter: QRLoRA, patches: dict[Any, LoRAAdapter]) -> None:
+    taken = clone.add_patches(patches)
+    if len(taken) != len(patches):
+        refused = [str(key) for key in patches if key not in taken]
+        raise QRLoRAError(f"{adapter.name}: the host refused {len(refused)} of {len(patches)} patches: {refused[:3]}.")
+
+
+def _as_lora(term: Term, scale_of_input: Tensor | None) -> LoRAAdapter:
+    mid = dora_scale = reshape = None
+    down = term.delta_r
+    if scale_of_input is not None:  # the layer's input is multiplied by it, and the adapter acts on the bare one
+        down = (down.float() / scale_of_input.to(down.device, torch.float32)).to(down.dtype)
+    return LoRAAdapter(set(), (term.q, down, term.alpha, mid, dora_scale, reshape))

@@ -1,0 +1,236 @@
+"""Where adapter files lie: found by a name that starts with its folder, and saved under the output folder.
+
+Names come from prompts and folders, so from anybody: none may lead to a file outside the host's folders.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import folder_paths
+
+from ....qrlora_core import AdapterFileError
+
+FOLDER = "qr_loras"
+_SUFFIX = ".safetensors"
+_OUTPUT_LABEL = f"output/{FOLDER}"
+# Control characters, those that turn the direction of text, and bytes that are no text.
+_UNREADABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_MARKUP = re.compile("[<>]")  # one of the host's renderers shows the entries of a list as HTML
+_UNPORTABLE = re.compile('[<>:"|?*]')  # what Windows allows in no name
+_DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])", re.IGNORECASE)
+_LONGEST = 255  # bytes of one name, on the file systems in use
+_TIMES = {"year": "%Y", "month": "%m", "day": "%d", "hour": "%H", "minute": "%M", "second": "%S"}
+
+
+def register_folders() -> None:
+    """Make ``models/qr_loras`` a model folder of the host, so that ``extra_model_paths.yaml`` can add to it."""
+    folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER))
+    paths, _ = folder_paths.folder_names_and_paths[FOLDER]
+    folder_paths.folder_names_and_paths[FOLDER] = (paths, {_SUFFIX})
+
+
+def output_folder() -> Path:
+    """Where `QRLoRA_Save` writes."""
+    return Path(folder_paths.get_output_directory()) / FOLDER
+
+
+def _roots() -> Iterator[tuple[str, Path]]:
+    """(label, folder): the label is the first part of an adapter's name."""
+    for label in (FOLDER, "loras"):
+        for folder in _model_folders(label):
+            yield label, Path(folder)
+    yield _OUTPUT_LABEL, output_folder()
+
+
+def _model_folders(label: str) -> list[str]:
+    try:
+        return folder_paths.get_folder_paths(label)
+    except KeyError:  # `register_folders` is for the server; a training without one needs no models folder
+        return []
+
+
+def adapter_names() -> list[str]:
+    """Names of all safetensors files where adapters may lie, such as ``output/qr_loras/cat.safetensors``.
+
+    What `adapter_path` would refuse is left out, and logged once.
+    """
+    names: dict[str, None] = {}
+    for label, folder in _roots():
+        names.update({f"{label}/{file}": None for file in _files(folder)})
+    return sorted(names)
+
+
+def _files(root: Path) -> Iterator[str]:
+    """Relative names of the adapter files below; every real folder once, for links may lead in circles."""
+    seen: set[str] = set()
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
+        for name in sorted(files):
+            file = Path(folder, name)
+            if name.endswith(_SUFFIX) and _can_list(file, name, is_link=file.is_symlink()):
+                yield file.relative_to(root).as_posix()
+        # A folder may be a junction of Windows, which is no symbolic link.
+        subfolders[:] = [
+            name for name in sorted(subfolders) if name != ".git" and _can_list(Path(folder, name), name, is_link=True)
+        ]
+
+
+def _can_list(path: Path, name: str, *, is_link: bool) -> bool:
+    try:
+        if relative_parts(name, repr(str(path)), str(path.parent)) != [name]:
+            raise AdapterFileError(f"{str(path)!r}: the name has a backslash, which parts folders on Windows.")
+        if is_link:
+            require_inside(path, repr(str(path)))
+    except AdapterFileError as error:
+        _log_once(str(error))
+        return False
+    return True
+
+
+@functools.cache
+def _log_once(text: str) -> None:
+    """The list is made anew for every prompt."""
+    logging.warning("QR-LoRA: not listed: %s", text)
+
+
+def adapter_path(name: str) -> Path:
+    """The file that a name from `adapter_names` means.
+
+    Raises:
+        AdapterFileError: no such file, or a name that leads out of the folder.
+    """
+    outside = None
+    for label, folder in _roots():
+        if not name.startswith(f"{label}/"):
+            continue
+        path = folder.joinpath(*relative_parts(name.removeprefix(f"{label}/"), repr(name), label))
+        if not is_inside(path):
+            outside = path
+        elif os.path.isfile(path):  # noqa: PTH113 (`Path.is_file` raises where it may not look)
+            return path
+    if outside is not None:
+        require_inside(outside, repr(name))
+    folders = ", ".join(dict.fromkeys(str(folder) for _, folder in _roots()))
+    raise AdapterFileError(
+        f"{name!r}: no such adapter file. It was moved, renamed or deleted. Looked in: {folders}. "
+        "Press R to refresh the list, then choose another."
+    )
+
+
+def name_of(path: Path) -> str:
+    """The name under which `QRLoRA_Load` finds a file in the output folder."""
+    return f"{_OUTPUT_LABEL}/{path.relative_to(output_folder()).as_posix()}"
+
+
+def new_output_path(filename_prefix: str) -> Path:
+    """A path under ``output/qr_loras`` that is not taken: ``<prefix>_00001_.safetensors`` and so on.
+
+    The host's own ``get_save_image_path`` makes folders where a link leads, and so is of no use here.
+
+    Raises:
+        AdapterFileError: an empty prefix, or one that leads out of the folder.
+    """
+    root, what = output_folder(), f"filename_prefix {filename_prefix!r}"
+    parts = relative_parts(_with_date(filename_prefix), what, str(root), added=f"_00001_{_SUFFIX}")
+    if not parts or not filename_prefix.strip():
+        raise AdapterFileError("filename_prefix: expected a name such as 'style', found nothing.")
+    *subfolders, stem = parts
+    folder = require_inside(root.joinpath(*subfolders), what)
+    return folder / f"{stem}_{_next_number(folder, stem, what):05}_{_SUFFIX}"
+
+
+def _with_date(prefix: str) -> str:
+    """With the host's placeholders of time filled in, as its own nodes do."""
+    now = time.localtime()
+    for name, code in _TIMES.items():
+        prefix = prefix.replace(f"%{name}%", time.strftime(code, now))
+    return prefix
+
+
+def _next_number(folder: Path, stem: str, what: str) -> int:
+    try:
+        names = [path.name for path in folder.iterdir()]
+    except FileNotFoundError:
+        return 1
+    except OSError as error:
+        raise AdapterFileError(f"{what}: {folder} cannot be used ({error.strerror}). Choose another name.") from error
+    pattern = re.compile(rf"{re.escape(stem)}_([0-9]{{1,9}})_.*", re.IGNORECASE)  # as some file systems do
+    return max((int(found[1]) for found in map(pattern.match, names) if found), default=0) + 1
+
+
+def relative_parts(name: str, what: str, folder: str, *, added: str | None = None) -> list[str]:
+    """The folders and the file of a relative name, empty ones left out.
+
+    The rules of Windows hold everywhere: there a name may mean a device, a drive or a stream of another file.
+
+    Args:
+        what: begins the message. folder: ends it.
+        added: what the name of a file that is to be made ends in; None for one that is there.
+
+    Raises:
+        AdapterFileError: it leads out of any folder, or is no name on some system.
+    """
+    written, name = added is not None, name.replace("\\", "/")
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if name.startswith("/") or ":" in name or any(part.rstrip(" .") == "" for part in parts if part.strip()):
+        if written:
+            raise AdapterFileError(f"{what} leads out of {folder}; use a plain name or subfolder/name.")
+        raise AdapterFileError(f"{what}: this name leads out of the folder {folder}; choose a file inside it.")
+    for part in [*parts[:-1], *(last + (added or "") for last in parts[-1:])]:
+        if fault := _fault(part, _UNPORTABLE if written else _MARKUP):
+            raise AdapterFileError(f"{what}: {fault}. Use letters, digits, spaces, dots, hyphens and underscores.")
+    return parts
+
+
+def _fault(part: str, forbidden: re.Pattern[str]) -> str | None:
+    """What is wrong with the name of one file or folder."""
+    if _UNREADABLE.search(part):
+        return "the name has characters that cannot be shown"
+    if found := forbidden.search(part):
+        return f"the name has the character {found[0]}"
+    if part.endswith((".", " ")):
+        return "the name of a file or folder ends in a dot or a space"
+    if _DEVICE.fullmatch(part.partition(".")[0].rstrip(" ")):
+        return f"{part} is a device on Windows"
+    return "the name is too long" if len(os.fsencode(part)) > _LONGEST else None
+
+
+def is_inside(path: Path) -> bool:
+    """Whether the file or folder, all links followed, lies in one of the folders of adapters."""
+    real = Path(os.path.realpath(path))
+    return any(real.is_relative_to(os.path.realpath(folder)) for _, folder in _roots())
+
+
+def require_inside(path: Path, what: str) -> Path:
+    """The path, if `is_inside`.
+
+    A folder of adapters may itself be a link; a link inside one may lead to another, and nowhere else.
+
+    Raises:
+        AdapterFileError: it leads elsewhere; the message names the link.
+    """
+    if is_inside(path):
+        return path
+    link = _way_out(path)
+    raise AdapterFileError(
+        f"{what}: {link} is a link to {os.path.realpath(link)}, outside the folders of adapters. "
+        "To use what lies there, add the folder it points to to extra_model_paths.yaml, under loras or qr_loras."
+    )
+
+
+def _way_out(path: Path) -> Path:
+    """The first part of the path that is outside, below the folder of adapters that it begins with."""
+    root = next((folder for _, folder in _roots() if path.is_relative_to(folder)), path)
+    parts = [part for part in (*reversed(path.parents), path) if part.is_relative_to(root)]
+    return next(part for part in parts if not is_inside(part))

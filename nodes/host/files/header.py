@@ -1,0 +1,127 @@
+"""What an adapter file says of itself, from its header alone. A file may say anything: whatever it says is cut."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from ....qrlora_core import AdapterFileError
+from ....qrlora_core.files.adapter_file import METADATA_PREFIX
+from ....qrlora_core.files.compact import is_compact
+from ....qrlora_core.files.full import is_layout_key, layers_of
+from ....qrlora_core.files.lora import adapter_of, is_lora
+from ....qrlora_core.files.safetensors_io import SafetensorsFile, reading
+from ....qrlora_core.metadata import json_object
+
+# One of the two factors of a layer, whose first side is its rank.
+_FACTOR = re.compile(
+    r"(?P<layer>.+?)(?:\.lora(?P<kind>_qr|_compact)?(?:\.\d+)?\.delta_r|[._]lora[._]down|\.lora_linear_layer\.down"
+    r"|\.lora_A(?:\.[^.]+)?)(?:\.weight)?"
+)
+_DIFFERENCE = re.compile(r"(?P<layer>.+)\.(?:diff|w_norm|diff_b|b_norm)")
+_BASE = (f"{METADATA_PREFIX}base_model", "modelspec.architecture", "ss_base_model_version", "ss_sd_model_name")
+_TRIGGERS = (f"{METADATA_PREFIX}triggers", "modelspec.trigger_phrase")
+_ABOUT = ("title", "author", "license", "date", "description", "usage_hint")
+# Settings first, in the order in which one reads them; the rest of what our own files tell follows.
+_SETTINGS = ("rank", "alpha", "variant", "steps_done", "images", "learning_rate", "optimizer", "schedule")
+_KOHYA = {
+    "ss_network_dim": "rank", "ss_network_alpha": "alpha", "ss_steps": "steps_done", "ss_num_train_images": "images",
+    "ss_learning_rate": "learning_rate", "ss_unet_lr": "unet_learning_rate", "ss_optimizer": "optimizer",
+    "ss_lr_scheduler": "schedule", "ss_num_epochs": "epochs", "ss_resolution": "resolution",
+    "ss_sd_model_name": "trained_on",
+}  # fmt: skip
+_LONGEST_NAME, _LONGEST, _LONGEST_PROSE = 60, 200, 1000
+_MOST_SETTINGS, _MOST_TAGS = 60, 12
+
+
+def facts_of(path: Path) -> dict[str, Any]:
+    """The facts about a file, ready for JSON.
+
+    ``tags`` are what its pictures were captioned with most often, as kohya's trainer records it: hints, no triggers.
+
+    Raises:
+        AdapterFileError: it cannot be read, or is no adapter.
+    """
+    with reading(path) as file:
+        keys, metadata = file.keys(), file.metadata()
+        layers = {found["layer"] for key in keys if (found := _FACTOR.fullmatch(key) or _DIFFERENCE.fullmatch(key))}
+        if not layers:
+            _refuse(path, keys, file)
+    return {
+        "file": path.name, "bytes": path.stat().st_size, "kind": _kind(keys), "layers": len(layers),
+        "ranks": _ranks(path, keys), "base": _first_told(metadata, _BASE, _LONGEST),
+        "triggers": _first_told(metadata, _TRIGGERS, _LONGEST_PROSE), "tags": _tags(metadata),
+        "about": _about(metadata), "training": _training(metadata),
+    }  # fmt: skip
+
+
+def _refuse(path: Path, keys: list[str], file: SafetensorsFile) -> None:
+    """With the message that loading it gives: neither reader takes a file without a factor and a difference."""
+    if is_lora(keys):
+        adapter_of(path, keys, file.get_tensor, file.metadata())
+    layers_of(path, keys, file.get_tensor)
+
+
+def _kind(keys: list[str]) -> str:
+    if is_compact(keys):
+        return "compact"
+    return "full" if any(map(is_layout_key, keys)) else "lora"
+
+
+def _ranks(path: Path, keys: Iterable[str]) -> list[int]:
+    """The lowest rank of a layer and the highest; the terms of one layer count together, as in the loaded adapter."""
+    ranks: Counter[str] = Counter()
+    try:
+        with safe_open(path, framework="pt") as file:
+            for key in keys:
+                if found := _FACTOR.fullmatch(key):
+                    terms = 2 if found["kind"] == "_qr" else 1
+                    ranks[found["layer"]] += terms * next(iter(file.get_slice(key).get_shape()), 0)
+    except (SafetensorError, OSError) as error:
+        raise AdapterFileError(f"{path.name}: it changed while it was read; choose it again.") from error
+    return [min(ranks.values()), max(ranks.values())] if ranks else []
+
+
+def _cut(told: object, longest: int = _LONGEST) -> str:
+    """What a file says, on one line and of bearable length."""
+    text = str(told)
+    return " ".join(text[:longest].split()) + ("…" if len(text) > longest else "")
+
+
+def _first_told(metadata: Mapping[str, str], names: Iterable[str], longest: int) -> str:
+    return next((cut for name in names if (cut := _cut(metadata.get(name, ""), longest))), "")
+
+
+def _about(metadata: Mapping[str, str]) -> list[list[str]]:
+    told = {name: metadata.get(f"modelspec.{name}", "") for name in _ABOUT}
+    return [[name, _cut(text, _LONGEST_PROSE)] for name, text in told.items() if text.strip()]
+
+
+def _training(metadata: Mapping[str, str]) -> list[list[str]]:
+    """(name, value) of the settings, by the names of our own inputs where they have one."""
+    told: dict[str, object] = {name: metadata[key] for key, name in _KOHYA.items() if key in metadata}
+    told |= json_object(metadata, f"{METADATA_PREFIX}training")
+    own = {name: metadata.get(METADATA_PREFIX + name) for name in ("rank", "alpha", "variant")}
+    told |= {name: text for name, text in own.items() if text}
+    ordered = {name: told[name] for name in (*_SETTINGS, *told) if name in told}
+    plain = [(name, value) for name, value in ordered.items() if isinstance(value, (str, int, float)) and value != ""]
+    return [[_cut(name, _LONGEST_NAME), _written(value)] for name, value in plain[:_MOST_SETTINGS]]
+
+
+def _written(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else _cut(value)
+
+
+def _tags(metadata: Mapping[str, str]) -> list[str]:
+    """kohya's ``{folder: {tag: count}}``."""
+    counts: Counter[str] = Counter()
+    for folder in json_object(metadata, "ss_tag_frequency").values():
+        for tag, count in folder.items() if isinstance(folder, dict) else ():
+            if isinstance(count, int):
+                counts[tag] += count
+    return [_cut(tag, _LONGEST_NAME) for tag, _ in counts.most_common(_MOST_TAGS)]

@@ -1,0 +1,57 @@
+"""Load an adapter file of any kind, with what only a base model can give where the file needs it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import comfy.lora_convert
+
+from ....qrlora_core import AdapterError, AdapterFileError, QRLoRA, load_adapter
+from ....qrlora_core.files.lora import IS_LORA, MAY_REPLACE_CORE
+from ....qrlora_core.functional.lora import subtract_cores
+from ..model.bases import BaseModel, basis_store
+
+FILE_KINDS = ("auto", "published qr")
+
+
+def load(path: Path, kind: str = FILE_KINDS[0], patcher: Any = None) -> QRLoRA:
+    """The adapter in a file.
+
+    Args:
+        kind: ``published qr`` for the authors' files of the variant qr, whose factors replace the core.
+        patcher: the base model; needed for that kind, and for a compact file whose bases are not on this machine.
+
+    Raises:
+        AdapterFileError: see `load_adapter`; or a kind that the file is not of, or that needs the model.
+    """
+    base = None if patcher is None else BaseModel(patcher)
+    adapter = load_adapter(
+        path,
+        bases=basis_store(),
+        rebuild=None if base is None else base.basis,
+        rename=comfy.lora_convert.convert_lora,
+    )
+    return adapter if kind == FILE_KINDS[0] else _as_published_qr(adapter, kind, base)
+
+
+def _as_published_qr(adapter: QRLoRA, kind: str, base: BaseModel | None) -> QRLoRA:
+    if kind not in FILE_KINDS:
+        raise AdapterFileError(f"file_kind: expected one of {', '.join(FILE_KINDS)}, found {kind!r}.")
+    if IS_LORA not in adapter.metadata:
+        raise AdapterFileError(
+            f"{adapter.name}: file_kind published qr is for files with lora.up and lora.down, this one has Q and dR; "
+            "set file_kind to auto."
+        )
+    if base is None:
+        raise AdapterFileError(
+            f"{adapter.name}: in a published file of the variant qr, factors replace the core of the base weights, so "
+            "the model that it was trained on is needed: connect it to the input model of Load QR-LoRA."
+        )
+    try:
+        whole = subtract_cores(adapter, base.factors)
+    except AdapterError as error:
+        raise AdapterFileError(f"{adapter.name}: {error}") from error
+    metadata = {key: value for key, value in adapter.metadata.items() if key not in (IS_LORA, MAY_REPLACE_CORE)}
+    return replace(whole, metadata=metadata)

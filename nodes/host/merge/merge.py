@@ -1,0 +1,182 @@
+"""Apply a merge of adapters to a host model and its text encoder, and report what was applied."""
+
+from __future__ import annotations
+
+from collections import ChainMap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from types import MappingProxyType
+from typing import Any
+
+from ....qrlora_core import Layer, QRLoRA, QRLoRAError, ScheduleError, merge
+from ....qrlora_core.functional.compare import inner_product
+from ..apply.device_factors import unrun_layers
+from ..apply.live import Source, apply_live
+from ..apply.patch import apply_patch
+from ..model.base_check import other_base
+from ..model.matching import Names, match, remembered, require_some
+from .modes import Combination, combine
+from .report import Neighbours, SourceReport, as_text, described_mode, overview, report_merge, unrun_lines
+
+APPLY_MODES = ("live", "patch")
+_ADD = Combination()
+_MODE_KEY = "qr_lora.merge_mode"
+
+
+@dataclass(frozen=True)
+class Applied:
+    """A model, and a text encoder if one was given, with a merge on them; the merge as one adapter.
+
+    Attributes:
+        lines: what was applied. last: what did not run when the adapters were last live on this model.
+        overview: the same for a page, see `report.overview`.
+    """
+
+    model: Any
+    merged: QRLoRA
+    lines: list[str]
+    last: list[str]
+    overview: dict[str, Any]
+    clip: Any = None
+
+    @property
+    def report(self) -> str:
+        """All lines as one text."""
+        return as_text([*self.lines, *self.last])
+
+
+def apply_adapters(
+    patcher: Any,
+    sources: Sequence[Source],
+    mode: str,
+    *,
+    how: Combination = _ADD,
+    clip: Any = None,
+    clip_scale: float = 1.0,
+    tell: Callable[[list[str]], None] = lambda lines: None,
+) -> Applied:
+    """Merge the sources and apply the result to clones of the model and of the text encoder.
+
+    Args:
+        mode: one of `APPLY_MODES`.
+        how: the merge mode.
+        clip: the host's CLIP, for adapters with layers of a text encoder. There each counts with
+            ``scale * clip_scale`` and without its schedule.
+
+    Raises:
+        TargetError, AdapterError: an adapter that does not fit; what was given stays as it is.
+        ScheduleError: a schedule with ``patch``, whose weights cannot change while sampling.
+        QRLoRAError: an unknown mode, or a layer that the mode cannot serve.
+    """
+    if mode not in APPLY_MODES:
+        raise QRLoRAError(f"apply: expected one of {', '.join(APPLY_MODES)}, found {mode!r}.")
+    _require_steady(sources, mode)
+    on_model = _Merge(patcher, sources, how)
+    on_clip = _Merge(clip.patcher, _for_text_encoder(sources, clip_scale), how) if clip is not None else None
+    found = [_report(index, source, on_model, on_clip, mode) for index, source in enumerate(sources)]
+    for report in found:
+        if report.text_encoder is None or not report.text_encoder.targets:
+            require_some(patcher, report.source.adapter, report.model)
+    neighbours, told = on_model.neighbours(), _together(tell)
+    return Applied(
+        on_model.apply(mode, told("model")),
+        _whole_merge(found, on_model, on_clip, how),
+        report_merge(found, neighbours, on_model.merged, how, clip_scale),
+        unrun_lines(found),
+        overview(found, neighbours, on_model.merged),
+        _with_patcher(clip, on_clip.apply(mode, told("clip"))) if on_clip is not None else None,
+    )
+
+
+def _together(tell: Callable[[list[str]], None]) -> Callable[[str], Callable[[list[str]], None]]:
+    """What takes the lines of one part, and tells the last ones of all parts."""
+    latest: dict[str, list[str]] = {}
+
+    def part(name: str) -> Callable[[list[str]], None]:
+        def told(lines: list[str]) -> None:
+            latest[name] = lines
+            tell([line for lines in latest.values() for line in lines])
+
+        return told
+
+    return part
+
+
+class _Merge:
+    """The sources on one host model, the diffusion model or the text encoders: matched, combined and summed."""
+
+    def __init__(self, patcher: Any, sources: Sequence[Source], how: Combination) -> None:
+        self.patcher, self._names = patcher, Names(patcher)
+        self.matches = [match(patcher, source.adapter, self._names) for source in sources]
+        fitted = [replace(source, adapter=m.adapter) for source, m in zip(sources, self.matches, strict=True)]
+        self._sources = combine(patcher, fitted, how, self._names)
+        self.merged = merge([(source.adapter, source.scale) for source in self._sources])
+
+    def neighbours(self) -> list[Neighbours]:
+        """How each two adapters that follow each other act on the same directions, worked out once for the two."""
+        pairs = pairwise(matched.adapter for matched in self.matches)
+        return [Neighbours(_product(a, b), _product(a, a), _product(b, b)) for a, b in pairs]
+
+    def is_idle(self, index: int) -> bool:
+        """Whether nothing is left of an adapter that is on: it was zero before, or is in this mode."""
+        source = self._sources[index]
+        return source.scale != 0 and source.adapter.is_zero
+
+    def unrun(self, index: int) -> list[str]:
+        """The names of an adapter's layers that did not run when this was last live on the model."""
+        return unrun_layers(self.patcher, self._sources[index].adapter)
+
+    def apply(self, mode: str, tell: Callable[[list[str]], None]) -> Any:
+        """A clone of the model with the merge on it."""
+        if mode == "live":
+            return apply_live(self.patcher, self._sources, self._names, tell)
+        return apply_patch(self.patcher, match(self.patcher, self.merged, self._names))
+
+
+def _product(first: QRLoRA, second: QRLoRA) -> float:
+    return remembered(first, second, "inner product", lambda: inner_product(first, second))
+
+
+def _require_steady(sources: Sequence[Source], mode: str) -> None:
+    scheduled = [source.label for source in sources if source.schedule is not None]
+    if mode == "patch" and scheduled:
+        raise ScheduleError(
+            f"{', '.join(scheduled)}: a schedule needs apply = live: patched weights cannot change while sampling. "
+            "Set apply to live, or disconnect the schedule."
+        )
+
+
+def _for_text_encoder(sources: Sequence[Source], clip_scale: float) -> list[Source]:
+    return [replace(source, scale=source.scale * clip_scale, schedule=None) for source in sources]
+
+
+def _report(index: int, source: Source, on_model: _Merge, on_clip: _Merge | None, mode: str) -> SourceReport:
+    matched = on_model.matches[index]
+    return SourceReport(
+        source,
+        matched,
+        on_clip.matches[index] if on_clip else None,
+        other_base(on_model.patcher, source.adapter, matched),
+        idle=on_model.is_idle(index) and (on_clip is None or on_clip.is_idle(index)),
+        unrun=tuple(name for part in (on_model, on_clip) if part and mode == "live" for name in part.unrun(index)),
+    )
+
+
+def _whole_merge(reports: Sequence[SourceReport], on_model: _Merge, on_clip: _Merge | None, how: Combination) -> QRLoRA:
+    """All layers of the merge as one adapter; those that neither model has stay in it under their own names."""
+    rest = merge([(_left_out(report), report.source.scale) for report in reports])
+    parts = [rest, on_model.merged, *([on_clip.merged] if on_clip is not None else [])]
+    layers: ChainMap[str, Layer] = ChainMap(*(part.layers for part in parts))  # type: ignore[arg-type]
+    return QRLoRA(MappingProxyType(layers), {**on_model.merged.metadata, _MODE_KEY: described_mode(reports, how)})
+
+
+def _left_out(report: SourceReport) -> QRLoRA:
+    adapter = report.source.adapter
+    return QRLoRA({path: adapter.layers[path] for path in report.left_out}, adapter.metadata)
+
+
+def _with_patcher(clip: Any, patcher: Any) -> Any:
+    clone = clip.clone()
+    clone.patcher = patcher
+    return clone

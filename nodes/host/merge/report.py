@@ -1,0 +1,272 @@
+"""What a user reads about adapters and merges."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from ....qrlora_core import QRLoRA
+from ....qrlora_core.files.lora import IS_LORA, MAY_REPLACE_CORE, NOT_LOADED
+from ....qrlora_core.functional.merge import MERGE_KEY
+from ....qrlora_core.metadata import json_object
+from ..text import paths_as_text
+
+if TYPE_CHECKING:
+    from ..apply.live import Source
+    from ..model.matching import Match
+    from ..train.train import TrainingResult
+    from .modes import Combination
+
+
+_LONGEST = 500
+_SHOWN_SETTINGS = ("variant", "learning_rate", "optimizer", "schedule", "timesteps", "images")
+_SHOWN_LOSSES = (("first_loss", "first"), ("last_loss", "last"))
+
+
+def describe_adapter(adapter: QRLoRA) -> str:
+    """``cat.safetensors: 48 layers, rank 16, made for SD3``, and how it was trained where the file tells."""
+    base = adapter.metadata.get("qr_lora.base_model")
+    made_for = f", made for {_short(base)}" if base else ""
+    kind = "ordinary LoRA, " if IS_LORA in adapter.metadata else ""
+    lines = [f"{adapter.name}: {kind}{len(adapter.layers)} layers, {_ranks(adapter)}{made_for}"]
+    if NOT_LOADED in adapter.metadata:
+        lines.append(f"not loaded: {adapter.metadata[NOT_LOADED]}")
+    if MAY_REPLACE_CORE in adapter.metadata:
+        lines.append(
+            "its up matrices are orthonormal, as in published QR-LoRA files of the variant qr, which replace a part of "
+            "the base weights: if it is one, set file_kind to published qr and connect the model"
+        )
+    return "\n".join([*lines, *_how_trained(adapter)])
+
+
+def _how_trained(adapter: QRLoRA) -> list[str]:
+    """One line of settings and one of figures; the file may tell anything, so what cannot be read is left out."""
+    told = json_object(adapter.metadata, "qr_lora.training")
+    settings = [f"{name} {_short(told[name])}" for name in _SHOWN_SETTINGS if name in told]
+    steps = [f"{_short(told['steps_done'])} steps"] if "steps_done" in told else []
+    losses = [f"{told[name]:.4g} at {when}" for name, when in _SHOWN_LOSSES if isinstance(told.get(name), float)]
+    loss = [f"loss {', '.join(losses)}"] if losses else []
+    return [*([", ".join([*steps, *settings])] if steps or settings else []), *loss]
+
+
+def _short(told: object) -> str:
+    """What a file says, on one line and of bearable length."""
+    text = str(told)
+    return " ".join(text[:_LONGEST].split()) + ("…" if len(text) > _LONGEST else "")
+
+
+_TEXT_ENCODER = ("lora_te", "lora_prior_te", "text_encoder", "te1_", "te2_")
+
+
+@dataclass(frozen=True)
+class SourceReport:
+    """What became of one adapter of a merge.
+
+    Attributes:
+        other_base: a sentence, empty where the base is its own.
+        idle: whether it is on and changes nothing.
+        unrun: names of its layers that did not run when it was last live on this model.
+    """
+
+    source: Source
+    model: Match
+    text_encoder: Match | None
+    other_base: str
+    idle: bool = False
+    unrun: tuple[str, ...] = ()
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Names of layers that neither the model nor the connected text encoder has."""
+        if self.text_encoder is None:
+            return self.model.missing
+        lacking = set(self.text_encoder.missing)
+        return tuple(path for path in self.model.missing if path in lacking)
+
+    @property
+    def applied(self) -> int:
+        """How many of its layers were applied."""
+        matches = [self.model, *([self.text_encoder] if self.text_encoder else [])]
+        return sum(len(own) for matched in matches for own in matched.own_names.values())
+
+
+def report_merge(
+    reports: Sequence[SourceReport],
+    neighbours: Sequence[Neighbours],
+    merged: QRLoRA,
+    how: Combination,
+    clip_scale: float,
+) -> list[str]:
+    """One line per adapter, one for two that follow each other, and one for what needs attention.
+
+    ``content.safetensors: 48 of 48 layers, rank 16, scale 0.90; shared basis``
+    """
+    told = json.loads(merged.metadata[MERGE_KEY])
+    lines = [_line(found, told, clip_scale) for found in reports]
+    if how.mode != "add" and reports:
+        lines.append(described_mode(reports, how))
+    pairs = zip(pairwise(reports), neighbours, strict=True)
+    lines += [_line_of_two(a, b, pair) for (a, b), pair in pairs if a.source.scale and b.source.scale]
+    for found in reports:
+        lines += _warnings(found)
+    if told["concatenated"]:
+        lines.append(
+            f"different bases in {len(told['concatenated'])} layers: their deltas were added side by side, exactly. "
+            "They are ordinary LoRAs, or were trained on other base models or machines, at another rank, or with the "
+            "variant qr."
+        )
+    return lines
+
+
+def as_text(lines: Sequence[str]) -> str:
+    """The report of a merge as one text."""
+    return "\n".join(lines) or "no adapter connected: the model is unchanged"
+
+
+def unrun_lines(reports: Sequence[SourceReport]) -> list[str]:
+    """One line per adapter of which layers did not run when it was last live on this model."""
+    return [f"last time, {line}" for found in reports for line in _unrun_lines(found)]
+
+
+def _unrun_lines(found: SourceReport) -> list[str]:
+    return [describe_unrun(found.source.label, found.unrun, found.applied)] if found.unrun else []
+
+
+def describe_unrun(label: str, names: Sequence[str], total: int) -> str:
+    """``content.safetensors: 3 of 304 layers did not run: a, b, c``"""
+    if len(names) == total:
+        return f"{label} did nothing: this model runs none of its {total} layers as such. Set apply to patch."
+    return f"{label}: {len(names)} of {total} layers did not run: {paths_as_text(names)}"
+
+
+def describe_once(label: str, names: Sequence[str]) -> str:
+    """``content.safetensors: 12 layers run once, before the first step, at the scale of its schedule there: a, b``"""
+    layers = paths_as_text(names)
+    return f"{label}: {len(names)} layers run once, before the first step, at the scale of its schedule there: {layers}"
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Two adapters that follow each other in a merge: ``<D_a, D_b>``, ``|D_a|^2`` and ``|D_b|^2`` at scale 1."""
+
+    product: float
+    energy_first: float
+    energy_second: float
+
+    def interference(self, first: float, second: float) -> float:
+        """``2 <a D_a, b D_b> / (|a D_a|^2 + |b D_b|^2)`` at the scales a, b: the share of energy gained or lost."""
+        energy = first**2 * self.energy_first + second**2 * self.energy_second
+        return 2 * first * second * self.product / energy if energy else 0.0
+
+
+def overview(reports: Sequence[SourceReport], neighbours: Sequence[Neighbours], merged: QRLoRA) -> dict[str, Any]:
+    """What the page shows of a merge, as JSON: of each adapter, and of each two that follow each other."""
+    told = json.loads(merged.metadata[MERGE_KEY])
+    return {
+        "adapters": [
+            {
+                "name": found.source.label,
+                "layers": len(found.source.adapter.layers),
+                "applied": found.applied,
+                "rank": _ranks(found.source.adapter),
+                "basis": _state(found, told),
+                "other_base": found.other_base,
+                "warnings": [*_warnings(found), *(f"last time, {line}" for line in _unrun_lines(found))],
+            }
+            for found in reports
+        ],
+        "neighbours": [
+            {name: value if math.isfinite(value) else 0.0 for name, value in asdict(pair).items()}  # for JSON
+            for pair in neighbours
+        ],
+    }
+
+
+def _line(found: SourceReport, how: dict[str, list[str]], clip_scale: float) -> str:
+    source, total = found.source, len(found.source.adapter.layers)
+    in_clip = len(found.text_encoder.own_names) if found.text_encoder else 0
+    text = f" ({in_clip} in the text encoder at {source.scale * clip_scale:.2f})" if in_clip else ""
+    layers = f"{found.applied} of {total} layers{text}, {_ranks(source.adapter)}"
+    scheduled = ", scheduled" if source.schedule is not None else ""
+    return f"{source.label}: {layers}, scale {source.scale:.2f}{scheduled}; {_state(found, how)}"
+
+
+def _line_of_two(first: SourceReport, second: SourceReport, pair: Neighbours) -> str:
+    share = pair.interference(first.source.scale, second.source.scale)
+    return f"interference of {first.source.label} and {second.source.label}: {share:+.1%}"
+
+
+def _state(found: SourceReport, how: dict[str, list[str]]) -> str:
+    return "off" if found.source.scale == 0 else _basis(found.model, how)
+
+
+def _basis(matched: Match, how: dict[str, list[str]]) -> str:
+    shared, different = (len(set(how[kind]) & set(matched.targets)) for kind in ("shared", "concatenated"))
+    if not shared and not different:
+        return "alone on its layers"
+    if not different:
+        return "shared basis"
+    return f"shared basis in {shared} layers, own basis in {different}" if shared else "own basis"
+
+
+def described_mode(reports: Sequence[SourceReport], how: Combination) -> str:
+    """The merge mode with its settings, by the names of the adapters."""
+    if how.mode == "null_space" and reports:
+        return f"null_space: the others are kept away from {reports[how.protect].source.label}, mu {how.mu:g}"
+    return f"ties: density {how.density:g}" if how.mode == "ties" else how.mode
+
+
+def _warnings(found: SourceReport) -> list[str]:
+    label, warnings = found.source.label, []
+    text = [path for path in found.left_out if path.startswith(_TEXT_ENCODER)]
+    other = [path for path in found.left_out if not path.startswith(_TEXT_ENCODER)]
+    if text and found.text_encoder is None:
+        warnings.append(
+            f"note: {label}: {len(text)} of its layers are for the text encoder and were left out; connect clip to "
+            "QR-LoRA Merge, and its output clip to the prompts"
+        )
+    elif text:
+        other = list(found.left_out)
+    if other:
+        warnings.append(
+            f"warning: {label}: {len(other)} of its layers do not exist in this model and were left out: "
+            f"{paths_as_text(other)}"
+        )
+    if found.other_base:
+        warnings.append(f"warning: {label}: {found.other_base}")
+    if found.idle:
+        warnings.append(f"warning: {label} changes nothing: all that is left of its layers is zero")
+    return warnings
+
+
+def _ranks(adapter: QRLoRA) -> str:
+    ranks = adapter.ranks
+    return f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]} to {ranks[-1]}" if ranks else "no rank"
+
+
+def describe_training(result: TrainingResult) -> str:
+    """Layers, rank, how the loss went from its first tenth to its last, and where the checkpoint is."""
+    adapter = result.adapter
+    first, last = loss_ends(result.losses).values()
+    narrow = f"; {result.narrow_layers} narrower layers at their full rank" if result.narrow_layers else ""
+    ended = f"stopped after {len(result.losses)} steps as asked, adapter kept" if result.stopped else ""
+    lines = [
+        *([ended] if ended else []),
+        f"{len(adapter.layers)} layers, {_ranks(adapter)}{narrow}",
+        f"loss {first:.4g} at first, {last:.4g} at last",
+        *([f"checkpoint {result.checkpoint}"] if result.checkpoint else []),
+        *result.notes,
+    ]
+    return ".\n".join(lines)  # one of the host's renderers shows no line ends
+
+
+def loss_ends(losses: Sequence[float]) -> dict[str, float]:
+    """The mean loss of the first tenth of the steps and of the last; NaN before the first step."""
+    if not losses:
+        return {"first_loss": math.nan, "last_loss": math.nan}
+    tenth = max(1, len(losses) // 10)
+    return {"first_loss": sum(losses[:tenth]) / tenth, "last_loss": sum(losses[-tenth:]) / tenth}

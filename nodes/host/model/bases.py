@@ -1,0 +1,51 @@
+"""Bases of a host model: worked out from its weights, and kept in a cache under the models folder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import folder_paths
+from torch import Tensor
+
+from ....qrlora_core import AdapterError, BasisStore, Factors, decompose
+from .key_map import KeyMap, Target
+from .weights import base_name, base_weight
+
+_FOLDER = "qr_lora_bases"
+
+
+def basis_store() -> BasisStore:
+    """Where the bases of compact files lie: ``models/qr_lora_bases``, which may be deleted at any time."""
+    return BasisStore(Path(folder_paths.models_dir) / _FOLDER)
+
+
+class BaseModel:
+    """Decompositions of a host model's layers by an adapter's names for them."""
+
+    def __init__(self, patcher: Any) -> None:
+        self._patcher, self._key_map = patcher, KeyMap(patcher.model)
+
+    def factors(self, path: str, rank: int) -> Factors:
+        """Q and R of a layer at a rank, on the CPU."""
+        target = self._key_map.find(path)
+        if target is None:
+            raise AdapterError(
+                f"layer {path} does not exist in this model ({base_name(self._patcher)}); connect the model that the "
+                "adapter was trained on."
+            )
+        return decompose_target(self._patcher, path, target, rank)
+
+    def basis(self, path: str, rank: int) -> Tensor:
+        """Q alone."""
+        return self.factors(path, rank).q
+
+
+def decompose_target(patcher: Any, path: str, target: Target, rank: int, alpha: float | None = None) -> Factors:
+    """Q and R of a target's unpatched base weight, worked out on the host's device and kept on the CPU."""
+    comfy.model_management.throw_exception_if_processing_interrupted()
+    weight = base_weight(patcher, target).to(patcher.load_device).flatten(1)
+    factors = decompose(weight, rank, alpha=alpha, layer=path)
+    return replace(factors, q=factors.q.cpu(), base_r=factors.base_r.cpu())

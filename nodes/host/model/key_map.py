@@ -1,0 +1,220 @@
+"""Which weight, or row slice of a fused weight, an adapter's module path means on a host model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import comfy.lora
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ....qrlora_core import QRLoRA
+from ....qrlora_core.adapter import split_parameter
+
+_WEIGHT = ".weight"
+_HOST_PREFIX = "diffusion_model."
+_PEFT_PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True)
+class Target:
+    """A host weight, or rows of one, that an adapter layer belongs to.
+
+    Args:
+        key: state-dict key of the host weight.
+        shape: shape of the weight, or of the slice, as the adapter sees it.
+        rows: (start, length) of the slice, or None for the whole weight.
+        reorder: how the host orders rows against the adapter (swapped scale and shift), or None.
+        vector: ``.bias``, or ``.weight`` of a norm, for a vector, whose shape is (n, 1) then; else empty.
+    """
+
+    key: str
+    shape: tuple[int, ...]
+    rows: tuple[int, int] | None = None
+    reorder: Callable[[Tensor], Tensor] | None = None
+    vector: str = ""
+
+    @property
+    def module(self) -> str:
+        """Dotted name of the host module that holds the weight."""
+        return self.key.removesuffix(self.vector or _WEIGHT)
+
+    @property
+    def patch_key(self) -> Any:
+        """The key as the host's ``add_patches`` takes it."""
+        offset = None if self.rows is None else (0, *self.rows)
+        if self.reorder is not None:
+            return (self.key, offset, self.reorder)
+        return self.key if offset is None else (self.key, offset)
+
+    def of(self, weight: Tensor) -> Tensor:
+        """The target's rows of the host weight, in the adapter's order."""
+        part = weight if self.rows is None else weight.narrow(0, *self.rows)
+        return part if self.reorder is None else self.reorder(part)
+
+
+class KeyMap:
+    """All names under which adapters may call the layers of one host model.
+
+    Args:
+        model: the host's BaseModel, as in ``ModelPatcher.model``, or its text encoders (``CLIP.cond_stage_model``).
+    """
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        is_network = hasattr(model, "diffusion_model")
+        prefix, list_names = (
+            (_HOST_PREFIX, comfy.lora.model_lora_keys_unet) if is_network else ("", comfy.lora.model_lora_keys_clip)
+        )
+        lora_names = list_names(model, {})
+        self._shapes = {key: tuple(shape) for key, shape in _weight_shapes(model, prefix)}
+        self._published = self._of_this_model(_published_names(model, lora_names)) if is_network else {}
+        self._vectors = dict(_vector_lengths(model, prefix))
+        vector_names = _host_names(key for key in self._vectors if key.endswith(_WEIGHT))
+        self._names = lora_names | self._published | dict(_host_names(self._shapes)) | dict(vector_names)
+
+    def _of_this_model(self, published: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+        """The published names that the layers of this very model have; the host lists those of its relatives too.
+
+        None where slices do not fit (Lumina 2 under the names of Z-Image): a file would mix two conventions. And none
+        of a whole weight whose slices are the published layers (FLUX.1 under a name of FLUX.2).
+        """
+        names = dict(published)
+        slices = {self._target(entry) for entry in names.values() if _parts(entry)[1] and entry[0] in self._shapes}
+        if None in slices:
+            return {}
+        rows = Counter[str]()
+        for target in slices:
+            rows[target.key] += target.shape[0]
+        tiled = {key for key, count in rows.items() if count == self._shapes[key][0]}
+        return {name: entry for name, entry in names.items() if entry not in tiled}
+
+    def find(self, path: str) -> Target | None:
+        """The target of an adapter's module path, or None when this model has no such layer."""
+        path, parameter = split_parameter(path)
+        bare = path.removeprefix(_PEFT_PREFIX).removeprefix("transformer.").removeprefix("unet.")
+        for name in (path, f"transformer.{bare}", f"unet.{bare}", f"{_HOST_PREFIX}{bare}", bare):
+            if name in self._names:
+                entry = self._names[name]
+                return self._vector(entry, parameter) if parameter else self._target(entry)
+        return None
+
+    def shape_of(self, key: str) -> tuple[int, ...]:
+        """The shape of a whole host weight."""
+        return self._shapes[key]
+
+    def name_of(self, target: Target) -> str:
+        """The one name for a target: published where it has one, else the host's own."""
+        if target.vector:
+            weight = f"{target.module}{_WEIGHT}"
+            shape = self._shapes.get(weight, (0,))
+            beside = Target(weight, (target.shape[0], *shape[1:]), target.rows, target.reorder)
+            return self._by_target.get(beside, target.module) + target.vector
+        return self._by_target.get(target, target.module)
+
+    @cached_property
+    def _by_target(self) -> dict[Target, str]:
+        names: dict[Target, str] = {}
+        for name in (*self._published, *self._names):
+            target = self._target(self._published.get(name) or self._names[name])
+            # A whole weight without a published name is called by its module.
+            if target is not None and (name in self._published or target.rows or target.reorder):
+                names.setdefault(target, name)
+        return names
+
+    def linear(self, model: torch.nn.Module) -> dict[str, Target]:
+        """Every linear layer once, by its published name where it has one, else by the host's own.
+
+        A fused weight appears as its slices when their published names cover all of its rows.
+        """
+        is_linear = {f"{name}{_WEIGHT}" for name, module in model.named_modules() if _is_linear(module)}
+        published: dict[str, dict[Target, str]] = {key: {} for key in self._shapes if key in is_linear}
+        for name, entry in self._published.items():
+            target = self._target(entry)
+            if target is not None and target.key in published and target.reorder is None:
+                published[target.key].setdefault(target, name)
+        targets: dict[str, Target] = {}
+        for key, names in published.items():
+            whole = Target(key, self._shapes[key])
+            if sum(target.shape[0] for target in names) == whole.shape[0]:
+                targets.update({name: target for target, name in names.items()})
+            else:
+                targets[names.get(whole, whole.module)] = whole
+        return targets
+
+    def _vector(self, entry: Any, parameter: str) -> Target | None:
+        """The vector beside, or in place of, the weight that an entry of the host's tables means."""
+        weight, offset, reorder = _parts(entry)
+        key = weight.removesuffix(_WEIGHT) + parameter
+        length = self._vectors.get(key)
+        if length is None:
+            return None
+        rows = None if offset is None else (offset[1], offset[2])
+        if rows is not None and sum(rows) > length:
+            return None
+        return Target(key, (length if rows is None else rows[1], 1), rows, reorder, parameter)
+
+    def _target(self, entry: Any) -> Target | None:
+        key, offset, reorder = _parts(entry)
+        if key not in self._shapes:
+            return None
+        shape = self._shapes[key]
+        if offset is None:
+            return Target(key, shape, None, reorder)
+        dimension, start, length = offset
+        if dimension != 0 or start + length > shape[0]:  # the host's tables overstate some models' slices
+            return None
+        return Target(key, (length, *shape[1:]), (start, length), reorder)
+
+
+def _parts(entry: Any) -> tuple[str, Any, Any]:
+    """(key, slice, reordering) of an entry of the host's tables."""
+    return (entry, None, None) if isinstance(entry, str) else (*entry, None, None)[:3]
+
+
+def _vector_lengths(model: torch.nn.Module, prefix: str) -> Iterator[tuple[str, int]]:
+    for key, parameter in model.named_parameters():
+        if key.startswith(prefix) and key.endswith((_WEIGHT, ".bias")) and parameter.ndim == 1:
+            yield key, parameter.shape[0]
+
+
+def _weight_shapes(model: torch.nn.Module, prefix: str) -> Iterator[tuple[str, torch.Size]]:
+    for key, parameter in model.named_parameters():
+        if key.startswith(prefix) and key.endswith(_WEIGHT) and parameter.ndim >= 2:
+            # GGUF packs the data, not the shape.
+            yield key, getattr(parameter, "tensor_shape", parameter.shape)
+
+
+def _host_names(keys: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    for key in keys:
+        yield key.removesuffix(_WEIGHT), key
+
+
+def _published_names(model: torch.nn.Module, lora_names: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """(diffusers name, host entry): ``transformer.*`` or ``unet.*``, from the host's own tables."""
+    for name, entry in comfy.utils.unet_to_diffusers(model.model_config.unet_config).items():
+        if name.endswith(_WEIGHT):
+            yield f"unet.{name.removesuffix(_WEIGHT)}", f"{_HOST_PREFIX}{entry}"
+    # Newer hosts list slices under both conventions: the first one counts.
+    yield from ((name, entry) for name, entry in lora_names.items() if name.startswith("transformer."))
+    for name, entry in lora_names.items():
+        sliced = not isinstance(entry, str)
+        if sliced and name.startswith(_HOST_PREFIX) and ".linear1_qkv" not in name:
+            yield name, entry
+
+
+def _is_linear(module: torch.nn.Module) -> bool:
+    # By shape, not by class: the host's quantized layers are no torch.nn.Linear.
+    weight = getattr(module, "weight", None)
+    return hasattr(module, "in_features") and hasattr(module, "out_features") and weight is not None
+
+
+def host_names(patcher: Any, adapter: QRLoRA) -> dict[str, tuple[str, ...]]:
+    """Module path to the host's own dotted name of the layer, where the model has it."""
+    key_map = KeyMap(patcher.model)
+    targets = {path: key_map.find(path) for path in adapter.layers}
+    return {path: (target.module,) for path, target in targets.items() if target is not None}

@@ -1,0 +1,109 @@
+"""Move an adapter onto the basis of a model, or onto one basis of its own."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+
+from ....qrlora_core import (
+    Layer,
+    QRLoRA,
+    Rebased,
+    overall_energy,
+    rebase_layer,
+    reduce_layer,
+    require_captured,
+)
+from ....qrlora_core.adapter import is_vector
+from ....qrlora_core.files.adapter_file import BASE_FINGERPRINT
+from ....qrlora_core.files.lora import IS_LORA, MAY_REPLACE_CORE
+from ..text import paths_as_text
+from .bases import decompose_target
+from .matching import Names, match, require_some
+from .weights import base_name, fingerprint
+
+_SHOWN_LAYERS = 5
+_WHOLE = 0.9999  # of a layer's energy: nothing to tell
+
+
+def rebase(patcher: Any, adapter: QRLoRA, rank: int, minimum: float) -> tuple[QRLoRA, str]:
+    """The adapter on the basis of the model at a rank (0: each layer's own), and what of its energy that keeps.
+
+    ``dR' = (scaling / scaling') Q'^T Q dR``, with the new alpha equal to the new rank. Layers that the model lacks,
+    such as those of a text encoder, stay as they are.
+
+    Raises:
+        TargetError: no layer fits.
+        AdapterError: less than ``minimum`` of the energy would be kept.
+    """
+    matched = match(patcher, adapter, Names(patcher))
+    require_some(patcher, adapter, matched)
+
+    def move(path: str, layer: Layer) -> Rebased:
+        own_rank = _rank(layer, rank)
+        factors = decompose_target(patcher, path, matched.targets[path], own_rank)
+        return rebase_layer(layer, factors, name=path)
+
+    matrices = {path: layer for path, layer in matched.adapter.layers.items() if not is_vector(path)}
+    moved = _each(matrices, move)
+    kept = {path: adapter.layers[path] for path in matched.missing}
+    kept |= {path: layer for path, layer in matched.adapter.layers.items() if path not in matrices}
+    metadata = {
+        "qr_lora.base_model": base_name(patcher),
+        BASE_FINGERPRINT: json.dumps(fingerprint(patcher, matched.targets)),
+    }
+    return _result(adapter, moved, kept, metadata, minimum)
+
+
+def reduce_rank(adapter: QRLoRA, rank: int, minimum: float) -> tuple[QRLoRA, str]:
+    """The adapter with one term of at most this rank per layer, the best there is (0: without loss).
+
+    Raises:
+        AdapterError: less than ``minimum`` of the energy would be kept.
+    """
+    moved = _each(adapter.layers, lambda path, layer: reduce_layer(layer, rank or layer.rank, name=path))
+    return _result(adapter, moved, {}, {}, minimum)
+
+
+def _rank(layer: Layer, rank: int) -> int:
+    return min(rank or layer.rank, layer.shape[0], math.prod(layer.shape[1:]))
+
+
+def _each(layers: Mapping[str, Layer], move: Callable[[str, Layer], Rebased]) -> dict[str, Rebased]:
+    progress = comfy.utils.ProgressBar(len(layers))
+    moved = {}
+    for path, layer in layers.items():
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        moved[path] = move(path, layer)
+        progress.update(1)
+    return moved
+
+
+def _result(
+    adapter: QRLoRA, moved: Mapping[str, Rebased], kept: Mapping[str, Layer], metadata: dict[str, str], minimum: float
+) -> tuple[QRLoRA, str]:
+    require_captured(adapter.name, moved, minimum)
+    layers = {path: found.layer for path, found in moved.items()} | dict(kept)
+    gone = {IS_LORA, MAY_REPLACE_CORE, "qr_lora.variant", "qr_lora.rank", "qr_lora.alpha"}
+    told = {key: value for key, value in adapter.metadata.items() if key not in gone}
+    result = QRLoRA(layers, {**told, **metadata})
+    return result, _report(result, moved, kept)
+
+
+def _report(result: QRLoRA, moved: Mapping[str, Rebased], kept: Mapping[str, Layer]) -> str:
+    ranks = result.ranks
+    lines = [
+        f"{result.name}: {len(moved)} layers, rank {ranks[0]}" + (f" to {ranks[-1]}" if len(ranks) > 1 else "")
+        + f"; {overall_energy(moved.values()):.2%} of its energy kept"
+    ]  # fmt: skip
+    if kept:
+        lines.append(f"{len(kept)} layers stay as they were (no matrix of this model): {paths_as_text(kept)}")
+    losing = [item for item in moved.items() if item[1].captured_energy < _WHOLE]
+    worst = sorted(losing, key=lambda item: item[1].captured_energy)[:_SHOWN_LAYERS]
+    lines += [f"{path}: {found.captured_energy:.2%} kept" for path, found in worst]
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""What the page asks and hears: routes, messages and text on nodes."""

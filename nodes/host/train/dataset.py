@@ -1,0 +1,223 @@
+"""Training examples from the host's LATENT and CONDITIONING values, and the order in which they are seen."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ....qrlora_core import TrainingError
+from .graph.modules import detached
+
+
+@dataclass(frozen=True)
+class Example:
+    """One latent (1, channels, ..., height, width) and its captions.
+
+    Attributes:
+        latent: as it came out of VAE Encode.
+        captions: conditioning entries ``[tensor, options]``; each time, one is drawn.
+        mask: (1, 1, height, width) of the picture's mask, 0 to 1, or None: where to learn.
+        repeats: how often an epoch holds it.
+    """
+
+    latent: Tensor
+    captions: tuple[Any, ...]
+    mask: Tensor | None = None
+    repeats: int = 1
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """What `QRLoRA_TrainingData` adds to the pictures and captions of the Train node.
+
+    Attributes:
+        captions_per_image: how many captions in turn belong to each picture.
+        repeats: per picture in order, or one number for all; empty is 1.
+        caption_dropout: share of the examples that are seen with the empty caption.
+        prior: class images that are trained along, with their captions; empty for none.
+        prior_weight: how much their loss counts.
+    """
+
+    captions_per_image: int = 1
+    repeats: tuple[int, ...] = ()
+    caption_dropout: float = 0.0
+    prior: tuple[Example, ...] = ()
+    prior_weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """All that a training sees."""
+
+    examples: tuple[Example, ...]
+    prior: tuple[Example, ...] = ()
+    prior_weight: float = 1.0
+    caption_dropout: float = 0.0
+    empty_caption: Any = None
+
+    def fingerprint(self) -> str:
+        """Digest of every picture, caption and mask that is drawn: a training goes on exactly only from the same."""
+        digest = hashlib.blake2b(digest_size=16)
+        drawn = self.empty_caption if self.caption_dropout else None
+        for value in _leaves([(*self.examples, *self.prior), drawn]):
+            if isinstance(value, Tensor):
+                digest.update(str(tuple(value.shape)).encode())
+                digest.update(value.float().cpu().contiguous().numpy().data)
+            else:
+                digest.update(repr(value).encode())
+        return digest.hexdigest()
+
+
+def collect(
+    latents: Sequence[dict[str, Any]],
+    positive: Sequence[Any],
+    settings: DataSettings | None = None,
+    empty_caption: Sequence[Any] = (),
+) -> TrainingSet:
+    """Put together what a training sees.
+
+    Args:
+        latents, positive: see `collect_examples`.
+        empty_caption: CONDITIONING values for dropped captions.
+
+    Raises:
+        TrainingError: see `collect_examples`; repeats that do not match; dropout without an empty caption.
+    """
+    settings = settings or DataSettings()
+    examples = collect_examples(latents, positive, settings.captions_per_image)
+    repeats = (
+        settings.repeats * len(examples) if len(settings.repeats) == 1 else settings.repeats or (1,) * len(examples)
+    )
+    if len(repeats) != len(examples):
+        raise TrainingError(
+            f"repeats: expected one number, or one per image ({len(examples)}), found {len(settings.repeats)}."
+        )
+    empty = [detached(entry) for conditioning in empty_caption for entry in conditioning]
+    if settings.caption_dropout > 0 and not empty:
+        raise TrainingError(
+            "caption_dropout is above 0, and nothing says what the empty caption is: connect a CLIP Text Encode "
+            "with an empty text to negative of Train QR-LoRA, or set caption_dropout to 0."
+        )
+    return TrainingSet(
+        tuple(replace(example, repeats=count) for example, count in zip(examples, repeats, strict=True)),
+        settings.prior,
+        settings.prior_weight,
+        settings.caption_dropout,
+        empty[0] if empty else None,
+    )
+
+
+def collect_examples(
+    latents: Sequence[dict[str, Any]], positive: Sequence[Any], captions_per_image: int = 1, *, what: str = "latents"
+) -> list[Example]:
+    """Pair images and captions; one caption, or one set of captions, serves all images.
+
+    Args:
+        latents: LATENT values; batches are taken apart. A ``noise_mask``, as Set Latent Noise Mask gives it, says
+            where to learn.
+        positive: CONDITIONING values, each a list of entries; all entries are taken in order.
+        captions_per_image: how many entries in turn belong to one image.
+        what: the name of the input, for messages.
+
+    Raises:
+        TrainingError: no image, captions that are neither one set nor one per image, or an empty mask.
+    """
+    images = [image for latent in latents for image in _images(latent)]
+    captions = [detached(entry) for conditioning in positive for entry in conditioning]
+    if not images:
+        raise TrainingError(f"{what}: expected at least one image, found none. Connect an encoded picture.")
+    if len(captions) == captions_per_image:
+        captions = captions * len(images)
+    if len(captions) != len(images) * captions_per_image:
+        raise TrainingError(_explain_captions(len(images), len(captions), captions_per_image))
+    for number, (_, mask) in enumerate(images, 1):
+        if mask is not None and not mask.any():
+            raise TrainingError(
+                f"{what}: the mask of image {number} is empty, so there is nothing to learn from it. White is where "
+                "to learn; draw a mask, or leave it out."
+            )
+    own = (tuple(captions[n * captions_per_image : (n + 1) * captions_per_image]) for n in range(len(images)))
+    return [Example(image, texts, mask) for (image, mask), texts in zip(images, own, strict=True)]
+
+
+def _explain_captions(images: int, captions: int, per_image: int) -> str:
+    if per_image == 1:
+        return (
+            f"positive: expected one caption, or one per image ({images}), found {captions}. "
+            "Connect a single caption for all images, or exactly one for each, in the same order."
+        )
+    return (
+        f"positive: expected {per_image} captions, or {per_image} per image ({images * per_image}), found {captions}. "
+        "Connect as many as captions_per_image says, for each image in turn, or change captions_per_image."
+    )
+
+
+def _images(latent: dict[str, Any]) -> Iterator[tuple[Tensor, Tensor | None]]:
+    samples, masks = latent["samples"], latent.get("noise_mask")
+    if masks is not None:
+        masks = masks.reshape(-1, 1, *masks.shape[-2:])
+    for index, image in enumerate(samples):
+        mask = None if masks is None else detached(masks[index % len(masks)][None].float())
+        yield detached(image[None]), mask
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """The tensors, numbers and texts in nested conditioning, in order; other objects are passed over."""
+    if isinstance(value, (Tensor, int, float, str)):
+        yield value
+    elif isinstance(value, Example):
+        yield from _leaves([value.latent, value.captions, value.mask])
+    elif isinstance(value, dict):
+        yield from _leaves([part for item in value.items() for part in item])
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _leaves(item)
+
+
+class BatchOrder:
+    """Which examples each batch holds: shuffled epochs, one latent shape per batch, repeats when too few.
+
+    Args:
+        shapes: the latent shape of every example.
+        generator: source of all randomness.
+        repeats: how often each example stands in an epoch.
+    """
+
+    def __init__(
+        self,
+        shapes: Sequence[torch.Size],
+        batch_size: int,
+        generator: torch.Generator,
+        repeats: Sequence[int] | None = None,
+    ) -> None:
+        self._shapes, self._batch_size, self._generator = list(shapes), batch_size, generator
+        self._epoch = [index for index, count in enumerate(repeats or [1] * len(shapes)) for _ in range(count)]
+        self._queue: deque[int] = deque()
+
+    def next(self) -> list[int]:
+        """The indices of the next batch."""
+        first = self._pop(None)
+        return [first, *(self._pop(self._shapes[first]) for _ in range(self._batch_size - 1))]
+
+    def waiting(self) -> list[int]:
+        """What is left of the epoch, in order; with the generator's state, all that the order depends on."""
+        return list(self._queue)
+
+    def resume(self, waiting: Sequence[int]) -> None:
+        """Go on where `waiting` was taken."""
+        self._queue = deque(waiting)
+
+    def _pop(self, shape: torch.Size | None) -> int:
+        """The first in the queue of this shape, or of any."""
+        if not any(shape in (None, self._shapes[index]) for index in self._queue):
+            order = torch.randperm(len(self._epoch), generator=self._generator).tolist()
+            self._queue.extend(self._epoch[position] for position in order)
+        index = next(index for index in self._queue if shape in (None, self._shapes[index]))
+        self._queue.remove(index)
+        return index

@@ -1,0 +1,1 @@
+"""The host's network while it trains: frozen, differentiable, and within memory."""

@@ -1,0 +1,299 @@
+"""The loop of a training, where the host expects a sampler: steps, samples, checkpoints, and every way to end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_management
+import comfy.samplers
+import torch
+from torch import Tensor
+
+from ....qrlora_core import ObjectiveSettings, QRLoRAError, TrainableDelta, Trainer, TrainingError, TrainingState
+from ....qrlora_core.train import distributed
+from ..files.checkpoints import Run
+from ..model.key_map import Target
+from ..page.training import Report
+from .batches import Batch, Draws
+from .dataset import TrainingSet
+from .graph.checkpointing import KeptOutputs, checkpointed_blocks
+from .graph.differentiable_attention import with_gradient
+from .graph.differentiable_ops import differentiable_operators
+from .graph.frozen_linear import attached
+from .graph.inplace_guard import Protection, protected_inputs
+from .graph.modules import aliased_parameters, trainable_context
+from .graph.training_mode import training_mode
+from .monitor import Monitor
+from .objective import encode_conditioning, objective_loss
+from .samples import SampleSettings, SamplingMode, draw_sample
+
+_INTERRUPTED = comfy.model_management.InterruptProcessingException
+_OUT_OF_MEMORY = getattr(comfy.model_management, "OOM_EXCEPTION", torch.OutOfMemoryError)
+_KEPT_SHARE = 0.4
+
+
+@dataclass
+class Loop:
+    """Everything that a training needs once its layers are decomposed.
+
+    Attributes:
+        steps: updates in all. checkpoint_every: updates between two checkpoints; 0 writes at the end alone.
+        resumed: the state to go on from, or None.
+        snapshot: makes the state for a checkpoint of the losses so far.
+    """
+
+    trainer: Trainer
+    targets: dict[str, Target]
+    data: TrainingSet
+    objective: ObjectiveSettings
+    samples: SampleSettings
+    steps: int
+    batch_size: int
+    seed: int
+    gradient_checkpointing: bool
+    checkpoint_every: int
+    run: Run
+    monitor: Monitor
+    report: Report
+    resumed: TrainingState | None
+    snapshot: Callable[[list[float]], TrainingState]
+
+    def branches(self) -> dict[str, tuple[Target, TrainableDelta]]:
+        """Module path to the target and what is trained there."""
+        return {path: (self.targets[path], delta) for path, delta in self.trainer.deltas.items()}
+
+
+class TrainSampler(comfy.samplers.Sampler):
+    """Stands where the host expects a sampler: the model is loaded, the conditioning is processed.
+
+    Args:
+        loop: what to train.
+        captions: the conditioning entries in the order in which the guider has them, the empty one last.
+    """
+
+    def __init__(self, loop: Loop, captions: list[Any]) -> None:
+        self._loop, self._captions = loop, captions
+
+    def sample(
+        self,
+        model_wrap: Any,
+        sigmas: Tensor,
+        extra_args: dict[str, Any],
+        callback: Any,
+        noise: Tensor,
+        latent_image: Tensor | None = None,
+        denoise_mask: Tensor | None = None,
+        disable_pbar: bool = False,
+    ) -> Tensor:
+        """Run all training steps; returns the latent that came in, as the host expects one."""
+        model, loop = model_wrap.inner_model, self._loop
+        protection, outputs = Protection(), KeptOutputs(_budget(model_wrap.model_patcher.load_device))
+        with (
+            trainable_context(),
+            training_mode() as inference,
+            differentiable_operators(),
+            aliased_parameters(model),
+            checkpointed_blocks(model.diffusion_model, protection, outputs, enabled=loop.gradient_checkpointing),
+            attached(model, loop.branches(), outputs) as ran,
+            protected_inputs(model, {t.module for t in loop.targets.values()}, protection),
+        ):
+            conds = {id(entry): cond for entry, cond in zip(self._captions, model_wrap.conds["positive"], strict=True)}
+            running = _Running(loop, model_wrap, conds, extra_args, outputs, SamplingMode(inference, ran))
+            _end_well(running, lambda: protection.decide(model.diffusion_model, running.trial))
+        return noise
+
+
+class _Running:
+    """A training that runs."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        guider: Any,
+        conds: dict[int, Any],
+        options: dict[str, Any],
+        outputs: KeptOutputs,
+        sampling: SamplingMode,
+    ) -> None:
+        self.loop, self._guider, self._conds, self._options = loop, guider, conds, options
+        self._outputs, self._sampling = outputs, sampling
+        self._model = guider.inner_model
+        self._device = guider.model_patcher.load_device
+        self._draws = self._new_draws()
+        self._written = loop.trainer.updates
+        if loop.resumed is not None:
+            record = loop.resumed.record
+            self._draws.restore(loop.resumed.tensors["generator"], record["waiting"])
+        self._before = self._draws.state()
+
+    def _new_draws(self) -> Draws:
+        loop = self.loop
+        return Draws(loop.data, loop.batch_size, loop.seed, loop.objective.timesteps, self._model.model_sampling)
+
+    def trial(self) -> None:
+        """One pass on its own random numbers, for `Protection.decide`."""
+        self._loss(self._new_draws().next())
+
+    def train(self) -> None:
+        """All steps, until the last or until it is asked to stop."""
+        loop = self.loop
+        while loop.trainer.updates < loop.steps and not (loop.report.stopping and loop.trainer.updates):
+            start = time.monotonic()
+            loss = self._step()
+            updates, rate = loop.trainer.updates, loop.trainer.optimizer.param_groups[0]["lr"]
+            loop.monitor.step(updates, loss, rate, time.monotonic() - start)
+            if loop.checkpoint_every and updates % loop.checkpoint_every == 0:
+                self.keep()
+            if loop.samples.every and updates % loop.samples.every == 0:
+                self._sample(updates)
+
+    def _step(self) -> float:
+        """One update. After an error all is as it was before, random numbers included."""
+        loss = None
+        try:
+            loss = self._try_step()
+        except _OUT_OF_MEMORY:
+            if not self._outputs.active:
+                raise
+        if loss is None:  # out here the error is gone, and with it all that its traceback held
+            # What was kept to save time may have been too much; without it a step is the same, but slower.
+            self._outputs.give_up()
+            comfy.model_management.soft_empty_cache()
+            loss = self._try_step()
+        self._before = self._draws.state()
+        return loss
+
+    def _try_step(self) -> float:
+        try:
+            return self.loop.trainer.step([self._next_loss] * self.loop.trainer.settings.grad_accumulation)
+        except BaseException:
+            self._draws.restore(*self._before)
+            raise
+
+    def _next_loss(self) -> Tensor:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        self._outputs.begin()
+        return self._loss(self._draws.next())
+
+    def _loss(self, batches: list[Batch]) -> Tensor:
+        """Of the pictures, plus that of the class images times its weight."""
+        own, *prior = [self._batch_loss(batch) for batch in batches]
+        return own + self.loop.data.prior_weight * prior[0] if prior else own
+
+    def _batch_loss(self, batch: Batch) -> Tensor:
+        latents = torch.cat([example.latent for example in batch.examples])
+        latent = self._model.process_latent_in(latents.to(self._device, torch.float32))
+        conds = [
+            encode_conditioning(self._model, self._conds[id(caption)], latent[index : index + 1], self.loop.seed)
+            for index, caption in enumerate(batch.captions)
+        ]
+        options = with_gradient(self._options["model_options"].get("transformer_options", {}))
+        sigma, noise = batch.sigma.to(self._device), batch.noise.to(self._device)
+        return objective_loss(
+            self._model, latent, conds, sigma, noise, options, self.loop.objective, _masks(batch, latent)
+        )
+
+    def keep(self) -> str | None:
+        """Write a checkpoint of the last update, if there is none yet; returns its name.
+
+        A checkpoint that cannot be written ends no training: the user reads of it, and the next one is tried.
+        """
+        loop = self.loop
+        if not loop.run.writes or distributed.rank() or loop.trainer.updates == 0:
+            return None
+        if self._written == loop.trainer.updates and loop.report.checkpoint is not None:
+            return loop.report.checkpoint
+        state = loop.snapshot(loop.monitor.losses)
+        generator, waiting = self._before
+        tensors = {**state.tensors, "generator": generator}
+        record = {**state.record, "waiting": waiting}
+        try:
+            loop.report.checkpoint = loop.run.write(TrainingState(state.adapter, tensors, record), loop.trainer.updates)
+        except QRLoRAError as error:
+            loop.monitor.warn(f"warning: no checkpoint at step {loop.trainer.updates}: {error}")
+            return None
+        self._written = loop.trainer.updates
+        return loop.report.checkpoint
+
+    def _sample(self, updates: int) -> None:
+        loop, first = self.loop, self.loop.data.examples[0]
+        if distributed.rank():
+            return
+        empty = loop.data.empty_caption
+        negative = None if empty is None else self._conds[id(empty)]
+        positive, options = self._conds[id(first.captions[0])], dict(self._options)
+        try:
+            with self._sampling.mode(self.trial), loop.trainer.averaged():
+                picture = draw_sample(self._guider, loop.samples, positive, negative, first.latent.shape, options)
+        except _OUT_OF_MEMORY:  # no reason to end a training
+            loop.monitor.warn("no samples: out of memory while drawing one; the training goes on.")
+            return
+        if picture is None:
+            loop.monitor.warn("no samples: this model's latents have no preview; connect a VAE to vae.")
+        else:
+            loop.monitor.picture(updates, picture)
+
+
+def _budget(device: torch.device) -> float:
+    """Bytes that blocks which run twice may keep: a share of what is free, the rest being for everything else."""
+    return _KEPT_SHARE * comfy.model_management.get_free_memory(device)
+
+
+def _masks(batch: Batch, latent: Tensor) -> Tensor | None:
+    """(batch, 1, ..., height, width) at the size of the latents, ones where a picture has no mask."""
+    if all(example.mask is None for example in batch.examples):
+        return None
+    size = latent.shape[-2:]
+    whole = torch.ones(1, 1, *size)
+    masks = [
+        whole if example.mask is None else torch.nn.functional.interpolate(example.mask, size=size, mode="area")
+        for example in batch.examples
+    ]
+    return torch.cat(masks).reshape(-1, *[1] * (latent.ndim - 3), *size).to(latent)
+
+
+def _end_well(running: _Running, prepare: Callable[[], None]) -> None:
+    """Prepare and train; whatever ends it, what was trained is on the disk, and the user reads where."""
+    loop = running.loop
+    try:
+        prepare()
+        running.train()
+    except _INTERRUPTED:
+        loop.monitor.warn(f"interrupted at step {loop.trainer.updates}. {_where(loop, running.keep())}")
+        loop.monitor.tell()
+        raise
+    except _OUT_OF_MEMORY as error:
+        raise TrainingError(f"{_explain_memory(loop)} {_where(loop, running.keep())}") from error
+    except QRLoRAError as error:
+        raise TrainingError(
+            f"stopped in step {loop.trainer.updates + 1}: {error} {_where(loop, running.keep())}"
+        ) from error
+    except BaseException:
+        loop.monitor.warn(f"stopped at step {loop.trainer.updates}. {_where(loop, running.keep())}")
+        loop.monitor.tell()
+        raise
+    running.keep()
+
+
+def _where(loop: Loop, kept: str | None) -> str:
+    if kept is not None:
+        return f"Kept: {kept}; set resume_from to it to go on, or load it in Load QR-LoRA."
+    if not loop.trainer.updates:
+        return "Nothing was trained yet."
+    last = loop.report.checkpoint
+    return "Nothing was kept." if last is None else f"The last checkpoint is {last}; set resume_from to it to go on."
+
+
+def _explain_memory(loop: Loop) -> str:
+    advice = [
+        *([] if loop.gradient_checkpointing else ["switch gradient_checkpointing on"]),
+        *([f"set batch_size (now {loop.batch_size}) to 1"] if loop.batch_size > 1 else []),
+        "encode a smaller picture",
+        "lower rank",
+        "set targets to attention",
+    ]
+    size = " x ".join(map(str, loop.data.examples[0].latent.shape[-2:]))
+    return f"out of memory while training (latents of {size}): {', or '.join(advice)}."

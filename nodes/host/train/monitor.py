@@ -1,0 +1,174 @@
+"""What a user sees of a training while it runs: progress, a picture of the loss and the samples, log files.
+
+Nothing is drawn or sent more than once a second, so a step that shows nothing pays for reading a clock.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import comfy.utils
+import torch
+from comfy_api.latest import ui
+
+from ..page.training import Report, send
+
+_SECONDS_BETWEEN = 1.0
+_LARGEST_PREVIEW = 1024
+_KEPT_TIMES = 50
+_MOST_LOSSES = 200
+_MOST_SAMPLES = 24
+
+# Draws (losses, sample pictures with their steps) for the preview on the node: a PIL image.
+Draw = Callable[[Sequence[float], Sequence[tuple[int, Any]]], Any]
+
+
+class Monitor:
+    """Shows one training.
+
+    Args:
+        report: kept up to date, and sent as a message.
+        show: puts text on the node.
+        draw: makes the preview picture; None shows none.
+        device: where it trains, for the peak of its memory.
+        logs: folder of TensorBoard files, written where that package is there; None for none.
+    """
+
+    def __init__(
+        self, report: Report, *, show: Callable[[str], None], draw: Draw | None, device: torch.device, logs: Path | None
+    ) -> None:
+        self._report, self._show, self._draw, self._device = report, show, draw, device
+        self._bar = comfy.utils.ProgressBar(report.steps)
+        self._times: deque[float] = deque(maxlen=_KEPT_TIMES)
+        self._shown = 0.0
+        self._logs = logs
+        self._writer: Any = None
+        self.losses: list[float] = []
+        self.pictures: list[tuple[int, Any]] = []
+        self.warnings: list[str] = []
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+
+    def resume(self, losses: Sequence[float], checkpoint: str) -> None:
+        """Go on after so many updates, from a checkpoint of this name."""
+        self.losses += losses
+        self._report.step, self._report.checkpoint = len(losses), checkpoint
+
+    def step(self, step: int, loss: float, rate: float, seconds: float) -> None:
+        """Take in an update; shows it if the last one that was shown is long enough ago."""
+        self.losses.append(loss)
+        self._times.append(seconds)
+        self._report.step, self._report.loss = step, loss
+        if self._logs is not None:  # not before there is something to write
+            self._writer, self._logs = _summary_writer(self._logs), None
+        if self._writer is not None:
+            self._writer.add_scalar("loss", loss, step)
+            self._writer.add_scalar("learning_rate", rate, step)
+        if time.monotonic() - self._shown >= _SECONDS_BETWEEN or step == self._report.steps:
+            self.show()
+
+    def picture(self, step: int, picture: Any) -> None:
+        """Add a sample: (height, width, 3) float tensor on the CPU, 0 to 1."""
+        self.pictures.append((step, picture))
+        if self._report.node_id:  # else there is no page to show it
+            self._report.samples = [*self._report.samples, *self._kept(step, picture)][-_MOST_SAMPLES:]
+        if self._writer is not None:
+            self._writer.add_image("sample", picture, step, dataformats="HWC")
+        self.show()
+
+    def _kept(self, step: int, picture: Any) -> list[dict[str, Any]]:
+        """One entry of the report, the picture being a file of the host's temporary folder from now on."""
+        try:
+            (saved,) = ui.PreviewImage(picture[None]).as_dict()["images"]
+        except OSError as error:
+            self.warn(f"warning: the sample of step {step} could not be written for the page: {error}")
+            return []
+        return [{"step": step, **saved}]
+
+    def warn(self, text: str) -> None:
+        """Remember what the user must read, once."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+            logging.warning("QR-LoRA: %s", text)
+
+    def show(self) -> None:
+        """Show how it stands now, on the node and as messages."""
+        self.tell()
+        preview = None if self._draw is None else ("JPEG", self._draw(self.losses, self.pictures), _LARGEST_PREVIEW)
+        self._shown = time.monotonic()
+        # Last, since the host may interrupt here.
+        self._bar.update_absolute(self._report.step, self._report.steps, preview)
+
+    def tell(self) -> None:
+        """Say how it stands now, without a picture."""
+        report = self._report
+        self._refresh()
+        send(report)
+        self._show(".\n".join([*self.warnings, _progress_text(report)]))  # what must be read comes first
+
+    def close(self) -> None:
+        """Finish the report and the log files."""
+        self._refresh()
+        if self._writer is not None:
+            self._writer.close()
+
+    def _refresh(self) -> None:
+        report = self._report
+        report.warnings = list(self.warnings)
+        report.losses, report.updates_per_loss = thinned(self.losses)
+        report.seconds_per_step = sum(self._times) / len(self._times) if self._times else None
+        if report.seconds_per_step is not None:
+            report.seconds_left = report.seconds_per_step * (report.steps - report.step)
+        report.peak_memory = _peak_memory(self._device)
+
+
+def thinned(losses: Sequence[float]) -> tuple[list[float], int]:
+    """Means of so many losses each that few numbers are left, and how many that is."""
+    span = max(1, math.ceil(len(losses) / _MOST_LOSSES))
+    spans = (losses[start : start + span] for start in range(0, len(losses), span))
+    return [sum(part) / len(part) for part in spans], span
+
+
+def _progress_text(report: Report) -> str:
+    parts = [f"step {report.step} of {report.steps}"]
+    if report.loss is not None:
+        parts.append(f"loss {report.loss:.4g}")
+    if report.seconds_per_step is not None and report.seconds_left is not None:
+        parts += [f"{report.seconds_per_step:.3g} s a step", f"{duration(report.seconds_left)} left"]
+    if report.peak_memory:
+        parts.append(f"peak memory {report.peak_memory / 1e9:.1f} GB")
+    return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """``45 s``, ``12 min`` or ``3 h 20 min``."""
+    if seconds < 90:
+        return f"{math.ceil(seconds)} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def _peak_memory(device: torch.device) -> int | None:
+    """Most bytes in use: of the GPU by PyTorch since the training began; else of this process since its start."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _summary_writer(logs: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:  # the package tensorboard is optional
+        return None
+    return SummaryWriter(str(logs))

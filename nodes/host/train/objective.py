@@ -1,0 +1,97 @@
+"""The model's own training objective, whatever it predicts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.model_sampling
+import comfy.samplers
+import torch
+from torch import Tensor
+
+from ....qrlora_core import ObjectiveSettings
+from ....qrlora_core.train.objective import example_losses, loss_weight, sample_levels
+
+_SMALLEST_SIGMA = 1e-3
+_PUBLISHED = ObjectiveSettings()
+
+
+def sample_sigmas(
+    model_sampling: Any, count: int, generator: torch.Generator, timesteps: str = _PUBLISHED.timesteps
+) -> Tensor:
+    """Noise levels at random timesteps: (count,) float32.
+
+    Flow models take sigma itself as the timestep, in [0.001, 1), as the published recipe does, without the shift
+    that their samplers use unless it is ``shifted``; others take the host's timestep.
+    """
+    levels = sample_levels(timesteps, count, generator)
+    if _is_flow(model_sampling) and timesteps != "shifted":
+        return levels.clamp(min=_SMALLEST_SIGMA)
+    percents = (1 - levels).clamp(_SMALLEST_SIGMA, 1 - _SMALLEST_SIGMA)
+    return torch.tensor([float(model_sampling.percent_to_sigma(float(percent))) for percent in percents])
+
+
+def _is_flow(model_sampling: Any) -> bool:
+    return isinstance(model_sampling, comfy.model_sampling.CONST)
+
+
+def encode_conditioning(model: Any, conditioning: dict[str, Any], latent: Tensor, seed: int) -> dict[str, Any]:
+    """What the host's model wants for one caption at one latent shape: name to the host's COND object."""
+    entry = {"guidance": 1.0, **conditioning}  # the published guidance, unless the workflow sets one
+    encoded = comfy.samplers.encode_model_conds(
+        model.extra_conds,
+        [entry],
+        latent,
+        latent.device,
+        "positive",
+        latent_image=latent,
+        denoise_mask=None,
+        seed=seed,
+    )
+    conds = encoded[0]["model_conds"]
+    return {name: cond.process_cond(batch_size=1, device=latent.device, area=None) for name, cond in conds.items()}
+
+
+def objective_loss(
+    model: Any,
+    latent: Tensor,
+    conds: list[dict[str, Any]],
+    sigma: Tensor,
+    noise: Tensor,
+    options: dict[str, Any],
+    settings: ObjectiveSettings = _PUBLISHED,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Mean over the examples of the error of what the network itself predicts: velocity, epsilon or v.
+
+    Every host parametrization is affine in the network's output F: ``x0 = a(sigma) x + c(sigma) F``. So with
+    the true x0, ``F_predicted - F_true = (x0_predicted - x0) / c(sigma)`` whichever the parametrization is.
+
+    Args:
+        latent: (batch, channels, ...) clean latents in the model's scale.
+        conds: one per example, from `encode_conditioning`.
+        sigma: (batch,). noise: like latent.
+        options: the host's transformer options.
+        mask: (batch, 1, ...) broadcastable to latent, or None.
+    """
+    sampling = model.model_sampling
+    noisy = sampling.noise_scaling(sigma, noise.clone(), latent, False)
+    clean = _predict(model, noisy, conds, sigma, options)
+    # c, as one number per example: the same in every element.
+    one = latent.new_ones(len(latent), *[1] * (latent.ndim - 1))
+    output_scale = sampling.calculate_denoised(sigma, one, torch.zeros_like(one))
+    losses = example_losses(settings, (clean.float() - latent) / output_scale, mask)
+    return (losses * loss_weight(settings, sigma, output_scale.flatten(), flow=_is_flow(sampling))).mean()
+
+
+def _predict(model: Any, noisy: Tensor, conds: list[dict[str, Any]], sigma: Tensor, options: dict[str, Any]) -> Tensor:
+    if all(comfy.samplers.cond_equal_size(conds[0], other) for other in conds[1:]):
+        return _apply(model, noisy, conds, sigma, options)
+    # Captions whose encodings do not fit in one batch run one by one.
+    singles = zip(noisy.split(1), conds, sigma.split(1), strict=True)
+    return torch.cat([_apply(model, x, [cond], s, options) for x, cond, s in singles])
+
+
+def _apply(model: Any, noisy: Tensor, conds: list[dict[str, Any]], sigma: Tensor, options: dict[str, Any]) -> Tensor:
+    own = {**options, "cond_or_uncond": [0] * len(conds), "sigmas": sigma}
+    return model.apply_model(noisy, sigma, transformer_options=own, **comfy.samplers.cond_cat(conds))

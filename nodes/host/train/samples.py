@@ -1,0 +1,137 @@
+"""Sample pictures while training: the model as it is now, one caption, one seed."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_management
+import comfy.samplers
+import latent_preview
+import numpy as np
+import torch
+from torch import Tensor
+
+from .graph.training_mode import Inference
+
+_SAMPLER, _SCHEDULER = "euler", "simple"
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """When and how to draw a sample.
+
+    Attributes:
+        every: updates between two samples; 0 for none.
+        steps: sampling steps. cfg: above 1 it needs an empty or negative caption.
+        vae: decodes the sample; None shows the rough colours of the latent itself.
+        seed: of the noise, always the same.
+    """
+
+    every: int = 0
+    steps: int = 20
+    cfg: float = 1.0
+    vae: Any = None
+    seed: int = 0
+
+
+class SamplingMode:
+    """How the host computes sample pictures: as in inference, unless it then passes by layers that train.
+
+    It may multiply with a quantized weight without calling the layer, whose branch the picture would lack.
+    """
+
+    def __init__(self, inference: Inference, ran: set[str]) -> None:
+        self._inference, self._ran = inference, ran
+        self._passes_by = None if inference.differs else False
+
+    def mode(self, run: Callable[[], None]) -> contextlib.AbstractContextManager[None]:
+        """The context for a sample; ``run`` runs the model once."""
+        if self._passes_by is None:
+            trained, sampled = self._layers(run), self._layers_of_inference(run)
+            self._passes_by = not trained <= sampled
+        return contextlib.nullcontext() if self._passes_by else self._inference.resumed()
+
+    def _layers_of_inference(self, run: Callable[[], None]) -> set[str]:
+        with self._inference.resumed():
+            return self._layers(run)
+
+    @torch.no_grad()
+    def _layers(self, run: Callable[[], None]) -> set[str]:
+        self._ran.clear()
+        run()
+        return set(self._ran)
+
+
+def draw_sample(
+    guider: Any, settings: SampleSettings, positive: Any, negative: Any, shape: torch.Size, options: dict[str, Any]
+) -> Tensor | None:
+    """Sample once with the host's own sampler on the model that is loaded for training.
+
+    Args:
+        guider: the host's guider whose model trains; its conditioning is put back afterwards.
+        positive, negative: processed conditioning entries; negative may be None, which means cfg 1.
+        shape: of the latent.
+
+    Returns:
+        (height, width, 3) float32 on the CPU, 0 to 1; None for a latent that nothing can show.
+    """
+    model, before = guider.inner_model, (guider.conds, guider.cfg)
+    device = guider.model_patcher.load_device
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(settings.seed)).to(device)
+    sigmas = comfy.samplers.calculate_sigmas(model.model_sampling, _SCHEDULER, settings.steps).to(device)
+    guider.cfg = 1.0 if negative is None else settings.cfg
+    try:
+        with torch.no_grad():
+            entries = {"positive": [positive], "negative": [] if negative is None else [negative]}
+            guider.conds = {name: _encoded(model, name, given, noise, settings) for name, given in entries.items()}
+            latent = comfy.samplers.sampler_object(_SAMPLER).sample(
+                guider, sigmas, options, None, noise, torch.zeros_like(noise), None, True
+            )
+            return _show(latent, settings.vae, model)
+    finally:
+        guider.conds, guider.cfg = before
+
+
+def _encoded(model: Any, name: str, entries: list[Any], noise: Tensor, settings: SampleSettings) -> list[Any]:
+    """Conditioning as the model encodes it now: some have a text adapter within, which trains along."""
+    encoded: list[Any] = comfy.samplers.encode_model_conds(
+        model.extra_conds,
+        entries,
+        noise,
+        noise.device,
+        name,
+        latent_image=torch.zeros_like(noise),
+        denoise_mask=None,
+        seed=settings.seed,
+    )
+    return encoded
+
+
+def _show(latent: Tensor, vae: Any, model: Any) -> Tensor | None:
+    if vae is not None and _has_room(vae, latent):
+        decoded = vae.decode(model.process_latent_out(latent.float()).to("cpu"))
+        return decoded.reshape(-1, *decoded.shape[-3:])[0, ..., :3].float().cpu().clamp(0, 1)
+    factors = model.latent_format.latent_rgb_factors
+    if factors is None:
+        return None
+    previewer = latent_preview.Latent2RGBPreviewer(
+        factors, model.latent_format.latent_rgb_factors_bias, model.latent_format.latent_rgb_factors_reshape
+    )
+    picture = previewer.decode_latent_to_preview(latent.float())
+    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255.0)
+
+
+def _has_room(vae: Any, latent: Tensor) -> bool:
+    """False where decoding would make the host move the model that trains off the device."""
+    device = vae.patcher.load_device
+    if device.type == "cpu":
+        return True
+    needed = vae.memory_used_decode(latent.shape, vae.vae_dtype) + vae.patcher.model_size()
+    free = comfy.model_management.get_free_memory(device) - comfy.model_management.minimum_inference_memory()
+    if needed > free:
+        logging.info("QR-LoRA: no memory for the VAE beside the training; the sample shows the latent instead")
+    return needed <= free

@@ -1,0 +1,65 @@
+"""What the Train node asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from ....qrlora_core import ObjectiveSettings, OptimizerSettings, TrainingError
+from .samples import SampleSettings
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+NO_RESUME, RESUME_LATEST = "none", "latest"
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """What the Train node asks for, as far as the adapter depends on it.
+
+    ``alpha`` 0 means the rank; ``targets`` as in `qrlora_core.select`. ``optimizer`` is taken with the learning
+    rate and the accumulation that stand here.
+    """
+
+    steps: int
+    learning_rate: float
+    rank: int
+    alpha: float
+    variant: str
+    targets: str
+    batch_size: int
+    grad_accumulation: int
+    seed: int
+    training_dtype: str
+    gradient_checkpointing: bool
+    objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+
+    def whole_optimizer(self) -> OptimizerSettings:
+        """The optimizer with the rate and the accumulation of the node."""
+        return replace(self.optimizer, learning_rate=self.learning_rate, grad_accumulation=self.grad_accumulation)
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What the adapter does not depend on: checkpoints and samples.
+
+    Attributes:
+        run_name: of the folder of checkpoints. keep_checkpoints: 0 writes none.
+        checkpoint_every: updates between two; 0 writes at the end alone, however it comes.
+        resume_from: a name as `runs.checkpoint_names` gives it, `NO_RESUME` or `RESUME_LATEST`.
+    """
+
+    run_name: str = "adapter"
+    checkpoint_every: int = 0
+    keep_checkpoints: int = 0
+    resume_from: str = NO_RESUME
+    samples: SampleSettings = field(default_factory=SampleSettings)
+
+
+def check_settings(settings: TrainingSettings) -> None:
+    """Raise `TrainingError` for a number that cannot work, before anything is loaded."""
+    for name in ("steps", "rank", "batch_size", "grad_accumulation"):
+        if getattr(settings, name) < 1:
+            raise TrainingError(f"{name}: expected at least 1, found {getattr(settings, name)}.")
+    settings.whole_optimizer()  # checks itself

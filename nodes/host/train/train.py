@@ -1,0 +1,193 @@
+"""Train an adapter on a host model: decompose its layers, or take up a checkpoint, then run the loop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import comfy.samplers
+import comfy.utils
+import torch
+
+from ....qrlora_core import Factors, QRLoRA, TrainableDelta, Trainer, TrainingState, load_training, select
+from ....qrlora_core.train import distributed
+from ..files.checkpoints import Run, checkpoint_name, checkpoint_path, latest_checkpoint, new_run, resumed_run
+from ..model.bases import decompose_target
+from ..model.key_map import KeyMap, Target
+from ..page.training import Report, current_control
+from ..text import paths_as_text
+from .dataset import TrainingSet
+from .graph.modules import trainable_context
+from .loop import Loop, TrainSampler
+from .monitor import Draw, Monitor
+from .record import TrainingRecord
+from .settings import DTYPES, NO_RESUME, RESUME_LATEST, RunSettings, TrainingSettings, check_settings
+
+
+@dataclass(frozen=True)
+class View:
+    """Where a training shows itself: a node of a workflow, what puts text on it, and what draws its preview."""
+
+    node_id: str = ""
+    show: Callable[[str], None] = lambda text: None
+    draw: Draw | None = None
+    workflow_id: str | None = None
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What came out.
+
+    Attributes:
+        losses: of every update. report: how it stood at its end. pictures: (updates, picture) of every sample.
+        stopped: whether a user ended it early. checkpoint: the last one's name.
+        notes: what the user should read.
+    """
+
+    adapter: QRLoRA
+    losses: list[float]
+    narrow_layers: int
+    report: Report
+    pictures: list[tuple[int, Any]] = field(default_factory=list)
+    stopped: bool = False
+    checkpoint: str | None = None
+    notes: Sequence[str] = ()
+
+
+def train_adapter(
+    patcher: Any,
+    data: TrainingSet,
+    settings: TrainingSettings,
+    run: RunSettings | None = None,
+    view: View | None = None,
+) -> TrainingResult:
+    """Train one adapter; the model is bit-identical afterwards, also after an error or an interrupt.
+
+    Raises:
+        TrainingError, TargetError, DecompositionError, AdapterFileError: see the message, which says what was kept.
+    """
+    run, view = run or RunSettings(), view or View()
+    check_settings(settings)
+    with current_control().running(view.node_id, settings.steps, view.workflow_id) as report, trainable_context():
+        source = _resume_source(run)
+        folder = _run_folder(run, source)
+        resumed = None if source is None else load_training(source)
+        targets = _choose(patcher, settings)
+        record = TrainingRecord(patcher, targets, data, settings)
+        if resumed is not None:
+            record.require_same(resumed)
+        deltas = _deltas(patcher, targets, settings, resumed)
+        trainer = Trainer(deltas, settings.whole_optimizer(), steps=settings.steps)
+        monitor = _monitor(patcher, report, view, folder)
+        if source is not None and resumed is not None:
+            trainer.restore(resumed.tensors, resumed.record["trainer"])
+            monitor.resume(resumed.tensors["losses"].tolist(), checkpoint_name(source))
+        loop = Loop(
+            trainer=trainer, targets=targets, data=data, objective=settings.objective, samples=run.samples,
+            steps=settings.steps, batch_size=settings.batch_size, seed=settings.seed,
+            gradient_checkpointing=settings.gradient_checkpointing, checkpoint_every=run.checkpoint_every,
+            run=folder, monitor=monitor, report=report, resumed=resumed,
+            snapshot=lambda losses: record.state(trainer, losses),
+        )  # fmt: skip
+        try:
+            run_loop(patcher, loop, DTYPES[settings.training_dtype])
+        finally:
+            monitor.close()
+        return _result(loop, trainer.adapter(record.metadata(monitor.losses)), settings)
+
+
+def _result(loop: Loop, adapter: QRLoRA, settings: TrainingSettings) -> TrainingResult:
+    adapter.require_finite()
+    trainer, monitor = loop.trainer, loop.monitor
+    return TrainingResult(
+        adapter,
+        monitor.losses,
+        narrow_layers=sum(delta.factors.rank < settings.rank for delta in trainer.deltas.values()),
+        report=loop.report,
+        pictures=monitor.pictures,
+        stopped=trainer.updates < settings.steps,
+        checkpoint=loop.report.checkpoint,
+        notes=(*monitor.warnings, *_never_trained(adapter)),
+    )
+
+
+def _never_trained(adapter: QRLoRA) -> list[str]:
+    """A note on layers without any gradient: the last block of some models throws a part of its output away."""
+    idle = [path for path, layer in adapter.layers.items() if not layer.terms[0].delta_r.any()]
+    if not idle:
+        return []
+    share = f"{len(idle)} of {len(adapter.layers)} layers"
+    return [f"{share} learned nothing, as the model does not use what they give: {paths_as_text(idle)}"]
+
+
+def _resume_source(run: RunSettings) -> Path | None:
+    if run.resume_from == NO_RESUME:
+        return None
+    return latest_checkpoint(run.run_name) if run.resume_from == RESUME_LATEST else checkpoint_path(run.resume_from)
+
+
+def _run_folder(run: RunSettings, source: Path | None) -> Run:
+    if source is None:
+        return new_run(run.run_name, run.keep_checkpoints)
+    return resumed_run(source, run.run_name, run.keep_checkpoints)
+
+
+def _choose(patcher: Any, settings: TrainingSettings) -> dict[str, Target]:
+    available = KeyMap(patcher.model).linear(patcher.model)
+    return {path: available[path] for path in select(available, settings.targets)}
+
+
+def _deltas(
+    patcher: Any, targets: Mapping[str, Target], settings: TrainingSettings, resumed: TrainingState | None
+) -> dict[str, TrainableDelta]:
+    """What is trained, on the device; Q and R stay on the CPU, for the adapter, but for what the products need."""
+    device, dtype = patcher.load_device, DTYPES[settings.training_dtype]
+    progress = comfy.utils.ProgressBar(len(targets))
+    deltas = {}
+    for path, target in targets.items():
+        if resumed is None:
+            factors = _decompose(patcher, path, target, settings)
+        else:
+            term = resumed.adapter.layers[path].terms[0]
+            assert term.base_r is not None  # every checkpoint has it
+            factors = Factors(term.q, term.base_r, term.rank, term.alpha, math.nan)
+        deltas[path] = TrainableDelta(factors, variant=settings.variant, compute_dtype=dtype, device=device)
+        progress.update(1)
+    return deltas
+
+
+def _decompose(patcher: Any, path: str, target: Target, settings: TrainingSettings) -> Factors:
+    rank = min(settings.rank, *target.shape)  # a layer narrower than the rank keeps the scaling at its full rank
+    scaling = (settings.alpha or settings.rank) / settings.rank
+    return decompose_target(patcher, path, target, rank, scaling * rank)
+
+
+def _monitor(patcher: Any, report: Report, view: View, folder: Run) -> Monitor:
+    logs = folder.folder / "tensorboard" if folder.writes and not distributed.rank() else None
+    return Monitor(report, show=view.show, draw=view.draw, device=patcher.load_device, logs=logs)
+
+
+def run_loop(patcher: Any, loop: Loop, dtype: torch.dtype) -> None:
+    """Run the loop as a sampler in the host's guider, which loads the model and processes the captions."""
+    clone = patcher.clone()
+    # Always: what the model computes in now may be the doing of another clone, undone when this one is loaded.
+    clone.set_model_compute_dtype(dtype)
+    guider = comfy.samplers.CFGGuider(clone)
+    captions = _captions(loop.data)
+    guider.inner_set_conds({"positive": captions})
+    latent = loop.data.examples[0].latent
+    batch = latent.expand(loop.batch_size, *latent.shape[1:])  # the host reserves memory for this shape
+    # As the host runs: a quantized tensor that is moved outside of inference mode can never be used inside again.
+    with torch.inference_mode():
+        guider.sample(torch.zeros_like(batch), batch, TrainSampler(loop, captions), torch.zeros(1), seed=loop.seed)
+
+
+def _captions(data: TrainingSet) -> list[Any]:
+    """Every conditioning entry once, however many pictures share it."""
+    entries = [caption for example in (*data.examples, *data.prior) for caption in example.captions]
+    if data.empty_caption is not None:
+        entries.append(data.empty_caption)
+    return list({id(entry): entry for entry in entries}.values())

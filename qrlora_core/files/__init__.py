@@ -1,0 +1,1 @@
+"""Adapter files: safetensors, one format a file."""

@@ -1,0 +1,204 @@
+"""Read and write adapter files: safetensors in the published layout, with metadata, or in another."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..adapter import QRLoRA, is_finite
+from ..errors import AdapterError, AdapterFileError
+from . import compact, full, lora
+from .basis_store import BasisStore
+from .safetensors_io import reading, shown, write
+
+FORMATS = ("full", "compact", "lora")
+FORMAT_VERSION = "1"
+METADATA_PREFIX = "qr_lora."
+BASE_FINGERPRINT = f"{METADATA_PREFIX}base_fingerprint"
+_VERSION_KEY = f"{METADATA_PREFIX}format_version"
+# Tensors of a training that goes on (see `training_state`), which an adapter does not need.
+STATE_PREFIX = "training_state."
+STATE_KEY = f"{METADATA_PREFIX}training_state"
+_LONGEST_NAME = 500
+_ARCHITECTURE = "modelspec.architecture"
+# What reading or one format alone needs to know, so that no other file claims it.
+_OF_ONE_FILE = (
+    "format", "name", compact.BASIS_IDS, lora.PEFT_SETTINGS, lora.NOT_LOADED,
+    lora.IS_LORA, lora.MAY_REPLACE_CORE,
+)  # fmt: skip
+
+
+def save_adapter(
+    adapter: QRLoRA,
+    path: str | os.PathLike[str],
+    *,
+    format: str = "full",
+    dtype: torch.dtype | None = None,
+    bases: BasisStore | None = None,
+    extra: Mapping[str, Tensor] | None = None,
+) -> Path:
+    """Write an adapter file: to a temporary name first, then renamed, so that no half file is ever left.
+
+    ``full`` keys per term (the published layout): ``{module}.lora.q.weight`` (out, rank), ``.delta_r.weight`` and
+    ``.base_r.weight`` (rank, in), and ``.alpha``, a scalar that the published files lack. A layer of the variant
+    ``qr``, ``scaling * ((Q + dQ) (R + dR) - Q R)``, is ``{module}.lora_qr.q.weight``, ``.delta_q.weight``,
+    ``.delta_r.weight``, ``.base_r.weight`` and ``.alpha``. ``compact`` and ``lora``: see `compact_layout` and
+    `lora_layout`.
+
+    Args:
+        adapter: what to save.
+        path: where to; ends in ``.safetensors``. Folders are made.
+        format: ``full``, all of it; ``compact``, dR and a sketch of the basis, which goes to ``bases``; ``lora``, an
+            ordinary LoRA with the same deltas, for every other tool.
+        dtype: of what is written. None keeps that of the tensors (``compact``: float16, ``lora``: float32).
+            ``full`` leaves q in its own, so that adapters go on sharing it.
+        bases: where ``compact`` keeps bases.
+        extra: further tensors for the file, under names that start with `STATE_PREFIX`.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        AdapterFileError: unknown format or suffix, nothing to save, or the file cannot be written.
+        AdapterError: NaN or infinity in the adapter, also after rounding, or a layer that the format cannot hold.
+    """
+    target = Path(path)
+    if format not in FORMATS:
+        raise AdapterFileError(f"{target.name}: unknown format {format!r}; expected one of {', '.join(FORMATS)}.")
+    if not adapter.layers:
+        raise AdapterFileError(f"{target.name}: the adapter has no layers, so there is nothing to save.")
+    adapter.require_finite()
+    tensors = dict(_tensors(adapter, format, dtype, bases))
+    _require_finite(tensors)
+    write(target, tensors | dict(extra or {}), _metadata(adapter, target, format))
+    return target
+
+
+def _tensors(
+    adapter: QRLoRA, format: str, dtype: torch.dtype | None, bases: BasisStore | None
+) -> Iterator[tuple[str, Tensor]]:
+    if format == "lora":
+        return lora.tensors_of(adapter, dtype)
+    if format == "full":
+        return full.tensors_of(adapter, dtype)
+    if bases is None:
+        raise AdapterFileError("the format compact needs a folder for the bases (bases).")
+    return compact.tensors_of(adapter, dtype or torch.float16, bases)
+
+
+def _require_finite(tensors: Mapping[str, Tensor]) -> None:
+    for key, tensor in tensors.items():
+        if not is_finite(tensor):
+            raise AdapterError(f"{key}: a number does not fit into {tensor.dtype}; choose bfloat16 or float32.")
+
+
+def _metadata(adapter: QRLoRA, target: Path, format: str) -> dict[str, str]:
+    kept = {key: value for key, value in adapter.metadata.items() if key not in _OF_ONE_FILE}
+    if format == "lora":  # our names for what it was trained as would pass for a claim about this file
+        kept = {key: value for key, value in kept.items() if key != f"{METADATA_PREFIX}variant"}
+        if _ARCHITECTURE in kept:
+            kept[_ARCHITECTURE] = kept[_ARCHITECTURE].replace("/qr-lora", "/lora")
+    else:
+        kept = {**kept, _VERSION_KEY: FORMAT_VERSION}
+    ids = compact.basis_ids(adapter) if format == "compact" else {}
+    return {**kept, **ids, "modelspec.title": target.stem}
+
+
+def load_adapter(
+    path: str | os.PathLike[str],
+    *,
+    bases: BasisStore | None = None,
+    rebuild: compact.Rebuild | None = None,
+    rename: lora.Rename | None = None,
+) -> QRLoRA:
+    """Read an adapter file: ours in any format, one in the published layout, or an ordinary LoRA.
+
+    Args:
+        path: a ``.safetensors`` file.
+        bases: where to find the bases of a compact file.
+        rebuild: gives the basis of a layer at a rank where ``bases`` does not have it.
+        rename: applied to the tensors of an ordinary LoRA, for names that only a host knows.
+
+    Returns:
+        The adapter on the CPU: in the file's dtypes, an ordinary LoRA in float32; ``metadata["name"]`` is the
+        file's name. An ordinary LoRA is in exact QR form, see `lora.from_lora`.
+
+    Raises:
+        AdapterFileError: the file is missing, damaged, of another kind, or its tensors do not fit together;
+            the message names file and layer.
+    """
+    source = Path(path)
+    with reading(source) as file:
+        metadata, names = file.metadata(), file.keys()
+        _refuse_newer(source, metadata)
+        _refuse_unreadable(source, names)
+        keys = [name for name in names if not name.startswith(STATE_PREFIX)]
+        get = file.get_tensor
+        if compact.is_compact(keys):
+            layers = compact.layers_of(source, keys, get, metadata, bases, rebuild)
+            adapter = QRLoRA(layers, metadata)
+        elif lora.is_lora(keys) and not any(map(full.is_layout_key, keys)):
+            adapter = lora.adapter_of(source, keys, get, metadata, rename)
+        else:
+            adapter = QRLoRA(full.layers_of(source, keys, get), metadata)
+    kept = {key: value for key, value in adapter.metadata.items() if key not in ("format", STATE_KEY)}
+    adapter = QRLoRA(adapter.layers, {**kept, "name": source.name})
+    try:
+        adapter.require_finite()
+    except AdapterError as error:
+        raise AdapterFileError(f"{source.name}: {error}") from error
+    return adapter
+
+
+def _refuse_newer(source: Path, metadata: Mapping[str, str]) -> None:
+    version = metadata.get(_VERSION_KEY, FORMAT_VERSION)
+    if version != FORMAT_VERSION:
+        raise AdapterFileError(
+            f"{source.name}: format version {version[:20]!r}, expected {FORMAT_VERSION!r}. A newer ComfyUI QR-LoRA "
+            "wrote it; update this one."
+        )
+
+
+def _refuse_unreadable(source: Path, names: list[str]) -> None:
+    """They are shown in reports and logs; no module of any model has a name like these."""
+    for name in names:
+        if len(name) > _LONGEST_NAME or not name.isprintable():
+            raise AdapterFileError(
+                f"{source.name}: the name of a tensor is too long or cannot be shown: '{shown(name)}'. The file is "
+                "damaged, or made to mislead; download it again from a source that you trust."
+            )
+
+
+def describe(
+    *,
+    base_model: str,
+    architecture: str,
+    rank: int,
+    alpha: float,
+    variant: str,
+    training: Mapping[str, object],
+    base_fingerprint: Mapping[str, str],
+    triggers: str = "",
+) -> dict[str, str]:
+    """The metadata of a trained adapter, under our names and, as other tools show them, under ``modelspec.*``."""
+    ours = {
+        "base_model": base_model,
+        "rank": str(rank),
+        "alpha": f"{alpha:g}",
+        "variant": variant,
+        "triggers": triggers,
+        "training": json.dumps(dict(training)),
+        "base_fingerprint": json.dumps(dict(base_fingerprint)),
+    }
+    modelspec = {
+        "modelspec.sai_model_spec": "1.0.1",
+        _ARCHITECTURE: f"{architecture}/qr-lora",
+        "modelspec.implementation": "ComfyUI",
+        "modelspec.trigger_phrase": triggers,
+    }
+    return {**{METADATA_PREFIX + key: value for key, value in ours.items()}, **modelspec}

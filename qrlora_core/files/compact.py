@@ -1,0 +1,160 @@
+"""Compact files: dR alone, beside a sketch of the basis that it belongs to."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..adapter import Layer, QRLoRA, Term, is_finite
+from ..errors import AdapterError, AdapterFileError, QRLoRAError
+from ..metadata import json_object
+from .basis_store import BasisStore, align, sketch
+from .full import read_alpha, require_parts, rounded
+from .safetensors_io import plain, shown
+
+BASIS_IDS = "qr_lora.basis_ids"
+_KEY = re.compile(r"^(?P<path>.+)\.lora_compact\.(?P<part>delta_r\.weight|sketch|alpha)$")
+_PART_NAMES = {"delta_r.weight": "delta_r", "sketch": "sketch", "alpha": "alpha"}
+
+# Gives the basis of a layer's base weight at a rank, from a model.
+Rebuild = Callable[[str, int], Tensor]
+
+
+def is_compact(keys: Iterable[str]) -> bool:
+    """True when some key is of a compact file."""
+    return any(_KEY.match(key) for key in keys)
+
+
+def tensors_of(adapter: QRLoRA, dtype: torch.dtype, bases: BasisStore) -> Iterator[tuple[str, Tensor]]:
+    """(key, tensor) of all layers; their bases are put into the store.
+
+    Keys per layer: ``{module}.lora_compact.delta_r.weight`` (rank, in), ``.sketch`` (rank, rank), ``.alpha``. dR is
+    scaled by a power of two, which alpha takes back, so that it neither overflows nor vanishes in float16.
+
+    Raises:
+        AdapterError: a layer that is not one dR on the basis of a base weight.
+    """
+    of_base = _told_names(adapter.metadata)
+    for path, layer in adapter.layers.items():
+        term = _single_term(path, layer, path in of_base)
+        delta_r = term.delta_r.detach().double()
+        exponent = math.frexp(float(delta_r.abs().max()))[1]
+        stored = sketch(term.q)
+        if bases.find(term.basis_id, stored) is None:
+            bases.put(term.basis_id, term.q)
+        key = f"{path}.lora_compact.delta_r.weight"
+        yield key, rounded(key, _scaled(delta_r, -exponent), dtype)
+        yield f"{path}.lora_compact.sketch", plain(stored)
+        yield f"{path}.lora_compact.alpha", torch.tensor(math.ldexp(term.alpha, exponent), dtype=torch.float64)
+
+
+def _scaled(tensor: Tensor, exponent: int) -> Tensor:
+    return torch.ldexp(tensor, torch.tensor(exponent, dtype=torch.float64))
+
+
+def basis_ids(adapter: QRLoRA) -> dict[str, str]:
+    """The metadata of a compact file: module path to the name of its basis in the store."""
+    return {BASIS_IDS: json.dumps({path: layer.terms[0].basis_id for path, layer in adapter.layers.items()})}
+
+
+def _single_term(path: str, layer: Layer, is_of_base: bool) -> Term:
+    """The one term, on a basis of the base: it has base_r, or came from a compact file, which has none."""
+    if len(layer.terms) == 1 and (is_of_base or layer.terms[0].base_r is not None):
+        return layer.terms[0]
+    kind = f"{len(layer.terms)} terms" if len(layer.terms) > 1 else "a basis of its own"
+    raise AdapterError(
+        f"layer {path}: the format compact keeps dR alone, for one basis that the base model gives; found {kind}, as "
+        "ordinary LoRAs, the variant qr and merges over different bases have. Save as full or lora, or put "
+        "QR-LoRA Rebase before."
+    )
+
+
+def layers_of(
+    source: Path,
+    keys: Iterable[str],
+    get: Callable[[str], Tensor],
+    metadata: Mapping[str, str],
+    bases: BasisStore | None,
+    rebuild: Rebuild | None,
+) -> dict[str, Layer]:
+    """Module path to layer; every basis from the store or, aligned and then stored, from ``rebuild``.
+
+    Raises:
+        AdapterFileError: a basis that is not to be had or spans another space, or a damaged file.
+    """
+    names = _names(source, metadata)
+    layers, missing = {}, []
+    for path, parts in _group(source, keys).items():
+        tensors = {part: get(key) for part, key in parts.items()}
+        try:
+            q = _basis(path, tensors, names, bases, rebuild)
+            if q is not None:
+                layers[path] = Layer.single(q, tensors["delta_r"], alpha=read_alpha(tensors.get("alpha")))
+        except (QRLoRAError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
+            raise AdapterFileError(f"{source.name}: layer {path}: {error}") from error
+        missing += [path] if q is None else []
+    if missing:
+        raise AdapterFileError(_explain_missing(source, missing, len(layers) + len(missing), metadata))
+    return layers
+
+
+def _names(source: Path, metadata: Mapping[str, str]) -> dict[str, str]:
+    names = _told_names(metadata)
+    if not names:
+        raise AdapterFileError(
+            f"{source.name}: a compact file whose metadata {BASIS_IDS} is missing or damaged; save it again from the "
+            "adapter that it was made from."
+        )
+    return names
+
+
+def _told_names(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Module path to the name of its basis; empty where the metadata tell none."""
+    return {path: str(name) for path, name in json_object(metadata, BASIS_IDS).items()}
+
+
+def _group(source: Path, keys: Iterable[str]) -> dict[str, dict[str, str]]:
+    parts: dict[str, dict[str, str]] = {}
+    for key in keys:
+        match = _KEY.match(key)
+        if match is None:
+            raise AdapterFileError(f"{source.name}: a compact file with a tensor of another kind: {key!r}.")
+        parts.setdefault(match["path"], {})[_PART_NAMES[match["part"]]] = key
+    return parts
+
+
+def _basis(
+    path: str,
+    tensors: Mapping[str, Tensor],
+    names: Mapping[str, str],
+    bases: BasisStore | None,
+    rebuild: Rebuild | None,
+) -> Tensor | None:
+    require_parts(tensors, ("delta_r", "sketch"))
+    stored, rank = tensors["sketch"], tensors["delta_r"].shape[0] if tensors["delta_r"].ndim else 0
+    if stored.shape != (rank, rank) or not is_finite(stored):
+        raise AdapterError(f"sketch: expected finite numbers of shape {(rank, rank)}, found {tuple(stored.shape)}.")
+    name = names.get(path, "")
+    q = bases.find(name, stored) if bases is not None else None
+    if q is None and rebuild is not None:
+        q = align(rebuild(path, rank), stored)
+        if bases is not None:
+            with contextlib.suppress(AdapterFileError):  # a folder that cannot be written: it is made again next time
+                bases.put(name, q)
+    return q
+
+
+def _explain_missing(source: Path, missing: list[str], count: int, metadata: Mapping[str, str]) -> str:
+    base = shown(metadata.get("qr_lora.base_model", "the model that it was trained on"))
+    return (
+        f"{source.name}: a compact file, which holds no bases, and those of {len(missing)} of its {count} layers are "
+        f"not in the cache on this machine ({missing[0]} is the first). Connect its base model ({base}) to the input "
+        "model of Load QR-LoRA: they are made again from it and kept."
+    )

@@ -1,0 +1,182 @@
+"""The published names in an adapter file, and ours beside them: keys to layers and back."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..adapter import Layer, QRLoRA, Term
+from ..errors import AdapterError, AdapterFileError
+from .safetensors_io import plain
+
+# `{module}.lora.q.weight` as published; further terms of a layer are `{module}.lora.1.q.weight` and so on.
+_KEY = re.compile(
+    r"^(?P<path>.+)\.lora\.(?:(?P<index>[1-9]\d{0,5})\.)?(?P<part>q\.weight|delta_r\.weight|base_r\.weight|alpha)$"
+)
+_PART_NAMES = {"q.weight": "q", "delta_r.weight": "delta_r", "base_r.weight": "base_r", "alpha": "alpha"}
+# The variant `qr` trains Q as well: `{module}.lora_qr.*`, names that no reader of another layout takes for its own.
+_QR_KEY = re.compile(r"^(?P<path>.+)\.lora_qr\.(?P<part>q|delta_q|delta_r|base_r|alpha)(?:\.weight)?$")
+_ROUNDING = 0.01  # relative; bfloat16 has 0.004 at most, and 0.03 would be numbers that vanish in float16
+_QR = -1  # stands for the index of a term
+_FLOATING = {
+    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2,
+}  # fmt: skip
+
+
+def is_layout_key(key: str) -> bool:
+    """True when the key is one of this layout."""
+    return bool(_KEY.match(key) or _QR_KEY.match(key))
+
+
+def layers_of(source: Path, keys: Iterable[str], get: Callable[[str], Tensor]) -> dict[str, Layer]:
+    """Module path to layer, of a file in this layout.
+
+    Raises:
+        AdapterFileError: a key of another layout, or tensors that do not fit together; names file and layer.
+    """
+    grouped = _group_keys(source, keys)
+    return {
+        module: _read_layer(source, module, {i: {p: get(k) for p, k in parts.items()} for i, parts in terms.items()})
+        for module, terms in grouped.items()
+    }
+
+
+def _group_keys(source: Path, keys: Iterable[str]) -> dict[str, dict[int, dict[str, str]]]:
+    """module path -> index of the term, or `_QR` -> part -> key."""
+    grouped: dict[str, dict[int, dict[str, str]]] = {}
+    unknown = []
+    for key in keys:
+        if match := _KEY.match(key):
+            terms = grouped.setdefault(match["path"], {})
+            terms.setdefault(int(match["index"] or 0), {})[_PART_NAMES[match["part"]]] = key
+        elif match := _QR_KEY.match(key):
+            grouped.setdefault(match["path"], {}).setdefault(_QR, {})[match["part"]] = key
+        else:
+            unknown.append(key)
+    if unknown or not grouped:
+        raise AdapterFileError(_explain_unknown(source, unknown))
+    return grouped
+
+
+def _explain_unknown(source: Path, keys: list[str]) -> str:
+    if any(key.endswith(".residual.weight") for key in keys):
+        return f"{source.name}: this is the companion file of residuals, which is not needed; choose the adapter file."
+    found = f"found {', '.join(map(repr, keys[:3]))}" if keys else "found no tensors"
+    return (
+        f"{source.name}: not an adapter: expected keys like 'transformer.<module>.lora.q.weight' and "
+        f"'... .lora.delta_r.weight', or those of an ordinary LoRA, {found}."
+    )
+
+
+def _read_layer(source: Path, module: str, terms: Mapping[int, Mapping[str, Tensor]]) -> Layer:
+    if _QR in terms and len(terms) > 1:
+        raise AdapterFileError(
+            f"{source.name}: layer {module}: expected keys of one kind, found both '.lora.' and '.lora_qr.'."
+        )
+    if _QR not in terms and sorted(terms) != list(range(len(terms))):
+        raise AdapterFileError(
+            f"{source.name}: layer {module}: terms {sorted(terms)} are not numbered from 0 without a gap."
+        )
+    try:
+        if _QR in terms:
+            return _read_qr_layer(terms[_QR])
+        return Layer(tuple(_read_term(terms[index]) for index in range(len(terms))))
+    except AdapterError as error:
+        raise AdapterFileError(f"{source.name}: layer {module}: {error}") from error
+
+
+def _read_qr_layer(parts: Mapping[str, Tensor]) -> Layer:
+    """``scaling * (Q dR + dQ (R + dR))``, which is ``scaling * ((Q + dQ) (R + dR) - Q R)``."""
+    require_parts(parts, ("q", "delta_q", "delta_r", "base_r"))
+    first = _read_term({name: tensor for name, tensor in parts.items() if name != "delta_q"})
+    trained_r = parts["base_r"].reshape(first.delta_r.shape) + first.delta_r
+    return Layer((first, Term(parts["delta_q"], trained_r, first.alpha)))
+
+
+def require_parts(parts: Mapping[str, Tensor], names: Sequence[str]) -> None:
+    """Raise `AdapterError` where a part is missing or is not floating."""
+    missing = [name for name in names if name not in parts]
+    if missing:
+        expected = ", ".join(f"{name}.weight" for name in names[:-1])
+        raise AdapterError(f"expected {expected} and {names[-1]}.weight, found no {' and no '.join(missing)}.")
+    for name, tensor in parts.items():
+        if name != "alpha" and tensor.dtype not in _FLOATING:
+            raise AdapterError(f"{name}: expected a floating dtype, found {tensor.dtype}.")
+
+
+def _read_term(parts: Mapping[str, Tensor]) -> Term:
+    require_parts(parts, ("q", "delta_r"))
+    return Term(parts["q"], parts["delta_r"], read_alpha(parts.get("alpha")), parts.get("base_r"))
+
+
+def read_alpha(alpha: Tensor | None) -> float:
+    """The number in a tensor of one entry; NaN, which stands for the rank, where there is none.
+
+    Raises:
+        AdapterError: another shape, or a number that is not finite.
+    """
+    if alpha is None:
+        return math.nan
+    if alpha.numel() != 1:
+        raise AdapterError(f"alpha: expected one number, found shape {tuple(alpha.shape)}.")
+    if not math.isfinite(float(alpha)):
+        raise AdapterError(f"alpha: expected a finite number, found {float(alpha)}.")
+    return float(alpha)
+
+
+def tensors_of(adapter: QRLoRA, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
+    """(key, tensor) of all layers; ``dtype`` rounds dR and R and leaves the basis, which others may share."""
+    for path, layer in adapter.layers.items():
+        if _is_qr(layer):
+            yield from _qr_tensors(path, layer, dtype)
+            continue
+        for index, term in enumerate(layer.terms):
+            stem = f"{path}.lora" if index == 0 else f"{path}.lora.{index}"
+            yield f"{stem}.q.weight", plain(term.q)
+            for name, tensor in (("delta_r", term.delta_r), ("base_r", term.base_r)):
+                if tensor is not None:
+                    key = f"{stem}.{name}.weight"
+                    yield key, rounded(key, tensor, dtype)
+            yield f"{stem}.alpha", torch.tensor(term.alpha, dtype=torch.float64)
+
+
+def rounded(key: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """A copy to be saved under a key; None keeps the dtype.
+
+    Raises:
+        AdapterError: the dtype cannot hold numbers so large or so small.
+    """
+    if dtype is None:
+        return plain(tensor)
+    result, exact = plain(tensor.to(dtype)), plain(tensor).double()
+    if not float((result.double() - exact).norm()) <= _ROUNDING * float(exact.norm()):
+        raise AdapterError(
+            f"{key}: its numbers, of up to {float(exact.abs().max()):.1e}, do not fit into {dtype}; "
+            "choose bfloat16 or float32."
+        )
+    return result
+
+
+def _is_qr(layer: Layer) -> bool:
+    """True for the two terms of the variant ``qr``: ``Q dR`` and ``dQ (R + dR)``."""
+    if len(layer.terms) != 2 or layer.terms[0].base_r is None or layer.terms[1].base_r is not None:
+        return False
+    first, second = layer.terms
+    same = first.alpha == second.alpha and first.delta_r.shape == second.delta_r.shape == layer.terms[0].base_r.shape
+    trained_r = layer.terms[0].base_r + first.delta_r if same else first.delta_r
+    return same and second.delta_r.dtype == trained_r.dtype and torch.equal(second.delta_r, trained_r)
+
+
+def _qr_tensors(path: str, layer: Layer, dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:
+    first, second = layer.terms
+    yield f"{path}.lora_qr.q.weight", plain(first.q)
+    for name, tensor in (("delta_q", second.q), ("delta_r", first.delta_r), ("base_r", first.base_r)):
+        if tensor is not None:
+            key = f"{path}.lora_qr.{name}.weight"
+            yield key, rounded(key, tensor, dtype)
+    yield f"{path}.lora_qr.alpha", torch.tensor(first.alpha, dtype=torch.float64)

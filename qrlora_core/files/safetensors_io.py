@@ -1,0 +1,207 @@
+"""safetensors files: read lazily and checked, written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from io import RawIOBase
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..errors import AdapterFileError
+
+SUFFIX = ".safetensors"
+_PICKLE_MAGIC = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+_PICKLE_SUFFIXES = {".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle"}
+# Of adapters in use, even with a whole dataset's tags in the metadata, headers stay far below.
+_LONGEST_HEADER = 32 * 2**20
+_MOST_TENSORS = 2**15
+_MOST_SIDES = 8
+_DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "I64": torch.int64, "I32": torch.int32,
+    "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+
+
+class SafetensorsFile:
+    """An open file. Its tensors are copies in memory: a file that is overwritten later changes none of them.
+
+    safetensors itself maps them, so that a file cut short by a copy over it would end the whole process.
+    """
+
+    def __init__(self, source: Path, file: Any, raw: RawIOBase, start: int) -> None:
+        self._source, self._file, self._raw = source, file, raw
+        self._places = dict(_places(file, start))
+
+    def keys(self) -> list[str]:
+        """Names of the tensors."""
+        return list(self._file.keys())
+
+    def metadata(self) -> dict[str, str]:
+        """Text by name; empty where the file has none."""
+        return dict(self._file.metadata() or {})
+
+    def get_tensor(self, key: str) -> Tensor:
+        """A tensor of the file.
+
+        Raises:
+            AdapterFileError: it cannot be read.
+        """
+        with _as_damage(self._source):
+            place = self._places.get(key)
+            shape = place[1] if place else self._file.get_slice(key).get_shape()
+            if len(shape) > _MOST_SIDES:
+                raise ValueError(f"a tensor has {len(shape)} dimensions: {shown(key)}")
+            if place:
+                return self._read(*place)
+            mapped: Tensor = self._file.get_tensor(key)
+            return mapped.clone()
+
+    def _read(self, start: int, shape: list[int], dtype: torch.dtype) -> Tensor:
+        tensor = torch.empty(shape, dtype=dtype)
+        self._raw.seek(start)
+        rest = tensor.flatten().view(torch.uint8).numpy().data
+        while rest:
+            count = self._raw.readinto(rest)
+            if not count:
+                raise ValueError("it was cut short while it was read")
+            rest = rest[count:]
+        return tensor
+
+
+def _places(file: Any, start: int) -> Iterator[tuple[str, tuple[int, list[int], torch.dtype]]]:
+    """(name, (first byte, shape, dtype)): tensors lie one after the other, without a gap.
+
+    An older safetensors does not tell their order, nor this the size of some dtypes: what follows is left out.
+    """
+    for key in getattr(file, "offset_keys", list)():
+        part = file.get_slice(key)
+        shape, dtype = part.get_shape(), _DTYPES.get(part.get_dtype())
+        if dtype is None:
+            return
+        yield key, (start, shape, dtype)
+        start += math.prod(shape) * dtype.itemsize
+
+
+@contextlib.contextmanager
+def reading(source: Path) -> Iterator[SafetensorsFile]:
+    """The open file.
+
+    Raises:
+        AdapterFileError: no such file, a pickle, or a damaged file.
+    """
+    with contextlib.ExitStack() as opened:
+        with _as_damage(source):
+            raw = _open(source)
+            opened.enter_context(raw)
+            length = _checked_length(source, raw)
+            file = opened.enter_context(safe_open(source, framework="pt"))
+            _refuse_duplicates(raw, length, len(file.keys()))
+            whole = SafetensorsFile(source, file, raw, 8 + length)
+        yield whole
+
+
+@contextlib.contextmanager
+def _as_damage(source: Path) -> Iterator[None]:
+    try:
+        yield
+    except (SafetensorError, OSError, ValueError, RuntimeError, TypeError, KeyError, OverflowError) as error:
+        raise AdapterFileError(
+            f"{source.name}: not a readable safetensors file ({shown(str(error))}). It is damaged, cut short, or of "
+            "another kind; download or train it again."
+        ) from error
+
+
+def _open(source: Path) -> RawIOBase:
+    if not source.is_file():
+        raise AdapterFileError(f"{source}: no such file. It was moved, renamed or deleted; choose another.")
+    if source.suffix.lower() in _PICKLE_SUFFIXES:
+        raise AdapterFileError(_explain_pickle(source))
+    return source.open("rb", buffering=0)
+
+
+def _explain_pickle(source: Path) -> str:
+    return (
+        f"{source.name}: this is a pickle file, which can run code when opened, so it is never opened here. "
+        "Convert it to safetensors with the tool that made it."
+    )
+
+
+def _checked_length(source: Path, raw: RawIOBase) -> int:
+    """The length of the header, which the file must have room for."""
+    start = raw.read(9) or b""
+    # A safetensors header of 640 bytes starts like a pickle too; its ninth byte tells them apart.
+    if start.startswith(_PICKLE_MAGIC) and start[8:] != b"{":
+        raise AdapterFileError(_explain_pickle(source))
+    length = int.from_bytes(start[:8], "little")
+    if length > min(_LONGEST_HEADER, source.stat().st_size - 8):
+        raise ValueError(f"its header says that it is {length} bytes long")
+    return length
+
+
+def _refuse_duplicates(raw: RawIOBase, length: int, count: int) -> None:
+    """safetensors takes the last of two tensors of one name; each has one field of this name in the header."""
+    if count > _MOST_TENSORS:
+        raise ValueError(f"it holds {count} tensors, and an adapter at most {_MOST_TENSORS}")
+    raw.seek(8)
+    found = (raw.read(length) or b"").count(b'"data_offsets"')
+    if found != count:
+        raise ValueError(f"its header describes {found} tensors under {count} names")
+
+
+def shown(text: str) -> str:
+    """Text from a file, as a message may show it: not long, and without characters that change the rest."""
+    short = text if len(text) <= 200 else f"{text[:150]} ... {text[-40:]}"
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in short)
+
+
+def write(target: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write to a temporary name first, then rename, so that no half file is ever left. Folders are made.
+
+    Raises:
+        AdapterFileError: another suffix, or the file cannot be written.
+    """
+    if target.suffix != SUFFIX:
+        raise AdapterFileError(f"{target.name}: an adapter file ends in {SUFFIX}.")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _temporary_sibling(target) as temporary:
+            temporary.touch(exist_ok=False)
+            usual_mode = temporary.stat().st_mode
+            save_file(dict(tensors), temporary, metadata={"format": "pt", **metadata})
+            temporary.chmod(usual_mode)  # safetensors leaves the file readable to its owner alone
+            _flush(temporary)
+            temporary.replace(target)
+    except (OSError, SafetensorError) as error:
+        raise AdapterFileError(
+            f"{target}: cannot be written ({error}). Free some space or choose another folder."
+        ) from error
+
+
+@contextlib.contextmanager
+def _temporary_sibling(target: Path) -> Iterator[Path]:
+    temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    """Have the content on the disk before the name is: a power cut must not leave a renamed, empty file."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """A contiguous copy on the CPU: safetensors refuses tensors that share memory, as layers with one basis do."""
+    return tensor.detach().to("cpu", copy=True).contiguous()

@@ -1,0 +1,1 @@
+"""The algebra of adapters, one idea a file: pure functions of adapters, layers and tensors."""

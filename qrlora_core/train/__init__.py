@@ -1,0 +1,1 @@
+"""Training delta_r on any loss."""

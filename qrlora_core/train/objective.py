@@ -1,0 +1,105 @@
+"""What a training step asks of a diffusion model: which noise level, how an error counts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import TrainingError
+
+TIMESTEPS = ("uniform", "logit_normal", "shifted", "content", "style")
+WEIGHTINGS = ("none", "min_snr", "sigma_sqrt", "cosmap")
+LOSSES = ("mse", "huber")
+_FLOW_ONLY = ("sigma_sqrt", "cosmap")
+
+
+@dataclass(frozen=True)
+class ObjectiveSettings:
+    """The defaults are the published recipe: uniform timesteps, unweighted mean squared error.
+
+    Args:
+        timesteps: one of `TIMESTEPS`, see `sample_levels`. weighting: one of `WEIGHTINGS`, see `loss_weight`.
+        min_snr_gamma: the limit of ``min_snr``; 5 in its paper.
+        loss: one of `LOSSES`. huber_delta: error from which ``huber`` grows linearly, in units of the noise.
+    """
+
+    timesteps: str = "uniform"
+    weighting: str = "none"
+    min_snr_gamma: float = 5.0
+    loss: str = "mse"
+    huber_delta: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name, known in (("timesteps", TIMESTEPS), ("weighting", WEIGHTINGS), ("loss", LOSSES)):
+            if getattr(self, name) not in known:
+                raise TrainingError(f"{name}: expected one of {', '.join(known)}, found {getattr(self, name)!r}.")
+        for name in ("min_snr_gamma", "huber_delta"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise TrainingError(f"{name}: expected more than 0, found {getattr(self, name)}.")
+
+
+def sample_levels(timesteps: str, count: int, generator: torch.Generator) -> Tensor:
+    """Timesteps as a share of all, 1 being pure noise: (count,) float32 in [0, 1).
+
+    ``uniform`` (and ``shifted``, for which the model's own shift is applied to these): u;
+    ``logit_normal``: sigmoid of a normal number (Esser et al. 2024, arXiv 2403.03206, section 3.1);
+    ``content``: 1 - u^3, mostly high noise, where layout and shape are decided (the cubic sampling of
+    T2I-Adapter, arXiv 2302.08453, section 3.4); ``style``: u^3, mostly low noise, where texture and colour are.
+    """
+    if timesteps == "logit_normal":
+        return torch.sigmoid(torch.randn(count, generator=generator))
+    uniform = torch.rand(count, generator=generator)
+    if timesteps == "content":
+        return (1 - uniform**3).clamp(max=1 - 2**-24)
+    return uniform**3 if timesteps == "style" else uniform
+
+
+def loss_weight(settings: ObjectiveSettings, sigma: Tensor, output_scale: Tensor, *, flow: bool) -> Tensor:
+    """How much the error of the network's output counts at a noise level; like sigma.
+
+    ``min_snr``: ``min(SNR, gamma) c^2`` with ``x0 = a x + c F``, that is ``min(SNR, gamma) / SNR`` for a model
+    that predicts epsilon and ``/ (SNR + 1)`` for v (Hang et al. 2023, arXiv 2303.09556). SNR is ``1 / sigma^2``,
+    or ``((1 - sigma) / sigma)^2`` in a flow. ``sigma_sqrt`` and ``cosmap``: ``sigma^-2`` and
+    ``2 / (pi (1 - 2 sigma + 2 sigma^2))`` (arXiv 2403.03206, section 3.1), for flows.
+
+    Args:
+        output_scale: c, like sigma.
+
+    Raises:
+        TrainingError: a weighting for flows on another kind of model.
+    """
+    if settings.weighting in _FLOW_ONLY and not flow:
+        raise TrainingError(
+            f"weighting {settings.weighting} is for flow models (SD3, FLUX ...), and this model is none: "
+            "choose none or min_snr."
+        )
+    if settings.weighting == "min_snr":
+        snr = ((1 - sigma) / sigma if flow else 1 / sigma).square()
+        return snr.clamp(max=settings.min_snr_gamma) * output_scale.square()
+    if settings.weighting == "sigma_sqrt":
+        return sigma**-2
+    if settings.weighting == "cosmap":
+        return 2 / (math.pi * (1 - 2 * sigma + 2 * sigma**2))
+    return torch.ones_like(sigma)
+
+
+def example_losses(settings: ObjectiveSettings, error: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean loss of every example: (batch,).
+
+    Args:
+        error: (batch, ...), predicted minus true.
+        mask: broadcastable to error, >= 0: what share an element has in the mean; None counts all alike.
+    """
+    if settings.loss == "huber":
+        values = torch.nn.functional.huber_loss(
+            error, torch.zeros_like(error), reduction="none", delta=settings.huber_delta
+        )
+    else:
+        values = error.square()
+    if mask is None:
+        return values.flatten(1).mean(1)
+    mask = mask.to(values).expand_as(values)
+    return (values * mask).flatten(1).sum(1) / mask.flatten(1).sum(1)

@@ -1,0 +1,56 @@
+"""Changes of biases and norms, live on every model: newer hosts take the weights of some norms without calling them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from comfyui_qr_lora.nodes.host.apply.live_vector import can_add_vector
+from comfyui_qr_lora.qrlora_core import Layer, QRLoRA
+from devtools import tiny_models
+
+from ...support.adapters import merged, relative_error
+from ...support.models import every_model
+
+
+def random_vectors(patcher: Any) -> QRLoRA:
+    """A change of every bias and of every norm's weight in the network, a fifth of their own size or so."""
+    generator, layers = torch.Generator().manual_seed(0), {}
+    for key, parameter in patcher.model.named_parameters():
+        path, _, name = key.rpartition(".")
+        if key.startswith("diffusion_model.") and name in ("weight", "bias") and parameter.ndim == 1:
+            assert can_add_vector(patcher.model.get_submodule(path), f".{name}"), key
+            change = 0.2 * torch.randn(parameter.shape[0], 1, generator=generator)
+            layers[key] = Layer.single(change / change.norm(), change.norm().reshape(1, 1))
+    return QRLoRA(layers)
+
+
+@every_model
+def test_live_equals_patch(name: str) -> None:
+    patcher = tiny_models.build(name)
+    adapter, inputs = random_vectors(patcher), tiny_models.sample_inputs(name, patcher)
+    if not adapter.layers:
+        pytest.skip("this model has no biases, and none of its norms a weight of that name")
+    base = tiny_models.predict(patcher, inputs)
+    expected = tiny_models.predict(merged(patcher, (adapter, 1.0), apply="patch"), inputs)
+    live = tiny_models.predict(merged(patcher, (adapter, 1.0)), inputs)
+    assert relative_error(live, expected, base) < 1e-4
+    assert torch.equal(tiny_models.predict(patcher, inputs), base)
+
+
+@every_model
+def test_each_norm_by_itself_acts(name: str) -> None:
+    """None may be lost among the others."""
+    patcher = tiny_models.build(name)
+    inputs, whole = tiny_models.sample_inputs(name, patcher), random_vectors(patcher)
+    base = tiny_models.predict(patcher, inputs)
+    norms = [path for path in whole.layers if path.endswith("norm.weight") or "_norm" in path]
+    if not norms:
+        pytest.skip("this model has no norms with a weight of such a name")
+    for path in norms[:4]:
+        alone = QRLoRA({path: whole.layers[path]})
+        expected = tiny_models.predict(merged(patcher, (alone, 1.0), apply="patch"), inputs)
+        found = tiny_models.predict(merged(patcher, (alone, 1.0)), inputs)
+        assert torch.equal(expected, base) or relative_error(found, expected, base) < 1e-3, path

@@ -1,0 +1,196 @@
+"""The training objective of every kind of host model: what it predicts, at which noise levels, and where."""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest import mock
+
+import comfy.model_sampling as sampling
+import pytest
+import torch
+from torch import Tensor
+
+from comfyui_qr_lora.nodes.host.train import loop
+from comfyui_qr_lora.nodes.host.train.batches import Draws
+from comfyui_qr_lora.nodes.host.train.dataset import DataSettings, collect, collect_examples
+from comfyui_qr_lora.nodes.host.train.objective import objective_loss, sample_sigmas
+from comfyui_qr_lora.qrlora_core import ObjectiveSettings, TrainingError
+from comfyui_qr_lora.qrlora_core.train.objective import TIMESTEPS
+from devtools import tiny_models
+
+from ...support.training_task import assert_same, caption, latent, train
+
+# Every parametrization of the host, with a schedule that it is used with.
+KINDS: dict[str, tuple[type, ...]] = {
+    "epsilon": (sampling.ModelSamplingDiscrete, sampling.EPS),
+    "v": (sampling.ModelSamplingDiscrete, sampling.V_PREDICTION),
+    "edm": (sampling.ModelSamplingContinuousEDM, sampling.EDM),
+    "v edm": (sampling.ModelSamplingContinuousEDM, sampling.V_PREDICTION),
+    "flow": (sampling.ModelSamplingDiscreteFlow, sampling.CONST),
+    "flux": (sampling.ModelSamplingFlux, sampling.CONST),
+    "cosmos flow": (sampling.ModelSamplingCosmosRFlow, sampling.COSMOS_RFLOW),
+    "x0": (sampling.ModelSamplingDiscrete, sampling.X0),
+}
+
+
+def make_sampling(kind: str) -> Any:
+    made = type("Sampling", KINDS[kind], {})()
+    if kind == "cosmos flow":
+        made.set_parameters(sigma_min=0.01, sigma_max=200.0, sigma_data=1.0)
+    return made
+
+
+class Network:
+    """A model whose network is off from the truth by a known error."""
+
+    def __init__(self, kind: str, clean: Tensor, error: Tensor) -> None:
+        self.model_sampling, self._clean, self._error = make_sampling(kind), clean, error
+
+    def apply_model(self, noisy: Tensor, sigma: Tensor, **_: Any) -> Tensor:
+        # The true output solves x0 = a x + c F for F, with a and c found by asking with ones and zeros.
+        def denoised(output: Tensor, given: Tensor) -> Tensor:
+            return self.model_sampling.calculate_denoised(sigma, output, given)
+
+        zeros, ones = torch.zeros_like(noisy), torch.ones_like(noisy)
+        true = (self._clean - denoised(zeros, noisy)) / denoised(ones, zeros)
+        return denoised(true + self._error, noisy)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_loss_is_the_error_of_what_the_network_itself_predicts(kind: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    clean, noise, error = (torch.randn(3, 4, 8, 8, generator=generator, dtype=torch.float64) for _ in range(3))
+    sigma = torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)
+    network = Network(kind, clean, error)
+    loss = objective_loss(network, clean, [{}] * 3, sigma, noise, {})
+    assert float(loss) == pytest.approx(float(error.square().mean()), rel=1e-4)
+    assert float(objective_loss(Network(kind, clean, error * 0), clean, [{}] * 3, sigma, noise, {})) < 1e-9
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("timesteps", TIMESTEPS)
+def test_noise_levels_lie_between_those_that_the_model_knows(kind: str, timesteps: str) -> None:
+    made = make_sampling(kind)
+    sigmas = sample_sigmas(made, 500, torch.Generator().manual_seed(0), timesteps)
+    assert sigmas.isfinite().all()
+    assert sigmas.min() > 0
+    assert sigmas.max() <= float(made.percent_to_sigma(0.0)) + 1e-6
+    assert len(sigmas.unique()) > 100
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v", "flow", "flux"])
+def test_content_is_trained_at_higher_noise_than_style(kind: str) -> None:
+    medians = {
+        timesteps: float(sample_sigmas(make_sampling(kind), 2000, torch.Generator().manual_seed(0), timesteps).median())
+        for timesteps in ("content", "uniform", "style")
+    }
+    assert medians["content"] > 1.5 * medians["uniform"] > 2 * medians["style"]
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_shifted_visits_what_the_sampler_visits(shift: float) -> None:
+    """sigma = s t / (1 + (s - 1) t) for the time-shift of SD3 (arXiv 2403.03206, eq. 23)."""
+    made = make_sampling("flow")
+    made.set_parameters(shift=shift)
+    found = sample_sigmas(made, 4000, torch.Generator().manual_seed(0), "shifted")
+    t = torch.rand(4000, generator=torch.Generator().manual_seed(0)).clamp(1e-3, 1 - 1e-3)
+    assert torch.allclose(found, shift * t / (1 + (shift - 1) * t), atol=1e-5)
+
+
+def test_a_weighting_for_flows_on_another_model() -> None:
+    patcher = tiny_models.build("sd15")
+    text = [[torch.randn(1, 12, 96), {}]]
+    with pytest.raises(TrainingError, match=r"weighting cosmap is for flow models.*choose none or min_snr"):
+        train(patcher, [{"samples": torch.randn(1, 4, 8, 8)}], [text], objective=ObjectiveSettings(weighting="cosmap"))
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return tiny_models.build("sd3")
+
+
+def masked(mask: Tensor) -> dict[str, Tensor]:
+    return latent(0) | {"noise_mask": mask}
+
+
+def test_a_mask_of_ones_changes_nothing_and_one_of_a_part_does(model: Any) -> None:
+    plain = train(model, steps=3)
+    assert_same(train(model, [masked(torch.ones(1, 64, 64))], steps=3).adapter, plain.adapter)
+    part = torch.zeros(1, 64, 64)
+    part[:, :32] = 1
+    assert train(model, [masked(part)], steps=3).losses != plain.losses
+
+
+def test_what_lies_outside_the_mask_is_not_learned() -> None:
+    """The loss is that of the masked half alone, at the size of the latent."""
+    generator = torch.Generator().manual_seed(0)
+    clean, noise, error = (torch.randn(1, 4, 8, 8, generator=generator) for _ in range(3))
+    part = torch.zeros(1, 1, 64, 64)
+    part[..., :32, :] = 1
+    example = collect_examples([{"samples": clean, "noise_mask": part}], [caption(0)])[0]
+    batch = mock.Mock(examples=[example])
+    mask = loop._masks(batch, clean)
+    assert mask is not None
+    assert torch.equal(mask, torch.cat([torch.ones(1, 1, 4, 8), torch.zeros(1, 1, 4, 8)], dim=2))
+    loss = objective_loss(Network("flow", clean, error), clean, [{}], torch.tensor([0.5]), noise, {}, mask=mask)
+    assert float(loss) == pytest.approx(float(error[:, :, :4].square().mean()), rel=1e-3)
+
+
+def test_an_empty_mask_is_refused_by_number() -> None:
+    with pytest.raises(TrainingError, match="the mask of image 2 is empty"):
+        collect_examples([latent(0), masked(torch.zeros(1, 64, 64))], [caption(0)])
+
+
+def draws(data: Any, batch_size: int = 2) -> Draws:
+    return Draws(data, batch_size, 0, "uniform", make_sampling("flow"))
+
+
+def test_dropped_captions_come_as_often_as_asked() -> None:
+    data = collect([latent(0)], [caption(0)], DataSettings(caption_dropout=0.25), [caption(9)])
+    source = draws(data)
+    seen = [batch.captions for _ in range(1000) for batch in source.next()]
+    dropped = sum(entry is data.empty_caption for captions in seen for entry in captions) / 2000
+    assert abs(dropped - 0.25) < 0.03
+
+
+def test_repeats_and_several_captions_are_drawn_as_often_as_asked() -> None:
+    data = collect(
+        [latent(0), latent(1)], [caption(n) for n in range(4)], DataSettings(captions_per_image=2, repeats=(1, 3))
+    )
+    source, counts = draws(data), {}
+    for _ in range(400):
+        (batch,) = source.next()
+        for example, entry in zip(batch.examples, batch.captions, strict=True):
+            assert any(entry is own for own in example.captions)
+            counts[id(entry)] = counts.get(id(entry), 0) + 1
+    first, second = ([counts[id(entry)] for entry in example.captions] for example in data.examples)
+    assert sum(second) == 3 * sum(first)
+    assert min(*first, *second) > 0.35 * min(sum(first), sum(second))
+
+
+def test_class_images_come_beside_every_batch_with_their_weight(model: Any) -> None:
+    prior = tuple(collect_examples([latent(5)], [caption(6)]))
+    data = collect([latent(0)], [caption(0)], DataSettings(prior=prior, prior_weight=0.5))
+    own, other = draws(data).next()
+    assert own.examples[0] is data.examples[0]
+    assert other.examples[0] is prior[0]
+    plain = train(model, steps=1)
+    silent = train(model, steps=1, data=DataSettings(prior=prior, prior_weight=0.0))
+    heavy = train(model, steps=1, data=DataSettings(prior=prior, prior_weight=2.0))
+    light = train(model, steps=1, data=DataSettings(prior=prior, prior_weight=1.0))
+    assert silent.losses == plain.losses
+    assert heavy.losses[0] - plain.losses[0] == pytest.approx(2 * (light.losses[0] - plain.losses[0]), rel=1e-4)
+    assert light.losses[0] > plain.losses[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "empty", "message"),
+    [
+        (DataSettings(captions_per_image=2), [], r"expected 2 captions, or 2 per image \(4\), found 1"),
+        (DataSettings(repeats=(1, 2, 3)), [], r"repeats: expected one number, or one per image \(2\), found 3"),
+        (DataSettings(caption_dropout=0.1), [], "connect a CLIP Text Encode with an empty text"),
+    ],
+)
+def test_data_that_does_not_match(settings: DataSettings, empty: list[Any], message: str) -> None:
+    with pytest.raises(TrainingError, match=message):
+        collect([latent(0), latent(1)], [caption(0)], settings, empty)
