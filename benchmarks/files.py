@@ -37,7 +37,7 @@ from safetensors.torch import save_file
 
 from comfyui_qr_lora.nodes.host.model.key_map import KeyMap
 from comfyui_qr_lora.qrlora_core import BasisStore, Layer, QRLoRA, decompose, load_adapter, save_adapter, select
-from comfyui_qr_lora.qrlora_core.files import basis_store as basis_module
+from comfyui_qr_lora.qrlora_core.functional import sketch as basis_module
 
 RANK, WIDTH, NARROW = 64, 3072, 128
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)

@@ -37,7 +37,8 @@ from benchmarks.setting import (
 
 # isort: split
 
-from comfyui_qr_lora.nodes.host.apply.live_layer import LiveLayer, Part
+from comfyui_qr_lora.nodes.host.apply.live_layer import LiveLayer
+from comfyui_qr_lora.nodes.host.apply.part import Part
 
 RANK = 64
 COUNTS = (1, 8)

@@ -36,12 +36,12 @@ from torch import Tensor
 from comfyui_qr_lora.nodes.host.files.checkpoints import Run
 from comfyui_qr_lora.nodes.host.model.key_map import KeyMap
 from comfyui_qr_lora.nodes.host.model.weights import base_weight
-from comfyui_qr_lora.nodes.host.page.training import Report
 from comfyui_qr_lora.nodes.host.train.dataset import Example, collect
 from comfyui_qr_lora.nodes.host.train.loop import Loop
 from comfyui_qr_lora.nodes.host.train.monitor import Monitor
 from comfyui_qr_lora.nodes.host.train.objective import encode_conditioning, objective_loss
 from comfyui_qr_lora.nodes.host.train.samples import SampleSettings
+from comfyui_qr_lora.nodes.host.train.status import TrainingStatus
 from comfyui_qr_lora.nodes.host.train.train import run_loop
 from comfyui_qr_lora.qrlora_core import (
     Factors,
@@ -149,8 +149,8 @@ class Bench:
 class Watch(Monitor):
     """Measures after the given updates, while the branches are attached."""
 
-    def __init__(self, report: Report, marks: Sequence[int], measure: Callable[[], Any]) -> None:
-        super().__init__(report, show=lambda text: None, draw=None, device=DEVICE, logs=None)
+    def __init__(self, status: TrainingStatus, marks: Sequence[int], measure: Callable[[], Any]) -> None:
+        super().__init__(status, show=lambda text: None, send=lambda status: None, draw=None, device=DEVICE, logs=None)
         self._marks, self._measure = marks, measure
         self.measured: list[Any] = []
 
@@ -165,12 +165,12 @@ def train(bench: Bench, deltas: Deltas, rate: float, seed: int, marks: Sequence[
     """Train these layers in the project's loop, and measure at the marks."""
     steps = marks[-1]
     trainer = Trainer(deltas, OptimizerSettings(learning_rate=rate), steps=steps)
-    report = Report("benchmark", steps=steps)
-    watch = Watch(report, marks, measure)
+    status = TrainingStatus("benchmark", steps=steps)
+    watch = Watch(status, marks, measure)
     loop = Loop(
         trainer=trainer, targets=bench.targets, data=bench.data, objective=ObjectiveSettings(),
         samples=SampleSettings(), steps=steps, batch_size=BATCH, seed=seed, gradient_checkpointing=False,
-        checkpoint_every=0, run=Run(Path(), keep=0), monitor=watch, report=report, resumed=None, snapshot=None,
+        checkpoint_every=0, run=Run(Path(), keep=0), monitor=watch, status=status, resumed=None, snapshot=None,
     )  # fmt: skip
     run_loop(bench.patcher, loop, torch.float32)
     return watch

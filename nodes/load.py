@@ -7,9 +7,9 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..qrlora_core import AdapterFileError
+from .host.files.describe import describe_adapter
 from .host.files.folders import adapter_names, adapter_path
 from .host.files.load import FILE_KINDS, load
-from .host.merge.report import describe_adapter
 from .host.page.node_text import show_text
 from .sockets import CATEGORY, QRLoRASocket
 

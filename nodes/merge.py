@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .host.apply.live import Source
+from .host.apply.source import Source
 from .host.merge.merge import APPLY_MODES, apply_adapters
 from .host.merge.modes import MERGE_MODES
 from .host.merge.report import as_text

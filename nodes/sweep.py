@@ -9,7 +9,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..qrlora_core import QRLoRA, QRLoRAError
-from .host.apply.live import Source
+from .host.apply.source import Source
 from .host.merge.merge import APPLY_MODES, apply_adapters
 from .host.merge.modes import MERGE_MODES
 from .merge_mode import combination, mode_inputs

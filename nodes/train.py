@@ -8,11 +8,12 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..qrlora_core import PRESETS, AdapterFileError, ObjectiveSettings, OptimizerSettings
-from ..qrlora_core.train.trainer import VARIANTS
+from ..qrlora_core.train.delta import VARIANTS
 from .host.files.checkpoints import checkpoint_names, checkpoint_path
-from .host.merge.report import describe_training
 from .host.page.node_text import node_id, show_text, text_shower
+from .host.page.training import current_trainings
 from .host.train.dataset import DataSettings, collect
+from .host.train.report import describe_training
 from .host.train.samples import SampleSettings
 from .host.train.settings import DTYPES, NO_RESUME, RESUME_LATEST, RunSettings, TrainingSettings
 from .host.train.train import View, train_adapter
@@ -69,12 +70,12 @@ class Train(io.ComfyNode):
         run = _take_run(given)
         for name, default in (("objective", ObjectiveSettings()), ("optimizer", OptimizerSettings())):
             given[name] = given.get(name) or default
-        view = View(node_id(cls), text_shower(cls), training_view, _workflow_id(cls))
+        view = View(node_id(cls), text_shower(cls), training_view, _workflow_id(cls), current_trainings())
         result = train_adapter(model[0], data, TrainingSettings(targets=chosen, **given), run, view)
         text = describe_training(result)
         show_text(cls, text)
         picture = as_image(training_view(result.losses, result.pictures))
-        shown = {**ui.PreviewImage(picture).as_dict(), "qr_lora_training": [{**asdict(result.report), "text": text}]}
+        shown = {**ui.PreviewImage(picture).as_dict(), "qr_lora_training": [{**asdict(result.status), "text": text}]}
         return io.NodeOutput(result.adapter, {"loss": result.losses}, picture, ui=shown)
 
 

@@ -20,13 +20,15 @@ from .files.training_state import TrainingState, load_training, save_training
 from .functional.compare import compare
 from .functional.decompose import Factors, decompose
 from .functional.merge import merge
-from .functional.modes import null_space, ties
+from .functional.null_space import null_space
 from .functional.rebase import Rebased, overall_energy, rebase_layer, reduce_layer, require_captured
+from .functional.ties import ties
 from .schedule import Schedule
+from .train.delta import TrainableDelta
 from .train.objective import ObjectiveSettings
 from .train.optimizers import OptimizerSettings
 from .train.targets import PRESETS, select
-from .train.trainer import TrainableDelta, Trainer
+from .train.trainer import Trainer
 
 __all__ = [
     "FORMATS",

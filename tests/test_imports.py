@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import re
 import sys
 from collections.abc import Iterator
@@ -13,21 +14,55 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACK = [ROOT / "__init__.py", *sorted((ROOT / "nodes").rglob("*.py")), *sorted((ROOT / "qrlora_core").rglob("*.py"))]
 NAMES = [path.relative_to(ROOT).as_posix() for path in PACK]
+MODULES = {name.removesuffix(".py").removesuffix("/__init__") for name in NAMES}
 
 TENSORS = {"torch", "numpy", "einops", "safetensors"}
-HOST = {"comfy", "comfy_extras", "comfy_execution", "folder_paths", "latent_preview", "server", "aiohttp"}
+COMFY = {"comfy", "comfy_extras", "comfy_execution", "comfy_api", "folder_paths"}
 # Imported where they are used, with a message where they are not there.
-OPTIONAL = {"prodigyopt", "bitsandbytes"}
+OPTIONAL_OPTIMIZERS = {"prodigyopt", "bitsandbytes"}
 OPTIONAL_FORMATS = {"gguf"}  # whoever has such a model has it
 
-# Room: outside packages, and rooms of our own, that a file in it may import.
+# Rooms by how the paths in them begin; the longest beginning counts.
+PLACES = {
+    "": "root",
+    "qrlora_core/": "core",
+    "qrlora_core/__init__.py": "whole core",
+    "qrlora_core/functional/": "functional",
+    "qrlora_core/files/": "core files",
+    "qrlora_core/train/": "core train",
+    "nodes/": "nodes",
+    "nodes/sockets.py": "sockets",
+    "nodes/pictures/": "pictures",
+    "nodes/host/": "text",
+    "nodes/host/model/": "model",
+    "nodes/host/files/": "files",
+    "nodes/host/apply/": "apply",
+    "nodes/host/merge/": "merge",
+    "nodes/host/train/": "train",
+    "nodes/host/page/": "page",
+    "nodes/host/page/server.py": "server",
+}
+CORE = {"core", "whole core", "functional", "core files", "core train"}
+HOST = {"text", "model", "files", "apply", "merge", "train", "page"}
+# Room: outside packages, and rooms of our own, that a file in it may import besides its own room.
 ROOMS = {
     "root": (set(), {"nodes"}),
-    "core": (TENSORS | OPTIONAL, {"core"}),
-    "host": (TENSORS | HOST | {"comfy_api"} | OPTIONAL_FORMATS, {"host", "core"}),
+    "core": (TENSORS, set()),
+    "whole core": (set(), CORE),
+    "functional": (TENSORS, {"core"}),
+    "core files": (TENSORS, {"core", "functional"}),
+    "core train": (TENSORS | OPTIONAL_OPTIMIZERS, {"core", "functional"}),
+    "text": (set(), set()),
+    "model": (TENSORS | COMFY | OPTIONAL_FORMATS, CORE | {"text"}),
+    "files": (TENSORS | COMFY, CORE | {"text", "model"}),
+    "apply": (TENSORS | COMFY, CORE | {"text", "model"}),
+    "merge": (TENSORS | COMFY, CORE | {"text", "model", "apply"}),
+    "train": (TENSORS | COMFY | {"latent_preview"}, CORE | {"text", "model", "files"}),
+    "page": ({"aiohttp", "comfy_api"}, CORE | HOST | {"server"}),
+    "server": ({"server"}, set()),
     "sockets": ({"comfy_api"}, set()),
-    "pictures": (TENSORS | {"PIL"}, {"pictures", "core"}),
-    "nodes": ({"comfy_api"}, {"nodes", "sockets", "pictures", "host", "core"}),
+    "pictures": (TENSORS | {"PIL"}, {"core", "functional"}),
+    "nodes": ({"comfy_api"}, CORE | HOST | {"sockets", "pictures"}),
 }
 # No network, no other programs, no pickles, no imports by a computed name.
 NEVER_IMPORTED = {
@@ -48,13 +83,10 @@ NEVER_USED = {"sys.path", "sys.modules", "torch.load", "torch.save", "torch.hub"
 
 
 def room_of(path: str) -> str:
-    """The room of a file or module, given by its path below the root: ``nodes/host/files.py`` is in ``host``."""
-    parts = path.removesuffix(".py").removesuffix("/__init__").split("/")
-    if parts[0] == "qrlora_core":
-        return "core"
-    if parts[0] != "nodes":
-        return "root"
-    return parts[1] if parts[1:2] in (["host"], ["sockets"], ["pictures"]) else "nodes"
+    """The room of a file or module, given by its path below the root: ``nodes/host/files/load`` is in ``files``."""
+    whole = path if path.endswith(".py") else f"{path}.py"
+    inside = path if path.endswith(".py") else f"{path}/__init__.py"
+    return PLACES[max((start for start in PLACES if whole.startswith(start) or inside.startswith(start)), key=len)]
 
 
 def resolve(name: str, node: ast.ImportFrom) -> list[str]:
@@ -64,8 +96,12 @@ def resolve(name: str, node: ast.ImportFrom) -> list[str]:
         return [".."]
     base = [*folder[: len(folder) - node.level + 1], *(node.module or "").split(".")]
     base = [part for part in base if part]
-    # `from . import x` takes a sibling, `from .x import y` the module x.
-    return ["/".join(base)] if node.module else ["/".join([*base, alias.name]) for alias in node.names]
+    # `from .x import y` takes from the module x, or the module y from the folder x; `from . import y` a sibling, or
+    # what the folder itself has.
+    found = ["/".join([*base, alias.name]) for alias in node.names]
+    if node.module or any(path not in MODULES for path in found):
+        found.append("/".join(base))
+    return found
 
 
 def imports(name: str, tree: ast.AST) -> Iterator[tuple[str, str]]:
@@ -93,7 +129,7 @@ def faults(name: str, source: str) -> list[str]:
     found = []
     for package, path in imports(name, tree):
         if path:
-            if room_of(path) not in inside or path == "..":
+            if path == ".." or room_of(path) not in {room, *inside}:
                 found.append(f"{room} imports {path}")
         elif package in NEVER_IMPORTED or package not in outside | set(sys.stdlib_module_names):
             found.append(f"{room} imports {package}")
@@ -129,15 +165,38 @@ def test_every_module_says_what_it_is(name):
     assert ast.get_docstring(ast.parse((ROOT / name).read_text(encoding="utf-8")))
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if room_of(name) == "core"])
+@pytest.mark.parametrize("name", [name for name in NAMES if room_of(name) in CORE])
 def test_everything_public_in_core_has_a_docstring(name):
     tree = ast.parse((ROOT / name).read_text(encoding="utf-8"))
     assert [title for title, node in public(tree) if not ast.get_docstring(node)] == []
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if room_of(name) == "core"])
+@pytest.mark.parametrize("name", [name for name in NAMES if room_of(name) in CORE])
 def test_core_does_not_know_how_a_host_applies_it(name):
     assert not re.search(r"patch|comfy(?!ui)", (ROOT / name).read_text(encoding="utf-8"), re.IGNORECASE)
+
+
+def graph(sources: dict[str, str]) -> dict[str, set[str]]:
+    """Each file with the files of `sources` that it imports, for type checkers alone too."""
+    names = {name.removesuffix(".py").removesuffix("/__init__"): name for name in sources}
+    return {
+        name: {names[path] for _, path in imports(name, ast.parse(source)) if path in names}
+        for name, source in sources.items()
+    }
+
+
+def test_no_two_files_import_each_other():
+    graphlib.TopologicalSorter(graph({name: (ROOT / name).read_text(encoding="utf-8") for name in NAMES})).prepare()
+
+
+def test_a_circle_is_found():
+    sources = {
+        "nodes/host/apply/live.py": "from .part import x",
+        "nodes/host/apply/part.py": "if TYPE_CHECKING:\n    from ..merge.report import y",
+        "nodes/host/merge/report.py": "from ..apply import live",
+    }
+    with pytest.raises(graphlib.CycleError):
+        graphlib.TopologicalSorter(graph(sources)).prepare()
 
 
 def test_all_rooms_were_walked():
@@ -149,31 +208,43 @@ def test_all_rooms_were_walked():
     [
         ("__init__.py", "from .qrlora_core import merge", "root imports qrlora_core"),
         ("__init__.py", "import torch", "root imports torch"),
-        ("qrlora_core/merge.py", "import comfy.utils", "core imports comfy"),
-        ("qrlora_core/merge.py", "from comfy_api.latest import io", "core imports comfy_api"),
-        ("qrlora_core/merge.py", "import scipy.linalg", "core imports scipy"),
-        ("qrlora_core/merge.py", "from ..nodes import report", "core imports nodes"),
-        ("qrlora_core/merge.py", "from ... import other_pack", "core imports .."),
-        ("qrlora_core/merge.py", "from qrlora_core.adapter import Term", "core imports qrlora_core"),
-        ("qrlora_core/merge.py", "def late():\n    import folder_paths", "core imports folder_paths"),
+        ("qrlora_core/adapter.py", "import comfy.utils", "core imports comfy"),
+        ("qrlora_core/adapter.py", "from comfy_api.latest import io", "core imports comfy_api"),
+        ("qrlora_core/adapter.py", "import scipy.linalg", "core imports scipy"),
+        ("qrlora_core/adapter.py", "from ..nodes import report", "core imports nodes"),
+        ("qrlora_core/adapter.py", "from ... import other_pack", "core imports .."),
+        ("qrlora_core/adapter.py", "from qrlora_core.adapter import Term", "core imports qrlora_core"),
+        ("qrlora_core/adapter.py", "def late():\n    import folder_paths", "core imports folder_paths"),
         ("nodes/merge.py", "import comfy.sd", "nodes imports comfy"),
         ("nodes/merge.py", "import folder_paths", "nodes imports folder_paths"),
         ("nodes/merge.py", "import torch", "nodes imports torch"),
         ("nodes/merge.py", "import nodes", "nodes imports nodes"),
-        ("nodes/sockets.py", "from .host import files", "sockets imports nodes/host"),
-        ("nodes/host/files.py", "from ..merge import Merge", "host imports nodes/merge"),
-        ("nodes/host/files.py", "from .. import merge", "host imports nodes/merge"),
-        ("nodes/host/files.py", "from ... import dev", "host imports dev"),
-        ("nodes/host/files.py", "import requests", "host imports requests"),
-        ("nodes/host/files.py", "import urllib.request", "host imports urllib"),
-        ("nodes/host/files.py", "from comfyui_qr_lora.nodes import merge", "host imports comfyui_qr_lora"),
-        ("nodes/host/files.py", "import pickle", "host imports pickle"),
-        ("nodes/host/files.py", "import sys\nsys.path.insert(0, '.')", "uses sys.path"),
-        ("nodes/host/files.py", "from sys import path", "uses sys.path"),
-        ("nodes/host/files.py", "x = torch.load(f)", "uses torch.load"),
-        ("nodes/host/files.py", "from torch import load", "uses torch.load"),
-        ("nodes/host/files.py", "print('x')", "calls print"),
-        ("nodes/host/files.py", "__import__('comfy')", "calls __import__"),
+        ("nodes/sockets.py", "from .host.files import load", "sockets imports nodes/host/files"),
+        ("qrlora_core/functional/merge.py", "from ..files.full import x", "functional imports qrlora_core/files/full"),
+        ("qrlora_core/functional/merge.py", "from .. import QRLoRA", "functional imports qrlora_core"),
+        ("qrlora_core/files/full.py", "from ..train.delta import x", "core files imports qrlora_core/train/delta"),
+        (
+            "nodes/host/model/weights.py",
+            "from ..text import x\nfrom ..files import load",
+            "model imports nodes/host/files",
+        ),
+        ("nodes/host/apply/live.py", "from ..merge.report import x", "apply imports nodes/host/merge/report"),
+        ("nodes/host/train/loop.py", "from ..page import server", "train imports nodes/host/page/server"),
+        ("nodes/host/train/loop.py", "from server import PromptServer", "train imports server"),
+        ("nodes/host/page/library.py", "from server import PromptServer", "page imports server"),
+        ("nodes/host/files/load.py", "from ...merge import Merge", "files imports nodes/merge"),
+        ("nodes/host/files/load.py", "from ... import sweep", "files imports nodes/sweep"),
+        ("nodes/host/files/load.py", "from ....dev import x", "files imports dev"),
+        ("nodes/host/files/load.py", "import requests", "files imports requests"),
+        ("nodes/host/files/load.py", "import urllib.request", "files imports urllib"),
+        ("nodes/host/files/load.py", "from comfyui_qr_lora.nodes import merge", "files imports comfyui_qr_lora"),
+        ("nodes/host/files/load.py", "import pickle", "files imports pickle"),
+        ("nodes/host/files/load.py", "import sys\nsys.path.insert(0, '.')", "uses sys.path"),
+        ("nodes/host/files/load.py", "from sys import path", "uses sys.path"),
+        ("nodes/host/files/load.py", "x = torch.load(f)", "uses torch.load"),
+        ("nodes/host/files/load.py", "from torch import load", "uses torch.load"),
+        ("nodes/host/files/load.py", "print('x')", "calls print"),
+        ("nodes/host/files/load.py", "__import__('comfy')", "calls __import__"),
     ],
 )
 def test_the_walk_finds_each_fault(name, source, fault):
@@ -185,15 +256,24 @@ def test_the_walk_finds_each_fault(name, source, fault):
     [
         ("__init__.py", "from .nodes import comfy_entrypoint"),
         (
-            "qrlora_core/merge.py",
-            "import math\nimport torch.nn.functional as F\nfrom . import adapter\nfrom .adapter import Term",
+            "qrlora_core/functional/merge.py",
+            "import math\nimport torch.nn.functional as F\nfrom .. import adapter\nfrom ..adapter import Term",
         ),
-        ("nodes/__init__.py", "from comfy_api.latest import io\nfrom .host.files import x\nfrom .merge import Merge"),
-        ("nodes/merge.py", "from ..qrlora_core import merge\nfrom .sockets import CATEGORY\nfrom .host import files"),
-        ("nodes/host/__init__.py", "from .files import x"),
         (
-            "nodes/host/files.py",
-            "import folder_paths\nimport torch\nfrom ...qrlora_core.errors import QRLoRAError\nfrom . import weights",
+            "nodes/__init__.py",
+            "from comfy_api.latest import io\nfrom .host.files.load import x\nfrom .merge import Merge",
+        ),
+        (
+            "nodes/merge.py",
+            "from ..qrlora_core import merge\nfrom .sockets import CATEGORY\nfrom .host.merge import modes",
+        ),
+        (
+            "nodes/host/page/library.py",
+            "from aiohttp import web\nfrom .server import running_server\nfrom ..files import header",
+        ),
+        (
+            "nodes/host/files/load.py",
+            "import folder_paths\nfrom ....qrlora_core.errors import QRLoRAError\nfrom ..model import bases",
         ),
     ],
 )

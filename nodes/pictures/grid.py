@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ...qrlora_core import QRLoRAError
+from ...qrlora_core.errors import QRLoRAError
 from .drawing import PAPER, centred
 
 

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from ..adapter import Layer, QRLoRA, Term, is_finite
 from ..errors import AdapterError, AdapterFileError, QRLoRAError
+from ..functional.sketch import align, sketch
 from ..metadata import json_object
-from .basis_store import BasisStore, align, sketch
-from .full import read_alpha, require_parts, rounded
+from .basis_store import BasisStore
+from .parts import read_alpha, require_parts, rounded
 from .safetensors_io import plain, shown
 
 BASIS_IDS = "qr_lora.basis_ids"

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from ..adapter import Layer, QRLoRA, Term
 from ..errors import AdapterError, AdapterFileError
+from .parts import read_alpha, require_parts, rounded
 from .safetensors_io import plain
 
 # `{module}.lora.q.weight` as published; further terms of a layer are `{module}.lora.1.q.weight` and so on.
@@ -21,11 +21,7 @@ _KEY = re.compile(
 _PART_NAMES = {"q.weight": "q", "delta_r.weight": "delta_r", "base_r.weight": "base_r", "alpha": "alpha"}
 # The variant `qr` trains Q as well: `{module}.lora_qr.*`, names that no reader of another layout takes for its own.
 _QR_KEY = re.compile(r"^(?P<path>.+)\.lora_qr\.(?P<part>q|delta_q|delta_r|base_r|alpha)(?:\.weight)?$")
-_ROUNDING = 0.01  # relative; bfloat16 has 0.004 at most, and 0.03 would be numbers that vanish in float16
 _QR = -1  # stands for the index of a term
-_FLOATING = {
-    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2,
-}  # fmt: skip
 
 
 def is_layout_key(key: str) -> bool:
@@ -98,35 +94,9 @@ def _read_qr_layer(parts: Mapping[str, Tensor]) -> Layer:
     return Layer((first, Term(parts["delta_q"], trained_r, first.alpha)))
 
 
-def require_parts(parts: Mapping[str, Tensor], names: Sequence[str]) -> None:
-    """Raise `AdapterError` where a part is missing or is not floating."""
-    missing = [name for name in names if name not in parts]
-    if missing:
-        expected = ", ".join(f"{name}.weight" for name in names[:-1])
-        raise AdapterError(f"expected {expected} and {names[-1]}.weight, found no {' and no '.join(missing)}.")
-    for name, tensor in parts.items():
-        if name != "alpha" and tensor.dtype not in _FLOATING:
-            raise AdapterError(f"{name}: expected a floating dtype, found {tensor.dtype}.")
-
-
 def _read_term(parts: Mapping[str, Tensor]) -> Term:
     require_parts(parts, ("q", "delta_r"))
     return Term(parts["q"], parts["delta_r"], read_alpha(parts.get("alpha")), parts.get("base_r"))
-
-
-def read_alpha(alpha: Tensor | None) -> float:
-    """The number in a tensor of one entry; NaN, which stands for the rank, where there is none.
-
-    Raises:
-        AdapterError: another shape, or a number that is not finite.
-    """
-    if alpha is None:
-        return math.nan
-    if alpha.numel() != 1:
-        raise AdapterError(f"alpha: expected one number, found shape {tuple(alpha.shape)}.")
-    if not math.isfinite(float(alpha)):
-        raise AdapterError(f"alpha: expected a finite number, found {float(alpha)}.")
-    return float(alpha)
 
 
 def tensors_of(adapter: QRLoRA, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
@@ -143,23 +113,6 @@ def tensors_of(adapter: QRLoRA, dtype: torch.dtype | None = None) -> Iterator[tu
                     key = f"{stem}.{name}.weight"
                     yield key, rounded(key, tensor, dtype)
             yield f"{stem}.alpha", torch.tensor(term.alpha, dtype=torch.float64)
-
-
-def rounded(key: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """A copy to be saved under a key; None keeps the dtype.
-
-    Raises:
-        AdapterError: the dtype cannot hold numbers so large or so small.
-    """
-    if dtype is None:
-        return plain(tensor)
-    result, exact = plain(tensor.to(dtype)), plain(tensor).double()
-    if not float((result.double() - exact).norm()) <= _ROUNDING * float(exact.norm()):
-        raise AdapterError(
-            f"{key}: its numbers, of up to {float(exact.abs().max()):.1e}, do not fit into {dtype}; "
-            "choose bfloat16 or float32."
-        )
-    return result
 
 
 def _is_qr(layer: Layer) -> bool:

@@ -18,7 +18,7 @@ from ..adapter import Layer, QRLoRA, is_vector, split_parameter
 from ..errors import AdapterError, AdapterFileError
 from ..functional.lora import from_difference, from_lora, is_nearly_orthonormal, to_lora
 from ..metadata import json_object
-from .full import read_alpha, require_parts, rounded
+from .parts import read_alpha, require_parts, rounded
 from .safetensors_io import shown
 
 # How a key ends, by what it holds.

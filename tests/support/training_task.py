@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from comfyui_qr_lora.nodes.host.train import train as training
 from comfyui_qr_lora.nodes.host.train.dataset import DataSettings, collect
+from comfyui_qr_lora.nodes.host.train.report import TrainingResult
 from comfyui_qr_lora.nodes.host.train.settings import RunSettings, TrainingSettings
 from comfyui_qr_lora.nodes.host.train.train import View, train_adapter
 from comfyui_qr_lora.qrlora_core import QRLoRA
@@ -38,7 +38,7 @@ def train(
     run: RunSettings | None = None,
     view: View | None = None,
     **changes: Any,
-) -> training.TrainingResult:
+) -> TrainingResult:
     """A short training; ``changes`` are settings."""
     collected = collect(latents or [latent(0)], captions or [caption(0)], data, empty)
     return train_adapter(patcher, collected, replace(SETTINGS, **changes), run, view)

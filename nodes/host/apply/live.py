@@ -4,28 +4,17 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_patcher
 from comfy.patcher_extension import CallbacksMP
 
-from ....qrlora_core import QRLoRA, Schedule
 from ..model.matching import Names
 from .device_factors import bind
 from .kept_results import keep_nothing
 from .live_merge import LiveMerge
 from .live_patcher import LiveInjection, WeightsAloneError, refuse_weights_alone
-
-
-@dataclass(frozen=True)
-class Source:
-    """One adapter of a merge. ``label`` is what the report calls it."""
-
-    label: str
-    adapter: QRLoRA
-    scale: float = 1.0
-    schedule: Schedule | None = None
+from .source import Source
 
 
 def apply_live(

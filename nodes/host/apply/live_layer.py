@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,53 +11,10 @@ from torch import Tensor
 
 from .live_bypass import Bypass, Change, hands_out, may_be_bypassed
 from .live_vector import LiveVector
+from .part import Blend, Part, blend_of
 
 # Rows of the output, q, and the factor of what is added there.
 Placed = tuple[tuple[int, int] | None, Tensor, float]
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """Terms with one q on one row range of a layer: ``q @ sum_i(scale_i scaling_i delta_r_i)``.
-
-    Args:
-        rows: (start, length) in the layer's output, or None for all of it.
-        q: gives (length, rank) where the host has put it.
-        deltas: (index of the source, scaling, gives delta_r) per term.
-        vector: ``.bias``, or ``.weight`` of a norm, for a part that is a vector (length, 1); else empty.
-    """
-
-    rows: tuple[int, int] | None
-    q: Callable[[], Tensor]
-    deltas: tuple[tuple[int, float, Callable[[], Tensor]], ...]
-    vector: str = ""
-
-    def weights(self, scales: Sequence[float]) -> tuple[float, ...]:
-        """The factor of each delta_r at these scales."""
-        return tuple(scales[source] * scaling for source, scaling, _ in self.deltas)
-
-
-@dataclass(frozen=True)
-class _Blend:
-    """A part at some scales: ``factor * q @ sum_i(shares_i delta_r_i)``, the largest share being one.
-
-    So an adapter alone is used as it lies in memory, whatever its scale, and only new ratios need new sums.
-    """
-
-    part: Part
-    factor: float
-    shares: tuple[float, ...]
-
-    def terms(self, device: torch.device) -> list[tuple[float, Tensor]]:
-        """(share, delta_r as a matrix) of what takes part; the first has a share of one."""
-        terms = [(share, give) for share, (_, _, give) in zip(self.shares, self.part.deltas, strict=True) if share]
-        terms.sort(key=lambda term: term[0] != 1.0)
-        return [(share, give().to(device).flatten(1)) for share, give in terms]
-
-
-def _blend(part: Part, weights: Sequence[float]) -> _Blend:
-    factor = max(weights, key=abs)
-    return _Blend(part, factor, tuple(weight / factor for weight in weights))
 
 
 class LiveLayer:
@@ -83,7 +39,7 @@ class LiveLayer:
         self._vectors = [LiveVector(module, part) for part in parts if part.vector]
         self._is_conv = "kernel_size" in vars(module)  # hasattr is slow where a module lacks it
         self._weights: list[tuple[float, ...]] = []
-        self._active: list[_Blend] = []
+        self._active: list[Blend] = []
         self._sums: Tensor | None = None
         self._handle = module.register_forward_hook(self._hook)
         watched = may_be_bypassed(module) or (watched and hands_out(module))
@@ -99,7 +55,7 @@ class LiveLayer:
             return
         before = [(blend.part, blend.shares) for blend in self._active]
         self._weights = weights
-        self._active = [_blend(part, own) for part, own in zip(self._parts, weights, strict=True) if any(own)]
+        self._active = [blend_of(part, own) for part, own in zip(self._parts, weights, strict=True) if any(own)]
         if before != [(blend.part, blend.shares) for blend in self._active]:
             self._sums = None
 

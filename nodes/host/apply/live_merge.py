@@ -8,7 +8,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from comfy.patcher_extension import WrappersMP
@@ -17,15 +17,14 @@ from torch.utils.hooks import RemovableHandle
 
 from ....qrlora_core import QRLoRAError
 from ....qrlora_core.functional.merge import Group, group_by_basis
-from ..merge.report import describe_once, describe_unrun
 from ..model.key_map import Target
 from .device_factors import Binding, Place, own_place
-from .live_layer import LiveLayer, Part
+from .live_layer import LiveLayer
 from .live_patcher import WeightsAloneError
+from .part import Part
 from .sampling_progress import SamplingProgress
-
-if TYPE_CHECKING:
-    from .live import Source
+from .source import Source
+from .took_part import lines_of_once, lines_of_unrun
 
 
 @dataclass(eq=False)
@@ -181,8 +180,8 @@ class LiveMerge:
         lines = []
         for index, (source, binding) in enumerate(zip(self._sources, self._bindings, strict=True)):
             binding.note_unrun(ran)
-            lines += _what_took_no_part(source.label, binding, acted=index in acted)
-            lines += _what_ran_once(source.label, binding, once if source.schedule else set())
+            lines += lines_of_unrun(source.label, binding, acted=index in acted)
+            lines += lines_of_once(source.label, binding, once if source.schedule else set())
         self._told(lines)
 
     def _told(self, lines: list[str]) -> None:
@@ -210,7 +209,7 @@ class LiveMerge:
         others = {name for name in running.layers if not name.startswith(encoder)}
         for source, binding in zip(self._sources, self._bindings, strict=True):
             binding.note_unrun(ran | (others - binding.unrun))
-            lines += _what_took_no_part(source.label, binding, acted=True)
+            lines += lines_of_unrun(source.label, binding, acted=True)
         self._told(lines)
 
     def _remove(self, model: torch.nn.Module) -> None:
@@ -263,20 +262,6 @@ def _admission(patcher: Any) -> Callable[[], bool]:
         return running is None or id(running) == owner
 
     return admit
-
-
-def _what_took_no_part(label: str, binding: Binding, *, acted: bool) -> list[str]:
-    """A sentence on an adapter that did nothing in a sampling, or on its layers that did not run."""
-    if not acted:
-        return [f"{label} did nothing: its schedule was at 0 in every step. Move its start or its end."]
-    names = binding.unrun_names()
-    return [describe_unrun(label, names, sum(map(len, binding.match.own_names.values())))] if names else []
-
-
-def _what_ran_once(label: str, binding: Binding, once: set[str]) -> list[str]:
-    """A sentence on layers that a model runs before the first step alone, for what it makes of the prompt."""
-    names = binding.names_of({target.module for target in binding.match.targets.values()} & once)
-    return [describe_once(label, names)] if names else []
 
 
 def _refuse_compiled(patcher: Any, modules: Iterable[torch.nn.Module]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from ....qrlora_core import QRLoRA, TargetError, compare
 from ....qrlora_core.functional.compare import Comparison
 from ..model.matching import Names, match, require_some
-from .modes import on_same_layers
+from .align import on_same_layers
 
 
 def compare_on(patcher: Any, first: QRLoRA, second: QRLoRA) -> Comparison:

@@ -12,8 +12,9 @@ from typing import Any
 from ....qrlora_core import Layer, QRLoRA, QRLoRAError, ScheduleError, merge
 from ....qrlora_core.functional.compare import inner_product
 from ..apply.device_factors import unrun_layers
-from ..apply.live import Source, apply_live
+from ..apply.live import apply_live
 from ..apply.patch import apply_patch
+from ..apply.source import Source
 from ..model.base_check import other_base
 from ..model.matching import Names, match, remembered, require_some
 from .modes import Combination, combine

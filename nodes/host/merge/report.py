@@ -1,4 +1,4 @@
-"""What a user reads about adapters and merges."""
+"""What a user reads about a merge."""
 
 from __future__ import annotations
 
@@ -10,53 +10,14 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from ....qrlora_core import QRLoRA
-from ....qrlora_core.files.lora import IS_LORA, MAY_REPLACE_CORE, NOT_LOADED
 from ....qrlora_core.functional.merge import MERGE_KEY
-from ....qrlora_core.metadata import json_object
-from ..text import paths_as_text
+from ..apply.took_part import describe_unrun
+from ..text import paths_as_text, ranks_as_text
 
 if TYPE_CHECKING:
-    from ..apply.live import Source
+    from ..apply.source import Source
     from ..model.matching import Match
-    from ..train.train import TrainingResult
     from .modes import Combination
-
-
-_LONGEST = 500
-_SHOWN_SETTINGS = ("variant", "learning_rate", "optimizer", "schedule", "timesteps", "images")
-_SHOWN_LOSSES = (("first_loss", "first"), ("last_loss", "last"))
-
-
-def describe_adapter(adapter: QRLoRA) -> str:
-    """``cat.safetensors: 48 layers, rank 16, made for SD3``, and how it was trained where the file tells."""
-    base = adapter.metadata.get("qr_lora.base_model")
-    made_for = f", made for {_short(base)}" if base else ""
-    kind = "ordinary LoRA, " if IS_LORA in adapter.metadata else ""
-    lines = [f"{adapter.name}: {kind}{len(adapter.layers)} layers, {_ranks(adapter)}{made_for}"]
-    if NOT_LOADED in adapter.metadata:
-        lines.append(f"not loaded: {adapter.metadata[NOT_LOADED]}")
-    if MAY_REPLACE_CORE in adapter.metadata:
-        lines.append(
-            "its up matrices are orthonormal, as in published QR-LoRA files of the variant qr, which replace a part of "
-            "the base weights: if it is one, set file_kind to published qr and connect the model"
-        )
-    return "\n".join([*lines, *_how_trained(adapter)])
-
-
-def _how_trained(adapter: QRLoRA) -> list[str]:
-    """One line of settings and one of figures; the file may tell anything, so what cannot be read is left out."""
-    told = json_object(adapter.metadata, "qr_lora.training")
-    settings = [f"{name} {_short(told[name])}" for name in _SHOWN_SETTINGS if name in told]
-    steps = [f"{_short(told['steps_done'])} steps"] if "steps_done" in told else []
-    losses = [f"{told[name]:.4g} at {when}" for name, when in _SHOWN_LOSSES if isinstance(told.get(name), float)]
-    loss = [f"loss {', '.join(losses)}"] if losses else []
-    return [*([", ".join([*steps, *settings])] if steps or settings else []), *loss]
-
-
-def _short(told: object) -> str:
-    """What a file says, on one line and of bearable length."""
-    text = str(told)
-    return " ".join(text[:_LONGEST].split()) + ("…" if len(text) > _LONGEST else "")
 
 
 _TEXT_ENCODER = ("lora_te", "lora_prior_te", "text_encoder", "te1_", "te2_")
@@ -136,19 +97,6 @@ def _unrun_lines(found: SourceReport) -> list[str]:
     return [describe_unrun(found.source.label, found.unrun, found.applied)] if found.unrun else []
 
 
-def describe_unrun(label: str, names: Sequence[str], total: int) -> str:
-    """``content.safetensors: 3 of 304 layers did not run: a, b, c``"""
-    if len(names) == total:
-        return f"{label} did nothing: this model runs none of its {total} layers as such. Set apply to patch."
-    return f"{label}: {len(names)} of {total} layers did not run: {paths_as_text(names)}"
-
-
-def describe_once(label: str, names: Sequence[str]) -> str:
-    """``content.safetensors: 12 layers run once, before the first step, at the scale of its schedule there: a, b``"""
-    layers = paths_as_text(names)
-    return f"{label}: {len(names)} layers run once, before the first step, at the scale of its schedule there: {layers}"
-
-
 @dataclass(frozen=True)
 class Neighbours:
     """Two adapters that follow each other in a merge: ``<D_a, D_b>``, ``|D_a|^2`` and ``|D_b|^2`` at scale 1."""
@@ -172,7 +120,7 @@ def overview(reports: Sequence[SourceReport], neighbours: Sequence[Neighbours], 
                 "name": found.source.label,
                 "layers": len(found.source.adapter.layers),
                 "applied": found.applied,
-                "rank": _ranks(found.source.adapter),
+                "rank": ranks_as_text(found.source.adapter.ranks),
                 "basis": _state(found, told),
                 "other_base": found.other_base,
                 "warnings": [*_warnings(found), *(f"last time, {line}" for line in _unrun_lines(found))],
@@ -190,7 +138,7 @@ def _line(found: SourceReport, how: dict[str, list[str]], clip_scale: float) -> 
     source, total = found.source, len(found.source.adapter.layers)
     in_clip = len(found.text_encoder.own_names) if found.text_encoder else 0
     text = f" ({in_clip} in the text encoder at {source.scale * clip_scale:.2f})" if in_clip else ""
-    layers = f"{found.applied} of {total} layers{text}, {_ranks(source.adapter)}"
+    layers = f"{found.applied} of {total} layers{text}, {ranks_as_text(source.adapter.ranks)}"
     scheduled = ", scheduled" if source.schedule is not None else ""
     return f"{source.label}: {layers}, scale {source.scale:.2f}{scheduled}; {_state(found, how)}"
 
@@ -241,32 +189,3 @@ def _warnings(found: SourceReport) -> list[str]:
     if found.idle:
         warnings.append(f"warning: {label} changes nothing: all that is left of its layers is zero")
     return warnings
-
-
-def _ranks(adapter: QRLoRA) -> str:
-    ranks = adapter.ranks
-    return f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]} to {ranks[-1]}" if ranks else "no rank"
-
-
-def describe_training(result: TrainingResult) -> str:
-    """Layers, rank, how the loss went from its first tenth to its last, and where the checkpoint is."""
-    adapter = result.adapter
-    first, last = loss_ends(result.losses).values()
-    narrow = f"; {result.narrow_layers} narrower layers at their full rank" if result.narrow_layers else ""
-    ended = f"stopped after {len(result.losses)} steps as asked, adapter kept" if result.stopped else ""
-    lines = [
-        *([ended] if ended else []),
-        f"{len(adapter.layers)} layers, {_ranks(adapter)}{narrow}",
-        f"loss {first:.4g} at first, {last:.4g} at last",
-        *([f"checkpoint {result.checkpoint}"] if result.checkpoint else []),
-        *result.notes,
-    ]
-    return ".\n".join(lines)  # one of the host's renderers shows no line ends
-
-
-def loss_ends(losses: Sequence[float]) -> dict[str, float]:
-    """The mean loss of the first tenth of the steps and of the last; NaN before the first step."""
-    if not losses:
-        return {"first_loss": math.nan, "last_loss": math.nan}
-    tenth = max(1, len(losses) // 10)
-    return {"first_loss": sum(losses[:tenth]) / tenth, "last_loss": sum(losses[-tenth:]) / tenth}

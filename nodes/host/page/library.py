@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
-from server import PromptServer
 
 from ....qrlora_core import AdapterFileError
 from ..files.folders import adapter_names, adapter_path
 from ..files.header import facts_of
 from ..files.previews import TYPES, pictures_beside, with_preview
+from .server import running_server
 
 _NAME_LENGTH = 300  # of what a picture is called
 # A picture is never anything else, whatever its bytes say, and never older than the file.
@@ -32,7 +32,7 @@ class _Refused(Exception):  # noqa: N818 (an answer)
 
 def register_library() -> None:
     """Add the routes to the host's server; does nothing where none runs."""
-    server = getattr(PromptServer, "instance", None)
+    server = running_server()
     if server is None:
         return
 

@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable
 
 from comfy_api.latest import io
-from server import PromptServer
+
+from .server import running_server
 
 _LONGEST = 20_000
 # Control characters, those that turn the direction of text, and halves of characters, which no message can carry.
@@ -25,7 +26,7 @@ def show_text(node: type[io.ComfyNode], text: str) -> None:
 
 def text_shower(node: type[io.ComfyNode]) -> Callable[[str], None]:
     """`show_text` for this node, as a function of the text alone."""
-    server, own_id = getattr(PromptServer, "instance", None), node_id(node)
+    server, own_id = running_server(), node_id(node)
 
     def show(text: str) -> None:
         if server is not None and own_id:

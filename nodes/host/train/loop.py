@@ -16,7 +16,6 @@ from ....qrlora_core import ObjectiveSettings, QRLoRAError, TrainableDelta, Trai
 from ....qrlora_core.train import distributed
 from ..files.checkpoints import Run
 from ..model.key_map import Target
-from ..page.training import Report
 from .batches import Batch, Draws
 from .dataset import TrainingSet
 from .graph.checkpointing import KeptOutputs, checkpointed_blocks
@@ -29,6 +28,7 @@ from .graph.training_mode import training_mode
 from .monitor import Monitor
 from .objective import encode_conditioning, objective_loss
 from .samples import SampleSettings, SamplingMode, draw_sample
+from .status import TrainingStatus
 
 _INTERRUPTED = comfy.model_management.InterruptProcessingException
 _OUT_OF_MEMORY = getattr(comfy.model_management, "OOM_EXCEPTION", torch.OutOfMemoryError)
@@ -57,7 +57,7 @@ class Loop:
     checkpoint_every: int
     run: Run
     monitor: Monitor
-    report: Report
+    status: TrainingStatus
     resumed: TrainingState | None
     snapshot: Callable[[list[float]], TrainingState]
 
@@ -140,7 +140,7 @@ class _Running:
     def train(self) -> None:
         """All steps, until the last or until it is asked to stop."""
         loop = self.loop
-        while loop.trainer.updates < loop.steps and not (loop.report.stopping and loop.trainer.updates):
+        while loop.trainer.updates < loop.steps and not (loop.status.stopping and loop.trainer.updates):
             start = time.monotonic()
             loss = self._step()
             updates, rate = loop.trainer.updates, loop.trainer.optimizer.param_groups[0]["lr"]
@@ -204,19 +204,19 @@ class _Running:
         loop = self.loop
         if not loop.run.writes or distributed.rank() or loop.trainer.updates == 0:
             return None
-        if self._written == loop.trainer.updates and loop.report.checkpoint is not None:
-            return loop.report.checkpoint
+        if self._written == loop.trainer.updates and loop.status.checkpoint is not None:
+            return loop.status.checkpoint
         state = loop.snapshot(loop.monitor.losses)
         generator, waiting = self._before
         tensors = {**state.tensors, "generator": generator}
         record = {**state.record, "waiting": waiting}
         try:
-            loop.report.checkpoint = loop.run.write(TrainingState(state.adapter, tensors, record), loop.trainer.updates)
+            loop.status.checkpoint = loop.run.write(TrainingState(state.adapter, tensors, record), loop.trainer.updates)
         except QRLoRAError as error:
             loop.monitor.warn(f"warning: no checkpoint at step {loop.trainer.updates}: {error}")
             return None
         self._written = loop.trainer.updates
-        return loop.report.checkpoint
+        return loop.status.checkpoint
 
     def _sample(self, updates: int) -> None:
         loop, first = self.loop, self.loop.data.examples[0]
@@ -283,7 +283,7 @@ def _where(loop: Loop, kept: str | None) -> str:
         return f"Kept: {kept}; set resume_from to it to go on, or load it in Load QR-LoRA."
     if not loop.trainer.updates:
         return "Nothing was trained yet."
-    last = loop.report.checkpoint
+    last = loop.status.checkpoint
     return "Nothing was kept." if last is None else f"The last checkpoint is {last}; set resume_from to it to go on."
 
 

@@ -18,7 +18,7 @@ import comfy.utils
 import torch
 from comfy_api.latest import ui
 
-from ..page.training import Report, send
+from .status import TrainingStatus
 
 _SECONDS_BETWEEN = 1.0
 _LARGEST_PREVIEW = 1024
@@ -34,18 +34,26 @@ class Monitor:
     """Shows one training.
 
     Args:
-        report: kept up to date, and sent as a message.
+        status: kept up to date.
         show: puts text on the node.
+        send: gets the status whenever it is shown.
         draw: makes the preview picture; None shows none.
         device: where it trains, for the peak of its memory.
         logs: folder of TensorBoard files, written where that package is there; None for none.
     """
 
     def __init__(
-        self, report: Report, *, show: Callable[[str], None], draw: Draw | None, device: torch.device, logs: Path | None
+        self,
+        status: TrainingStatus,
+        *,
+        show: Callable[[str], None],
+        send: Callable[[TrainingStatus], None],
+        draw: Draw | None,
+        device: torch.device,
+        logs: Path | None,
     ) -> None:
-        self._report, self._show, self._draw, self._device = report, show, draw, device
-        self._bar = comfy.utils.ProgressBar(report.steps)
+        self._status, self._show, self._send, self._draw, self._device = status, show, send, draw, device
+        self._bar = comfy.utils.ProgressBar(status.steps)
         self._times: deque[float] = deque(maxlen=_KEPT_TIMES)
         self._shown = 0.0
         self._logs = logs
@@ -59,32 +67,32 @@ class Monitor:
     def resume(self, losses: Sequence[float], checkpoint: str) -> None:
         """Go on after so many updates, from a checkpoint of this name."""
         self.losses += losses
-        self._report.step, self._report.checkpoint = len(losses), checkpoint
+        self._status.step, self._status.checkpoint = len(losses), checkpoint
 
     def step(self, step: int, loss: float, rate: float, seconds: float) -> None:
         """Take in an update; shows it if the last one that was shown is long enough ago."""
         self.losses.append(loss)
         self._times.append(seconds)
-        self._report.step, self._report.loss = step, loss
+        self._status.step, self._status.loss = step, loss
         if self._logs is not None:  # not before there is something to write
             self._writer, self._logs = _summary_writer(self._logs), None
         if self._writer is not None:
             self._writer.add_scalar("loss", loss, step)
             self._writer.add_scalar("learning_rate", rate, step)
-        if time.monotonic() - self._shown >= _SECONDS_BETWEEN or step == self._report.steps:
+        if time.monotonic() - self._shown >= _SECONDS_BETWEEN or step == self._status.steps:
             self.show()
 
     def picture(self, step: int, picture: Any) -> None:
         """Add a sample: (height, width, 3) float tensor on the CPU, 0 to 1."""
         self.pictures.append((step, picture))
-        if self._report.node_id:  # else there is no page to show it
-            self._report.samples = [*self._report.samples, *self._kept(step, picture)][-_MOST_SAMPLES:]
+        if self._status.node_id:  # else there is no page to show it
+            self._status.samples = [*self._status.samples, *self._kept(step, picture)][-_MOST_SAMPLES:]
         if self._writer is not None:
             self._writer.add_image("sample", picture, step, dataformats="HWC")
         self.show()
 
     def _kept(self, step: int, picture: Any) -> list[dict[str, Any]]:
-        """One entry of the report, the picture being a file of the host's temporary folder from now on."""
+        """One entry of the status, the picture being a file of the host's temporary folder from now on."""
         try:
             (saved,) = ui.PreviewImage(picture[None]).as_dict()["images"]
         except OSError as error:
@@ -104,29 +112,29 @@ class Monitor:
         preview = None if self._draw is None else ("JPEG", self._draw(self.losses, self.pictures), _LARGEST_PREVIEW)
         self._shown = time.monotonic()
         # Last, since the host may interrupt here.
-        self._bar.update_absolute(self._report.step, self._report.steps, preview)
+        self._bar.update_absolute(self._status.step, self._status.steps, preview)
 
     def tell(self) -> None:
         """Say how it stands now, without a picture."""
-        report = self._report
+        status = self._status
         self._refresh()
-        send(report)
-        self._show(".\n".join([*self.warnings, _progress_text(report)]))  # what must be read comes first
+        self._send(status)
+        self._show(".\n".join([*self.warnings, _progress_text(status)]))  # what must be read comes first
 
     def close(self) -> None:
-        """Finish the report and the log files."""
+        """Finish the status and the log files."""
         self._refresh()
         if self._writer is not None:
             self._writer.close()
 
     def _refresh(self) -> None:
-        report = self._report
-        report.warnings = list(self.warnings)
-        report.losses, report.updates_per_loss = thinned(self.losses)
-        report.seconds_per_step = sum(self._times) / len(self._times) if self._times else None
-        if report.seconds_per_step is not None:
-            report.seconds_left = report.seconds_per_step * (report.steps - report.step)
-        report.peak_memory = _peak_memory(self._device)
+        status = self._status
+        status.warnings = list(self.warnings)
+        status.losses, status.updates_per_loss = thinned(self.losses)
+        status.seconds_per_step = sum(self._times) / len(self._times) if self._times else None
+        if status.seconds_per_step is not None:
+            status.seconds_left = status.seconds_per_step * (status.steps - status.step)
+        status.peak_memory = _peak_memory(self._device)
 
 
 def thinned(losses: Sequence[float]) -> tuple[list[float], int]:
@@ -136,14 +144,14 @@ def thinned(losses: Sequence[float]) -> tuple[list[float], int]:
     return [sum(part) / len(part) for part in spans], span
 
 
-def _progress_text(report: Report) -> str:
-    parts = [f"step {report.step} of {report.steps}"]
-    if report.loss is not None:
-        parts.append(f"loss {report.loss:.4g}")
-    if report.seconds_per_step is not None and report.seconds_left is not None:
-        parts += [f"{report.seconds_per_step:.3g} s a step", f"{duration(report.seconds_left)} left"]
-    if report.peak_memory:
-        parts.append(f"peak memory {report.peak_memory / 1e9:.1f} GB")
+def _progress_text(status: TrainingStatus) -> str:
+    parts = [f"step {status.step} of {status.steps}"]
+    if status.loss is not None:
+        parts.append(f"loss {status.loss:.4g}")
+    if status.seconds_per_step is not None and status.seconds_left is not None:
+        parts += [f"{status.seconds_per_step:.3g} s a step", f"{duration(status.seconds_left)} left"]
+    if status.peak_memory:
+        parts.append(f"peak memory {status.peak_memory / 1e9:.1f} GB")
     return ", ".join(parts)
 
 

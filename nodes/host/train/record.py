@@ -14,10 +14,10 @@ import torch
 from ....qrlora_core import Trainer, TrainingError, TrainingState
 from ....qrlora_core.files.adapter_file import BASE_FINGERPRINT, describe
 from ....qrlora_core.train import distributed
-from ..merge.report import loss_ends
 from ..model.key_map import Target
 from ..model.weights import base_name, fingerprint
 from .dataset import TrainingSet
+from .report import loss_ends
 from .settings import TrainingSettings
 
 

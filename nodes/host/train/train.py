@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,44 +17,30 @@ from ....qrlora_core.train import distributed
 from ..files.checkpoints import Run, checkpoint_name, checkpoint_path, latest_checkpoint, new_run, resumed_run
 from ..model.bases import decompose_target
 from ..model.key_map import KeyMap, Target
-from ..page.training import Report, current_control
 from ..text import paths_as_text
 from .dataset import TrainingSet
 from .graph.modules import trainable_context
 from .loop import Loop, TrainSampler
 from .monitor import Draw, Monitor
 from .record import TrainingRecord
+from .report import TrainingResult
 from .settings import DTYPES, NO_RESUME, RESUME_LATEST, RunSettings, TrainingSettings, check_settings
+from .status import RunningTrainings, TrainingStatus
 
 
 @dataclass(frozen=True)
 class View:
-    """Where a training shows itself: a node of a workflow, what puts text on it, and what draws its preview."""
+    """Where a training shows itself: a node of a workflow, what puts text on it, and what draws its preview.
+
+    Attributes:
+        trainings: among which it can be seen and stopped while it runs.
+    """
 
     node_id: str = ""
     show: Callable[[str], None] = lambda text: None
     draw: Draw | None = None
     workflow_id: str | None = None
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """What came out.
-
-    Attributes:
-        losses: of every update. report: how it stood at its end. pictures: (updates, picture) of every sample.
-        stopped: whether a user ended it early. checkpoint: the last one's name.
-        notes: what the user should read.
-    """
-
-    adapter: QRLoRA
-    losses: list[float]
-    narrow_layers: int
-    report: Report
-    pictures: list[tuple[int, Any]] = field(default_factory=list)
-    stopped: bool = False
-    checkpoint: str | None = None
-    notes: Sequence[str] = ()
+    trainings: RunningTrainings = field(default_factory=RunningTrainings)
 
 
 def train_adapter(
@@ -71,7 +57,7 @@ def train_adapter(
     """
     run, view = run or RunSettings(), view or View()
     check_settings(settings)
-    with current_control().running(view.node_id, settings.steps, view.workflow_id) as report, trainable_context():
+    with view.trainings.running(view.node_id, settings.steps, view.workflow_id) as status, trainable_context():
         source = _resume_source(run)
         folder = _run_folder(run, source)
         resumed = None if source is None else load_training(source)
@@ -81,7 +67,7 @@ def train_adapter(
             record.require_same(resumed)
         deltas = _deltas(patcher, targets, settings, resumed)
         trainer = Trainer(deltas, settings.whole_optimizer(), steps=settings.steps)
-        monitor = _monitor(patcher, report, view, folder)
+        monitor = _monitor(patcher, status, view, folder)
         if source is not None and resumed is not None:
             trainer.restore(resumed.tensors, resumed.record["trainer"])
             monitor.resume(resumed.tensors["losses"].tolist(), checkpoint_name(source))
@@ -89,7 +75,7 @@ def train_adapter(
             trainer=trainer, targets=targets, data=data, objective=settings.objective, samples=run.samples,
             steps=settings.steps, batch_size=settings.batch_size, seed=settings.seed,
             gradient_checkpointing=settings.gradient_checkpointing, checkpoint_every=run.checkpoint_every,
-            run=folder, monitor=monitor, report=report, resumed=resumed,
+            run=folder, monitor=monitor, status=status, resumed=resumed,
             snapshot=lambda losses: record.state(trainer, losses),
         )  # fmt: skip
         try:
@@ -106,10 +92,10 @@ def _result(loop: Loop, adapter: QRLoRA, settings: TrainingSettings) -> Training
         adapter,
         monitor.losses,
         narrow_layers=sum(delta.factors.rank < settings.rank for delta in trainer.deltas.values()),
-        report=loop.report,
+        status=loop.status,
         pictures=monitor.pictures,
         stopped=trainer.updates < settings.steps,
-        checkpoint=loop.report.checkpoint,
+        checkpoint=loop.status.checkpoint,
         notes=(*monitor.warnings, *_never_trained(adapter)),
     )
 
@@ -165,9 +151,16 @@ def _decompose(patcher: Any, path: str, target: Target, settings: TrainingSettin
     return decompose_target(patcher, path, target, rank, scaling * rank)
 
 
-def _monitor(patcher: Any, report: Report, view: View, folder: Run) -> Monitor:
+def _monitor(patcher: Any, status: TrainingStatus, view: View, folder: Run) -> Monitor:
     logs = folder.folder / "tensorboard" if folder.writes and not distributed.rank() else None
-    return Monitor(report, show=view.show, draw=view.draw, device=patcher.load_device, logs=logs)
+    return Monitor(
+        status,
+        show=view.show,
+        send=view.trainings.send,
+        draw=view.draw,
+        device=patcher.load_device,
+        logs=logs,
+    )
 
 
 def run_loop(patcher: Any, loop: Loop, dtype: torch.dtype) -> None:

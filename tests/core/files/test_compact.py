@@ -26,8 +26,8 @@ from comfyui_qr_lora.qrlora_core import (
     save_adapter,
 )
 from comfyui_qr_lora.qrlora_core.files import basis_store as basis_module
-from comfyui_qr_lora.qrlora_core.files.basis_store import align, differs, fits, sketch
 from comfyui_qr_lora.qrlora_core.files.compact import BASIS_IDS
+from comfyui_qr_lora.qrlora_core.functional.sketch import align, differs, fits, sketch
 from comfyui_qr_lora.tests.support import oracle
 from comfyui_qr_lora.tests.support.oracle import normal, orthonormal
 from comfyui_qr_lora.tests.support.regression import assert_same_bits, stored

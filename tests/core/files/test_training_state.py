@@ -25,8 +25,8 @@ from comfyui_qr_lora.qrlora_core import (
 from comfyui_qr_lora.qrlora_core.files import safetensors_io as file_module
 from comfyui_qr_lora.qrlora_core.files.adapter_file import STATE_KEY, STATE_PREFIX
 from comfyui_qr_lora.qrlora_core.files.training_state import read_record
+from comfyui_qr_lora.qrlora_core.train.delta import VARIANTS
 from comfyui_qr_lora.qrlora_core.train.optimizers import SCHEDULES
-from comfyui_qr_lora.qrlora_core.train.trainer import VARIANTS
 from comfyui_qr_lora.tests.support.oracle import normal
 from comfyui_qr_lora.tests.support.regression import (
     OUT,

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from comfyui_qr_lora.qrlora_core import Layer, QRLoRA, Term, decompose, load_adapter, merge, save_adapter
 from comfyui_qr_lora.qrlora_core.functional.compare import compare
-from comfyui_qr_lora.qrlora_core.functional.modes import null_space, ties
+from comfyui_qr_lora.qrlora_core.functional.null_space import null_space
 from comfyui_qr_lora.qrlora_core.functional.rebase import overall_energy, rebase_layer, reduce_layer
+from comfyui_qr_lora.qrlora_core.functional.ties import ties
 from comfyui_qr_lora.tests.support import oracle
 from comfyui_qr_lora.tests.support.oracle import normal, orthonormal
 

@@ -8,7 +8,8 @@ import torch
 from peft.utils import merge_utils
 
 from comfyui_qr_lora.qrlora_core import AdapterError, Layer, QRLoRA, Term, merge
-from comfyui_qr_lora.qrlora_core.functional.modes import null_space, ties
+from comfyui_qr_lora.qrlora_core.functional.null_space import null_space
+from comfyui_qr_lora.qrlora_core.functional.ties import ties
 from comfyui_qr_lora.tests.support import oracle
 from comfyui_qr_lora.tests.support.oracle import normal, orthonormal
 

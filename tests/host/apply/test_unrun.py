@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from comfyui_qr_lora.nodes.host.apply.live import Source
+from comfyui_qr_lora.nodes.host.apply.source import Source
 from comfyui_qr_lora.nodes.host.merge.merge import Applied, apply_adapters
 from comfyui_qr_lora.qrlora_core import Layer, QRLoRA, QRLoRAError
 from comfyui_qr_lora.qrlora_core.schedule import Schedule, make_curve

@@ -21,7 +21,7 @@ from torch import Tensor
 
 import nodes as host_nodes
 from comfyui_qr_lora.nodes.host.apply.kept_results import forget_network
-from comfyui_qr_lora.nodes.host.apply.live import Source
+from comfyui_qr_lora.nodes.host.apply.source import Source
 from comfyui_qr_lora.nodes.host.merge.merge import apply_adapters
 from comfyui_qr_lora.qrlora_core import QRLoRA, ScheduleError
 from comfyui_qr_lora.qrlora_core.schedule import make_curve

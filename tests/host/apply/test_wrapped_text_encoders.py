@@ -12,7 +12,7 @@ import pytest
 import torch
 from comfy.text_encoders.llama import Qwen3_4BConfig
 
-from comfyui_qr_lora.nodes.host.apply.live import Source
+from comfyui_qr_lora.nodes.host.apply.source import Source
 from comfyui_qr_lora.nodes.host.merge.merge import apply_adapters
 from comfyui_qr_lora.nodes.merge import Merge
 from comfyui_qr_lora.qrlora_core import QRLoRA

@@ -186,7 +186,7 @@ class TestPublishedQr:
         assert relative_error(predict(merged(model(), (adapter, 1.0))), expected, base) < HALF
 
     def test_as_an_ordinary_lora_it_gets_a_word_of_doubt(self) -> None:
-        from comfyui_qr_lora.nodes.host.merge.report import describe_adapter
+        from comfyui_qr_lora.nodes.host.files.describe import describe_adapter
 
         adapter = load(self.file()[0])
         assert "set file_kind to published qr and connect the model" in describe_adapter(adapter)

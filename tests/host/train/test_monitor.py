@@ -11,18 +11,22 @@ import torch
 from PIL import Image
 
 from comfyui_qr_lora.nodes.host.files import folders
-from comfyui_qr_lora.nodes.host.merge.report import describe_adapter
-from comfyui_qr_lora.nodes.host.page.training import Report
+from comfyui_qr_lora.nodes.host.files.describe import describe_adapter
 from comfyui_qr_lora.nodes.host.train import monitor
 from comfyui_qr_lora.nodes.host.train.monitor import Monitor, duration
 from comfyui_qr_lora.nodes.host.train.samples import SampleSettings
 from comfyui_qr_lora.nodes.host.train.settings import RunSettings
+from comfyui_qr_lora.nodes.host.train.status import TrainingStatus
 from comfyui_qr_lora.nodes.host.train.train import View
 from comfyui_qr_lora.nodes.pictures import as_image, training_view
 from comfyui_qr_lora.qrlora_core import load_adapter, save_adapter
 from devtools import tiny_models
 
 from ...support.training_task import train
+
+
+def nobody(status: TrainingStatus) -> None:
+    """Gets what is sent, and drops it."""
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +43,8 @@ def test_durations(seconds: float, text: str) -> None:
 
 def test_the_text_tells_step_loss_and_time_left() -> None:
     told: list[str] = []
-    report = Report("7", steps=10)
-    watched = Monitor(report, show=told.append, draw=None, device=torch.device("cpu"), logs=None)
+    status = TrainingStatus("7", steps=10)
+    watched = Monitor(status, show=told.append, send=nobody, draw=None, device=torch.device("cpu"), logs=None)
     with mock.patch.object(monitor.time, "monotonic", side_effect=[100.0, 100.0, 100.5, 100.6, 200.0]):
         watched.step(1, 0.5, 1e-4, 2.0)
         watched.step(2, 0.25, 1e-4, 4.0)  # too soon to be shown
@@ -52,15 +56,20 @@ def test_the_text_tells_step_loss_and_time_left() -> None:
 
 def test_a_step_that_shows_nothing_draws_and_sends_nothing() -> None:
     drawn: list[int] = []
-    report = Report("7", steps=1000)
-    with mock.patch.object(monitor, "send") as sent:
-        watched = Monitor(
-            report, show=lambda text: None, draw=lambda *_: drawn.append(1), device=torch.device("cpu"), logs=None
-        )
-        for step in range(1, 500):
-            watched.step(step, 0.1, 1e-4, 0.001)
+    status = TrainingStatus("7", steps=1000)
+    sent: list[TrainingStatus] = []
+    watched = Monitor(
+        status,
+        show=lambda text: None,
+        send=sent.append,
+        draw=lambda *_: drawn.append(1),
+        device=torch.device("cpu"),
+        logs=None,
+    )
+    for step in range(1, 500):
+        watched.step(step, 0.1, 1e-4, 0.001)
     assert len(drawn) <= 2
-    assert sent.call_count <= 2
+    assert len(sent) <= 2
 
 
 @pytest.mark.parametrize(("count", "points", "span"), [(0, 0, 1), (200, 200, 1), (201, 101, 2), (100_000, 200, 500)])
@@ -74,19 +83,19 @@ def test_the_curve_for_the_page_is_thinned_and_keeps_the_mean(count: int, points
 
 def test_samples_are_files_that_the_report_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folders.folder_paths, "get_temp_directory", lambda: str(tmp_path))
-    report = Report("7", steps=100)
-    watched = Monitor(report, show=lambda text: None, draw=None, device=torch.device("cpu"), logs=None)
+    status = TrainingStatus("7", steps=100)
+    watched = Monitor(status, show=lambda text: None, send=nobody, draw=None, device=torch.device("cpu"), logs=None)
     for step in range(1, 31):
         watched.picture(step, torch.full((4, 6, 3), step / 255))
-    assert [sample["step"] for sample in report.samples] == list(range(7, 31))  # the last ones
-    with Image.open(tmp_path / report.samples[-1]["subfolder"] / report.samples[-1]["filename"]) as picture:
+    assert [sample["step"] for sample in status.samples] == list(range(7, 31))  # the last ones
+    with Image.open(tmp_path / status.samples[-1]["subfolder"] / status.samples[-1]["filename"]) as picture:
         assert picture.size == (6, 4)
         assert picture.getpixel((0, 0)) == (30, 30, 30)
     tmp_path.joinpath("gone").touch()
     monkeypatch.setattr(folders.folder_paths, "get_temp_directory", lambda: str(tmp_path / "gone"))
     watched.picture(31, torch.zeros(4, 6, 3))
     assert "the sample of step 31 could not be written" in watched.warnings[0]
-    assert len(report.samples) == 24
+    assert len(status.samples) == 24
 
 
 def test_tensorboard_files_hold_the_losses(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,11 +22,11 @@ import torch
 
 from comfyui_qr_lora.nodes.host.files import checkpoints, folders
 from comfyui_qr_lora.nodes.host.files.checkpoints import checkpoint_names, checkpoint_path, latest_checkpoint
-from comfyui_qr_lora.nodes.host.page import training as control
 from comfyui_qr_lora.nodes.host.train import loop
 from comfyui_qr_lora.nodes.host.train.dataset import DataSettings, collect_examples
 from comfyui_qr_lora.nodes.host.train.samples import SampleSettings
 from comfyui_qr_lora.nodes.host.train.settings import RESUME_LATEST, RunSettings
+from comfyui_qr_lora.nodes.host.train.status import RunningTrainings
 from comfyui_qr_lora.nodes.host.train.train import View
 from comfyui_qr_lora.qrlora_core import (
     AdapterFileError,
@@ -172,36 +172,31 @@ def test_a_killed_process_loses_at_most_the_steps_since_its_last_checkpoint(mode
 
 
 def test_stop_and_keep_ends_early_and_hands_on_the_adapter(model: Any) -> None:
-    desk = control.Control()
+    trainings = RunningTrainings()
 
     def stop_at_three(text: str) -> None:
         if "step 3 of" in text:
-            assert desk.stop("other") == []
-            assert desk.stop("7") == ["7"]
+            assert trainings.stop("other") == []
+            assert trainings.stop("7") == ["7"]
 
-    with (
-        mock.patch("comfyui_qr_lora.nodes.host.training.current_control", return_value=desk),
-        mock.patch("comfyui_qr_lora.nodes.host.monitor._SECONDS_BETWEEN", 0.0),
-    ):
-        result = train(model, steps=50, run=RUN, view=View("7", stop_at_three))
+    with mock.patch("comfyui_qr_lora.nodes.host.train.monitor._SECONDS_BETWEEN", 0.0):
+        result = train(model, steps=50, run=RUN, view=View("7", stop_at_three, trainings=trainings))
     assert result.stopped
     assert len(result.losses) == 3
-    assert (result.report.state, result.report.losses) == ("stopped", result.losses)
+    assert (result.status.state, result.status.losses) == ("stopped", result.losses)
     assert_same(result.adapter, train(model, steps=3).adapter)
     assert result.checkpoint == "test_00001/step_00000003.safetensors"
-    assert desk.reports() == []
+    assert trainings.all() == []
 
 
 def test_every_end_is_told(model: Any) -> None:
     """Once at the start, before anything is computed, and once at the end with the whole curve."""
     told: list[dict[str, Any]] = []
-    with (
-        mock.patch.object(control, "send", side_effect=lambda report: told.append(asdict(report))),
-        mock.patch("comfyui_qr_lora.nodes.host.monitor.send"),
-    ):
-        losses = train(model, steps=4).losses
-        interrupt(model, 2, steps=4)
-    assert [(report["state"], report["step"], report["steps"]) for report in told] == [
+    view = View(trainings=RunningTrainings(lambda status: told.append(asdict(status))))
+    losses = train(model, steps=4, view=view).losses
+    interrupt(model, 2, steps=4, view=view)
+    told = [status for status in told if status["state"] != "running" or status["step"] == 0]
+    assert [(status["state"], status["step"], status["steps"]) for status in told] == [
         ("running", 0, 4), ("finished", 4, 4), ("running", 0, 4), ("failed", 2, 4),
     ]  # fmt: skip
     assert told[1]["losses"] == losses

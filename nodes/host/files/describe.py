@@ -1,0 +1,44 @@
+"""What a user reads about an adapter that was loaded."""
+
+from __future__ import annotations
+
+from ....qrlora_core import QRLoRA
+from ....qrlora_core.files.lora import IS_LORA, MAY_REPLACE_CORE, NOT_LOADED
+from ....qrlora_core.metadata import json_object
+from ..text import ranks_as_text
+
+_LONGEST = 500
+_SHOWN_SETTINGS = ("variant", "learning_rate", "optimizer", "schedule", "timesteps", "images")
+_SHOWN_LOSSES = (("first_loss", "first"), ("last_loss", "last"))
+
+
+def describe_adapter(adapter: QRLoRA) -> str:
+    """``cat.safetensors: 48 layers, rank 16, made for SD3``, and how it was trained where the file tells."""
+    base = adapter.metadata.get("qr_lora.base_model")
+    made_for = f", made for {_short(base)}" if base else ""
+    kind = "ordinary LoRA, " if IS_LORA in adapter.metadata else ""
+    lines = [f"{adapter.name}: {kind}{len(adapter.layers)} layers, {ranks_as_text(adapter.ranks)}{made_for}"]
+    if NOT_LOADED in adapter.metadata:
+        lines.append(f"not loaded: {adapter.metadata[NOT_LOADED]}")
+    if MAY_REPLACE_CORE in adapter.metadata:
+        lines.append(
+            "its up matrices are orthonormal, as in published QR-LoRA files of the variant qr, which replace a part of "
+            "the base weights: if it is one, set file_kind to published qr and connect the model"
+        )
+    return "\n".join([*lines, *_how_trained(adapter)])
+
+
+def _how_trained(adapter: QRLoRA) -> list[str]:
+    """One line of settings and one of figures; the file may tell anything, so what cannot be read is left out."""
+    told = json_object(adapter.metadata, "qr_lora.training")
+    settings = [f"{name} {_short(told[name])}" for name in _SHOWN_SETTINGS if name in told]
+    steps = [f"{_short(told['steps_done'])} steps"] if "steps_done" in told else []
+    losses = [f"{told[name]:.4g} at {when}" for name, when in _SHOWN_LOSSES if isinstance(told.get(name), float)]
+    loss = [f"loss {', '.join(losses)}"] if losses else []
+    return [*([", ".join([*steps, *settings])] if steps or settings else []), *loss]
+
+
+def _short(told: object) -> str:
+    """What a file says, on one line and of bearable length."""
+    text = str(told)
+    return " ".join(text[:_LONGEST].split()) + ("…" if len(text) > _LONGEST else "")

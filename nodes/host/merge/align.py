@@ -1,0 +1,65 @@
+"""Adapters that cut the weights of a model differently, on one set of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ....qrlora_core import Layer, QRLoRA
+from ..model.key_map import Target
+from ..model.matching import Names, match, remembered
+
+
+def on_same_layers(patcher: Any, adapters: Sequence[QRLoRA], names: Names) -> list[QRLoRA]:
+    """The adapters with one name for one set of rows: where they cut a weight differently, as the whole weight."""
+    targets = [match(patcher, adapter, names).targets for adapter in adapters]
+    torn = _torn_keys([target for own in targets for target in own.values()])
+    if not torn:
+        return list(adapters)
+    return [
+        remembered(
+            adapter, patcher.model, ("whole", torn), lambda own=own, adapter=adapter: _whole(adapter, own, torn, names)
+        )
+        for adapter, own in zip(adapters, targets, strict=True)
+    ]
+
+
+def _torn_keys(targets: Sequence[Target]) -> frozenset[str]:
+    """Weights of which two targets share rows without being one."""
+    by_key: dict[str, set[Target]] = {}
+    for target in targets:
+        by_key.setdefault(target.key, set()).add(target)
+    return frozenset(key for key, parts in by_key.items() if any(_overlap(a, b) for a in parts for b in parts))
+
+
+def _overlap(first: Target, second: Target) -> bool:
+    if first == second:
+        return False
+    if first.rows is None or second.rows is None:
+        return True
+    (a, rows_a), (b, rows_b) = first.rows, second.rows
+    return a < b + rows_b and b < a + rows_a
+
+
+def _whole(adapter: QRLoRA, targets: Mapping[str, Target], torn: frozenset[str], names: Names) -> QRLoRA:
+    layers: dict[str, tuple[Any, ...]] = {}
+    for path, layer in adapter.layers.items():
+        target = targets[path]
+        if target.key in torn:
+            out = names.key_map.shape_of(target.key)[0]
+            terms = tuple(replace(term, q=_padded(term.q, target, out), base_r=None) for term in layer.terms)
+            layers[target.module] = (*layers.get(target.module, ()), *terms)
+        else:
+            layers[path] = layer.terms
+    return QRLoRA({path: Layer(terms) for path, terms in layers.items()}, adapter.metadata)
+
+
+def _padded(q: Tensor, target: Target, out: int) -> Tensor:
+    """q with rows of zeros where the target is not, in the order of the host's rows."""
+    own = q if target.reorder is None else target.reorder(q)
+    start = target.rows[0] if target.rows else 0
+    return torch.nn.functional.pad(own, (0, 0, start, out - start - own.shape[0]))

@@ -1,0 +1,60 @@
+"""The tensors of one layer in a file: what every format reads and writes of them in the same way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ..errors import AdapterError
+from .safetensors_io import plain
+
+_ROUNDING = 0.01  # relative; bfloat16 has 0.004 at most, and 0.03 would be numbers that vanish in float16
+_FLOATING = {
+    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2,
+}  # fmt: skip
+
+
+def require_parts(parts: Mapping[str, Tensor], names: Sequence[str]) -> None:
+    """Raise `AdapterError` where a part is missing or is not floating."""
+    missing = [name for name in names if name not in parts]
+    if missing:
+        expected = ", ".join(f"{name}.weight" for name in names[:-1])
+        raise AdapterError(f"expected {expected} and {names[-1]}.weight, found no {' and no '.join(missing)}.")
+    for name, tensor in parts.items():
+        if name != "alpha" and tensor.dtype not in _FLOATING:
+            raise AdapterError(f"{name}: expected a floating dtype, found {tensor.dtype}.")
+
+
+def read_alpha(alpha: Tensor | None) -> float:
+    """The number in a tensor of one entry; NaN, which stands for the rank, where there is none.
+
+    Raises:
+        AdapterError: another shape, or a number that is not finite.
+    """
+    if alpha is None:
+        return math.nan
+    if alpha.numel() != 1:
+        raise AdapterError(f"alpha: expected one number, found shape {tuple(alpha.shape)}.")
+    if not math.isfinite(float(alpha)):
+        raise AdapterError(f"alpha: expected a finite number, found {float(alpha)}.")
+    return float(alpha)
+
+
+def rounded(key: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """A copy to be saved under a key; None keeps the dtype.
+
+    Raises:
+        AdapterError: the dtype cannot hold numbers so large or so small.
+    """
+    if dtype is None:
+        return plain(tensor)
+    result, exact = plain(tensor.to(dtype)), plain(tensor).double()
+    if not float((result.double() - exact).norm()) <= _ROUNDING * float(exact.norm()):
+        raise AdapterError(
+            f"{key}: its numbers, of up to {float(exact.abs().max()):.1e}, do not fit into {dtype}; "
+            "choose bfloat16 or float32."
+        )
+    return result
