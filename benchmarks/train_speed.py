@@ -57,7 +57,7 @@ from torch import Tensor
 from comfyui_qr_lora.nodes.host.model.key_map import KeyMap
 from comfyui_qr_lora.nodes.host.train.dataset import collect
 from comfyui_qr_lora.nodes.host.train.graph.differentiable_ops import differentiable_operators
-from comfyui_qr_lora.nodes.host.train.graph.inplace_guard import Protection, protected_inputs
+from comfyui_qr_lora.nodes.host.train.graph.inplace_guard import InplaceGuard, protected_inputs
 from comfyui_qr_lora.nodes.host.train.graph.modules import aliased_parameters
 from comfyui_qr_lora.nodes.host.train.graph.training_mode import training_mode
 from comfyui_qr_lora.nodes.host.train.objective import encode_conditioning, objective_loss
@@ -181,7 +181,7 @@ class _Floor(comfy.samplers.Sampler):
         self._steps = steps
 
     def sample(self, model_wrap: Any, sigmas: Any, extra: Any, callback: Any, noise: Tensor, *rest: Any) -> Tensor:
-        model, protection = model_wrap.inner_model, Protection()
+        model, protection = model_wrap.inner_model, InplaceGuard()
         with (
             torch.enable_grad(),
             training_mode(),

@@ -30,8 +30,8 @@ class Batch:
     noise: Tensor
 
 
-class Draws:
-    """Draws the batches of a training from one seed.
+class BatchSampler:
+    """BatchSampler the batches of a training from one seed.
 
     Where several processes train together, each draws the batches of all and takes its own part, so that they see
     together what one process with so many times the batch sees.

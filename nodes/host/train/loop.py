@@ -16,13 +16,13 @@ from ....qrlora_core import ObjectiveSettings, QRLoRAError, TrainableDelta, Trai
 from ....qrlora_core.train import distributed
 from ..files.checkpoints import Run
 from ..model.key_map import Target
-from .batches import Batch, Draws
+from .batches import Batch, BatchSampler
 from .dataset import TrainingSet
-from .graph.checkpointing import KeptOutputs, checkpointed_blocks
+from .graph.checkpointing import ActivationCache, checkpointed_blocks
 from .graph.differentiable_attention import with_gradient
 from .graph.differentiable_ops import differentiable_operators
 from .graph.frozen_linear import attached
-from .graph.inplace_guard import Protection, protected_inputs
+from .graph.inplace_guard import InplaceGuard, protected_inputs
 from .graph.modules import aliased_parameters, trainable_context
 from .graph.training_mode import training_mode
 from .monitor import Monitor
@@ -90,19 +90,19 @@ class TrainSampler(comfy.samplers.Sampler):
     ) -> Tensor:
         """Run all training steps; returns the latent that came in, as the host expects one."""
         model, loop = model_wrap.inner_model, self._loop
-        protection, outputs = Protection(), KeptOutputs(_budget(model_wrap.model_patcher.load_device))
+        guard, outputs = InplaceGuard(), ActivationCache(_budget(model_wrap.model_patcher.load_device))
         with (
             trainable_context(),
             training_mode() as inference,
             differentiable_operators(),
             aliased_parameters(model),
-            checkpointed_blocks(model.diffusion_model, protection, outputs, enabled=loop.gradient_checkpointing),
+            checkpointed_blocks(model.diffusion_model, guard, outputs, enabled=loop.gradient_checkpointing),
             attached(model, loop.branches(), outputs) as ran,
-            protected_inputs(model, {t.module for t in loop.targets.values()}, protection),
+            protected_inputs(model, {t.module for t in loop.targets.values()}, guard),
         ):
             conds = {id(entry): cond for entry, cond in zip(self._captions, model_wrap.conds["positive"], strict=True)}
             running = _Running(loop, model_wrap, conds, extra_args, outputs, SamplingMode(inference, ran))
-            _end_well(running, lambda: protection.decide(model.diffusion_model, running.trial))
+            _end_well(running, lambda: guard.decide(model.diffusion_model, running.trial))
         return noise
 
 
@@ -115,27 +115,27 @@ class _Running:
         guider: Any,
         conds: dict[int, Any],
         options: dict[str, Any],
-        outputs: KeptOutputs,
+        outputs: ActivationCache,
         sampling: SamplingMode,
     ) -> None:
         self.loop, self._guider, self._conds, self._options = loop, guider, conds, options
         self._outputs, self._sampling = outputs, sampling
         self._model = guider.inner_model
         self._device = guider.model_patcher.load_device
-        self._draws = self._new_draws()
+        self._sampler = self._new_sampler()
         self._written = loop.trainer.updates
         if loop.resumed is not None:
             record = loop.resumed.record
-            self._draws.restore(loop.resumed.tensors["generator"], record["waiting"])
-        self._before = self._draws.state()
+            self._sampler.restore(loop.resumed.tensors["generator"], record["waiting"])
+        self._before = self._sampler.state()
 
-    def _new_draws(self) -> Draws:
+    def _new_sampler(self) -> BatchSampler:
         loop = self.loop
-        return Draws(loop.data, loop.batch_size, loop.seed, loop.objective.timesteps, self._model.model_sampling)
+        return BatchSampler(loop.data, loop.batch_size, loop.seed, loop.objective.timesteps, self._model.model_sampling)
 
     def trial(self) -> None:
-        """One pass on its own random numbers, for `Protection.decide`."""
-        self._loss(self._new_draws().next())
+        """One pass on its own random numbers, for `InplaceGuard.decide`."""
+        self._loss(self._new_sampler().next())
 
     def train(self) -> None:
         """All steps, until the last or until it is asked to stop."""
@@ -163,20 +163,20 @@ class _Running:
             self._outputs.give_up()
             comfy.model_management.soft_empty_cache()
             loss = self._try_step()
-        self._before = self._draws.state()
+        self._before = self._sampler.state()
         return loss
 
     def _try_step(self) -> float:
         try:
             return self.loop.trainer.step([self._next_loss] * self.loop.trainer.settings.grad_accumulation)
         except BaseException:
-            self._draws.restore(*self._before)
+            self._sampler.restore(*self._before)
             raise
 
     def _next_loss(self) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
         self._outputs.begin()
-        return self._loss(self._draws.next())
+        return self._loss(self._sampler.next())
 
     def _loss(self, batches: list[Batch]) -> Tensor:
         """Of the pictures, plus that of the class images times its weight."""

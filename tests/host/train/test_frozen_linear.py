@@ -18,10 +18,10 @@ from torch.utils._pytree import tree_leaves
 from comfyui_qr_lora.nodes.host.model.key_map import KeyMap
 from comfyui_qr_lora.nodes.host.model.weights import base_weight
 from comfyui_qr_lora.nodes.host.train import loop
-from comfyui_qr_lora.nodes.host.train.graph.checkpointing import KeptOutputs, checkpointed_blocks
+from comfyui_qr_lora.nodes.host.train.graph.checkpointing import ActivationCache, checkpointed_blocks
 from comfyui_qr_lora.nodes.host.train.graph.differentiable_ops import differentiable_operators
 from comfyui_qr_lora.nodes.host.train.graph.frozen_linear import attached
-from comfyui_qr_lora.nodes.host.train.graph.inplace_guard import Protection, protected_inputs
+from comfyui_qr_lora.nodes.host.train.graph.inplace_guard import InplaceGuard, protected_inputs
 from comfyui_qr_lora.nodes.host.train.graph.modules import aliased_parameters, trainable_context
 from comfyui_qr_lora.nodes.host.train.graph.training_mode import training_mode
 from comfyui_qr_lora.nodes.host.train.samples import SampleSettings
@@ -61,7 +61,7 @@ class Trained:
 
     @contextlib.contextmanager
     def ready(self, *, checkpointing: bool, budget: float = 1e9) -> Iterator[None]:
-        model, protection, outputs = self.patcher.model, Protection(), KeptOutputs(budget)
+        model, protection, outputs = self.patcher.model, InplaceGuard(), ActivationCache(budget)
         members = {path: (self.targets[path], delta) for path, delta in self.deltas.items()}
         with (
             trainable_context(),
@@ -199,24 +199,24 @@ def test_a_budget_for_one_step_serves_every_step(monkeypatch: pytest.MonkeyPatch
     """Samples in between, and outputs that no backward asked for, use none of it up."""
     model = tiny_models.build("sd3")
     kept = []
-    original = KeptOutputs.begin
+    original = ActivationCache.begin
 
-    def begin(outputs: KeptOutputs) -> None:
+    def begin(outputs: ActivationCache) -> None:
         kept.append(outputs._used)
         original(outputs)
         assert outputs._used == 0
 
-    monkeypatch.setattr(KeptOutputs, "begin", begin)
+    monkeypatch.setattr(ActivationCache, "begin", begin)
     offered: list[int] = []
-    offer = KeptOutputs.offer
+    offer = ActivationCache.offer
 
-    def count(outputs: KeptOutputs, layer: Any, output: Tensor) -> None:
+    def count(outputs: ActivationCache, layer: Any, output: Tensor) -> None:
         before = outputs._used
         offer(outputs, layer, output)
         offered.append(outputs._used - before)
         assert outputs._used == before or torch.is_grad_enabled()
 
-    monkeypatch.setattr(KeptOutputs, "offer", count)
+    monkeypatch.setattr(ActivationCache, "offer", count)
     train(model, steps=4, gradient_checkpointing=True, run=RunSettings(samples=SampleSettings(every=1, steps=2)))
     assert any(offered)
     assert kept[1] == kept[2] == kept[3]
@@ -224,7 +224,7 @@ def test_a_budget_for_one_step_serves_every_step(monkeypatch: pytest.MonkeyPatch
 
 @trainable_context()
 def test_an_output_that_the_block_changes_in_place_is_computed_again() -> None:
-    outputs, layer = KeptOutputs(1e9), torch.nn.Linear(2, 2)
+    outputs, layer = ActivationCache(1e9), torch.nn.Linear(2, 2)
     kept: dict[Any, Any] = {}
     given = torch.ones(3, 2)
     with outputs.run(kept, again=False):
@@ -240,7 +240,7 @@ def test_an_output_that_the_block_changes_in_place_is_computed_again() -> None:
 
 @trainable_context()
 def test_the_budget_is_never_exceeded_and_comes_back() -> None:
-    outputs, layer = KeptOutputs(100), torch.nn.Linear(2, 2)
+    outputs, layer = ActivationCache(100), torch.nn.Linear(2, 2)
     kept: dict[Any, Any] = {}
     values = [torch.full((10,), float(number)) for number in range(4)]  # 40 bytes each
     with outputs.run(kept, again=False):

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from comfyui_qr_lora.nodes.host.train import loop
-from comfyui_qr_lora.nodes.host.train.graph.checkpointing import KeptOutputs, checkpointed_blocks
-from comfyui_qr_lora.nodes.host.train.graph.inplace_guard import Protection, protected_inputs
+from comfyui_qr_lora.nodes.host.train.graph.checkpointing import ActivationCache, checkpointed_blocks
+from comfyui_qr_lora.nodes.host.train.graph.inplace_guard import InplaceGuard, protected_inputs
 from comfyui_qr_lora.nodes.host.train.graph.modules import trainable_context
 from devtools import tiny_models
 
@@ -105,10 +105,10 @@ def test_whatever_function_saves_what_is_changed_later_has_a_copy(checkpointing:
         parameters = [x, *network.double().parameters()]
         with torch.autograd.graph.allow_mutation_on_saved_tensors():
             expected = torch.autograd.grad(network(x * 1).sum(), parameters)
-        protection, model = Protection(), torch.nn.ModuleDict({"diffusion_model": network})
+        protection, model = InplaceGuard(), torch.nn.ModuleDict({"diffusion_model": network})
         targets = [f"diffusion_model.0.{index}.linear" for index in range(3)]
         with (
-            checkpointed_blocks(network, protection, KeptOutputs(0), enabled=checkpointing),
+            checkpointed_blocks(network, protection, ActivationCache(0), enabled=checkpointing),
             protected_inputs(model, targets, protection),
         ):
             protection.decide(network, lambda: network(x * 1))
@@ -122,14 +122,14 @@ def test_every_model_trains_and_only_blocks_in_need_copy_for_functions(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two steps with and without checkpointing: the same bits, every layer trained, the model as before."""
-    decided: list[Protection] = []
-    original = Protection.decide
+    decided: list[InplaceGuard] = []
+    original = InplaceGuard.decide
 
-    def decide(protection: Protection, *args: Any) -> None:
+    def decide(protection: InplaceGuard, *args: Any) -> None:
         original(protection, *args)
         decided.append(protection)
 
-    monkeypatch.setattr(loop.Protection, "decide", decide)
+    monkeypatch.setattr(loop.InplaceGuard, "decide", decide)
     patcher = tiny_models.build(name)
     before, (latent, caption) = snapshot(patcher), tiny_models.example(name, patcher)
     plain, checkpointed = (

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from comfyui_qr_lora.nodes.host.train import loop
-from comfyui_qr_lora.nodes.host.train.batches import Draws
+from comfyui_qr_lora.nodes.host.train.batches import BatchSampler
 from comfyui_qr_lora.nodes.host.train.dataset import DataSettings, collect, collect_examples
 from comfyui_qr_lora.nodes.host.train.objective import objective_loss, sample_sigmas
 from comfyui_qr_lora.qrlora_core import ObjectiveSettings, TrainingError
@@ -141,8 +141,8 @@ def test_an_empty_mask_is_refused_by_number() -> None:
         collect_examples([latent(0), masked(torch.zeros(1, 64, 64))], [caption(0)])
 
 
-def draws(data: Any, batch_size: int = 2) -> Draws:
-    return Draws(data, batch_size, 0, "uniform", make_sampling("flow"))
+def draws(data: Any, batch_size: int = 2) -> BatchSampler:
+    return BatchSampler(data, batch_size, 0, "uniform", make_sampling("flow"))
 
 
 def test_dropped_captions_come_as_often_as_asked() -> None:

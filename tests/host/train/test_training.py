@@ -14,10 +14,10 @@ from comfyui_qr_lora.nodes.host.model.key_map import KeyMap, Target
 from comfyui_qr_lora.nodes.host.model.weights import base_weight, fingerprint
 from comfyui_qr_lora.nodes.host.train import train as training
 from comfyui_qr_lora.nodes.host.train.dataset import BatchOrder, collect_examples
-from comfyui_qr_lora.nodes.host.train.graph.checkpointing import KeptOutputs, checkpointed_blocks
+from comfyui_qr_lora.nodes.host.train.graph.checkpointing import ActivationCache, checkpointed_blocks
 from comfyui_qr_lora.nodes.host.train.graph.differentiable_ops import differentiable_operators
 from comfyui_qr_lora.nodes.host.train.graph.frozen_linear import attached
-from comfyui_qr_lora.nodes.host.train.graph.inplace_guard import Protection, protected_inputs
+from comfyui_qr_lora.nodes.host.train.graph.inplace_guard import InplaceGuard, protected_inputs
 from comfyui_qr_lora.nodes.host.train.graph.modules import aliased_parameters, trainable_context
 from comfyui_qr_lora.nodes.host.train.graph.training_mode import training_mode
 from comfyui_qr_lora.nodes.host.train.objective import encode_conditioning, objective_loss, sample_sigmas
@@ -108,7 +108,7 @@ def test_gradient_equals_autograd_of_the_patched_weight(name: str, checkpointing
         for delta in deltas.values():
             delta.delta_r.data.copy_(0.1 * torch.randn(delta.delta_r.shape, generator=generator).triu())
         branches = {path: (targets[path], delta) for path, delta in deltas.items()}
-        protection, outputs = Protection(), KeptOutputs(1e9)
+        protection, outputs = InplaceGuard(), ActivationCache(1e9)
         with (
             aliased_parameters(patcher.model),
             checkpointed_blocks(patcher.model.diffusion_model, protection, outputs, enabled=checkpointing),
@@ -173,7 +173,7 @@ def test_a_model_that_cannot_be_differentiated_says_so(kind: Any) -> None:
     block.inner = torch.nn.Linear(1, 1)  # a module without any is no block
     network = torch.nn.Sequential(torch.nn.Sequential(block))
     with trainable_context(), pytest.raises(TrainingError, match=f"{kind.__name__} overwrites"):
-        Protection().decide(network, lambda: network(torch.ones(3)))
+        InplaceGuard().decide(network, lambda: network(torch.ones(3)))
 
 
 class _Apply(torch.nn.Module):

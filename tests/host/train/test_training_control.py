@@ -386,7 +386,7 @@ def test_out_of_memory_says_what_to_lower_and_keeps_what_was_trained(model: Any)
 def test_out_of_memory_in_the_trial_before_the_first_step_says_what_to_lower(model: Any) -> None:
     """The error is a stand-in, as above."""
     with (
-        mock.patch.object(loop.Protection, "decide", side_effect=torch.OutOfMemoryError("stand-in")),
+        mock.patch.object(loop.InplaceGuard, "decide", side_effect=torch.OutOfMemoryError("stand-in")),
         pytest.raises(
             TrainingError, match=r"out of memory while training \(latents of 8 x 8\).*Nothing was trained yet"
         ),

@@ -16,14 +16,14 @@ import torch.utils.checkpoint
 from torch import Tensor
 
 from .differentiable_ops import differentiable_operators
-from .inplace_guard import Protection
+from .inplace_guard import InplaceGuard
 from .modules import blocks, copied, replaced_forward
 
 # The block call that runs now: whether it is its second run, and what it kept, by layer, with tensor versions.
 _Kept = dict[torch.nn.Module, list[tuple[Tensor, int]]]
 
 
-class KeptOutputs:
+class ActivationCache:
     """Outputs of frozen linear layers between the first run of a block and its second.
 
     Args:
@@ -81,29 +81,29 @@ class KeptOutputs:
 
 @contextlib.contextmanager
 def checkpointed_blocks(
-    model: torch.nn.Module, protection: Protection, outputs: KeptOutputs, *, enabled: bool
+    model: torch.nn.Module, guard: InplaceGuard, outputs: ActivationCache, *, enabled: bool
 ) -> Iterator[None]:
     """Within the context, every block of a network runs again in backward instead of keeping its activations.
 
     Args:
-        enabled: without it, blocks run once; what the protection copies is copied all the same.
+        enabled: without it, blocks run once; what the guard copies is copied all the same.
     """
     with contextlib.ExitStack() as stack:
         for block in blocks(model):
-            forward = protection.guarded(type(block), block.forward)
+            forward = guard.guarded(type(block), block.forward)
             if enabled:
-                forward = _checkpointed(block, forward, protection, outputs)
+                forward = _checkpointed(block, forward, guard, outputs)
             stack.enter_context(replaced_forward(block, forward))
         yield
 
 
 def _checkpointed(
-    block: torch.nn.Module, forward: Callable[..., Any], protection: Protection, outputs: KeptOutputs
+    block: torch.nn.Module, forward: Callable[..., Any], guard: InplaceGuard, outputs: ActivationCache
 ) -> Callable[..., Any]:
     kind = type(block)
 
     def checkpointed(*args: Any, **kwargs: Any) -> Any:
-        if protection.is_last(block) or not torch.is_grad_enabled():
+        if guard.is_last(block) or not torch.is_grad_enabled():
             return forward(*args, **kwargs)
         kept: _Kept = {}
         runs = 0
@@ -113,7 +113,7 @@ def _checkpointed(
             runs += 1
             again = runs > 1  # perhaps in a thread of autograd's, in which no mode of ours is active
             with outputs.run(kept, again=again), differentiable_operators() if again else contextlib.nullcontext():
-                if not protection.changes_arguments(kind):
+                if not guard.changes_arguments(kind):
                     return forward(*args, **kwargs)
                 # Copies: a block that changes its input in place would be computed again from the changed one.
                 return forward(*map(copied, args), **{name: copied(value) for name, value in kwargs.items()})

@@ -18,14 +18,14 @@ from torch import Tensor
 from .....qrlora_core import TrainableDelta
 from ...model.key_map import Target
 from ...model.weights import is_quantized
-from .checkpointing import KeptOutputs
+from .checkpointing import ActivationCache
 from .lent_weight import Lender, lender
 from .modules import replaced_forward
 
 
 @contextlib.contextmanager
 def attached(
-    model: torch.nn.Module, deltas: Mapping[str, tuple[Target, TrainableDelta]], outputs: KeptOutputs
+    model: torch.nn.Module, deltas: Mapping[str, tuple[Target, TrainableDelta]], outputs: ActivationCache
 ) -> Iterator[set[str]]:
     """Within the context, every target's layer computes ``y + delta(x)``, on its rows of y only.
 
@@ -62,7 +62,7 @@ def _forward(
     module: Any,
     original: Callable[[Tensor], Tensor],
     members: Sequence[tuple[Target, TrainableDelta]],
-    outputs: KeptOutputs,
+    outputs: ActivationCache,
 ) -> Callable[[Tensor], Tensor]:
     lend, width = lender(module), module.out_features
     places = _places(members, width)

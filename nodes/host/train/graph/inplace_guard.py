@@ -15,7 +15,7 @@ from .....qrlora_core import TrainingError
 from .modules import blocks, copied, detached, is_floating
 
 
-class Protection:
+class InplaceGuard:
     """Which inputs must be copied, since a block changes them in place after they were saved for backward.
 
     Many of the host's blocks add to their residual stream in place, and so overwrite what their norms, or the
@@ -134,8 +134,8 @@ class _Watching(TorchFunctionMode):
 
 
 @contextlib.contextmanager
-def protected_inputs(model: torch.nn.Module, targets: Iterable[str], protection: Protection) -> Iterator[None]:
-    """Within the context, norms and target layers save copies of their inputs where the protection says so.
+def protected_inputs(model: torch.nn.Module, targets: Iterable[str], guard: InplaceGuard) -> Iterator[None]:
+    """Within the context, norms and target layers save copies of their inputs where the guard says so.
 
     Args:
         model: the host's BaseModel.
@@ -144,7 +144,7 @@ def protected_inputs(model: torch.nn.Module, targets: Iterable[str], protection:
     wanted = set(map(model.get_submodule, targets))
 
     def copy_input(place: _Place) -> Callable[..., Any]:
-        return lambda _module, args: tuple(map(copied, args)) if protection.copies(place) else None
+        return lambda _module, args: tuple(map(copied, args)) if guard.copies(place) else None
 
     with contextlib.ExitStack() as stack:
         for block in blocks(model.diffusion_model):
