@@ -86,7 +86,7 @@ def random_adapters(patcher: Any, count: int, rank: int, targets: str = "paper")
     return [
         QRLoRA(
             {path: _layer(q, shapes[path][1], generator) for path, q in basis.items()},
-            {"name": f"random_{number}.safetensors"},
+            name=f"random_{number}.safetensors",
         )
         for number in range(1, count + 1)
     ]

@@ -133,5 +133,5 @@ class Merge(io.ComfyNode):
 
 def _source(slot: int, slots: dict[str, Any]) -> Source:
     adapter = slots[f"adapter_{slot}"]
-    label = adapter.metadata.get("name", f"adapter {slot} (not saved)")
+    label = adapter.label(slot)
     return Source(label, adapter, slots.get(f"scale_{slot}", 1.0), slots.get(f"schedule_{slot}"))

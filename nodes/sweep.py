@@ -86,8 +86,8 @@ class Sweep(io.ComfyNode):
     ) -> io.NodeOutput:
         """One model per cell; a cell holds scales, not merged tensors, but with ties, whose result depends on them."""
         grid = SweepGrid(
-            name_x=adapter_x.metadata.get("name", "adapter_x"),
-            name_y=adapter_y.metadata.get("name", "adapter_y") if adapter_y is not None else "",
+            name_x=adapter_x.label("x"),
+            name_y=adapter_y.label("y") if adapter_y is not None else "",
             scales_x=_scales("scales_x", scales_x),
             scales_y=_scales("scales_y", scales_y) if adapter_y is not None else (),
         )

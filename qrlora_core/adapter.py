@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -71,19 +69,6 @@ class Term:
         return all(map(is_finite, tensors))
 
 
-def split_parameter(path: str) -> tuple[str, str]:
-    """(module, parameter) of a layer that stands for a vector: ``.bias``, or ``.weight`` of a norm; else (path, "")."""
-    for parameter in (".weight", ".bias"):
-        if path.endswith(parameter):
-            return path.removesuffix(parameter), parameter
-    return path, ""
-
-
-def is_vector(path: str) -> bool:
-    """True for a layer that stands for a vector, as a weight (n, 1)."""
-    return split_parameter(path)[1] != ""
-
-
 def is_finite(tensor: Tensor) -> bool:
     """True when no entry is NaN or infinite. A finite sum proves it, and costs a tenth of looking at each."""
     values = tensor.detach().float()
@@ -124,11 +109,19 @@ def _same_matrix(base_r: Tensor, delta_r: Tensor) -> bool:
 class Layer:
     """All terms of one layer; its delta is their sum (``[Q1 Q2]`` need not be orthonormal).
 
+    Args:
+        terms: one or more.
+        is_vector: True for a change of a bias, or of the weight of a norm, which stands as a weight (n, 1).
+        variant: ``qr`` where the two terms are ``scaling * Q dR`` and ``scaling * dQ (R + dR)``, as that variant
+            trains them; else empty.
+
     Raises:
-        AdapterError: no term, or terms for weights of different shapes.
+        AdapterError: no term, terms for weights of different shapes, or a vector of another shape than (n, 1).
     """
 
     terms: tuple[Term, ...]
+    is_vector: bool = False
+    variant: str = ""
 
     def __post_init__(self) -> None:
         if not self.terms:
@@ -136,11 +129,17 @@ class Layer:
         shapes = sorted({(term.q.shape[0], *term.delta_r.shape[1:]) for term in self.terms})
         if len(shapes) > 1:
             raise AdapterError(f"terms of one layer are for weights of different shapes: {shapes}.")
+        if self.is_vector and shapes[0][1:] != (1,):
+            raise AdapterError(f"expected a bias, or a weight of a norm, as a weight (n, 1), found {shapes[0]}.")
 
     @classmethod
     def single(cls, q: Tensor, delta_r: Tensor, *, alpha: float = math.nan, base_r: Tensor | None = None) -> Layer:
         """A layer of one term; arguments as in `Term`."""
         return cls((Term(q, delta_r, alpha, base_r),))
+
+    def with_terms(self, terms: Iterable[Term]) -> Layer:
+        """A layer of other terms for the same parameter; what changes them is of no variant."""
+        return Layer(tuple(terms), self.is_vector)
 
     @property
     def rank(self) -> int:
@@ -157,16 +156,52 @@ class Layer:
         return torch.stack([term.delta_weight() for term in self.terms]).sum(0)
 
 
+@dataclass(frozen=True)
+class Origin:
+    """The file that an adapter was read from, as far as it matters to what may be done with it.
+
+    Attributes:
+        is_lora: whether it was an ordinary LoRA, brought into QR form.
+        may_replace_core: whether that LoRA looks like a published file of the variant ``qr``, whose factors replace
+            a part of the base weights.
+        not_loaded: what of the file is not in the adapter, in words.
+    """
+
+    is_lora: bool = False
+    may_replace_core: bool = False
+    not_loaded: str = ""
+
+
+@dataclass(frozen=True)
+class MergeRecord:
+    """How a merge came about.
+
+    Attributes:
+        sources: (name, scale) of each adapter that went in.
+        shared, concatenated, single: module paths of layers that shared a basis, that stand side by side, and that
+            came from one source alone.
+    """
+
+    sources: tuple[tuple[str, float], ...] = ()
+    shared: tuple[str, ...] = ()
+    concatenated: tuple[str, ...] = ()
+    single: tuple[str, ...] = ()
+
+
+UNSAVED = "unsaved adapter"
+MERGE_KEY = "qr_lora.merge"  # the name of a merge record in the metadata of a file
+
+
 @dataclass(frozen=True, eq=False)
 class QRLoRA:
-    """An adapter: layers by module path, and metadata as text.
+    """An adapter: layers by module path, and what is told of it.
 
     Args:
         layers: module path (for example ``transformer.transformer_blocks.0.attn.to_q``) to `Layer`.
-        metadata: text by name, saved with the file; see `checkpoint` for the names in use.
-
-    ``bindings`` is scratch space for what a host works out per model (targets, tensors on a device); an entry
-    lives as long as both the model and this adapter.
+        metadata: text by name, saved with the file; see `files.adapter_file` for the names in use.
+        name: what reports call it: its file name, once it has one.
+        origin: what it was read from.
+        merge_record: how it came about, if it is a merge; saved with the file.
 
     Raises:
         AdapterError: a metadata name or value that is not text.
@@ -174,7 +209,9 @@ class QRLoRA:
 
     layers: Mapping[str, Layer]
     metadata: Mapping[str, str] = field(default_factory=dict)
-    bindings: WeakKeyDictionary[Any, Any] = field(default_factory=WeakKeyDictionary, init=False, repr=False)
+    name: str = UNSAVED
+    origin: Origin = Origin()
+    merge_record: MergeRecord | None = None
 
     def __post_init__(self) -> None:
         if not all(isinstance(key, str) and isinstance(value, str) for key, value in self.metadata.items()):
@@ -183,10 +220,9 @@ class QRLoRA:
             object.__setattr__(self, "layers", MappingProxyType(dict(self.layers)))
         object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
 
-    @property
-    def name(self) -> str:
-        """What reports call this adapter: its file name, or "unsaved adapter"."""
-        return self.metadata.get("name", "unsaved adapter")
+    def label(self, place: object) -> str:
+        """Its name; where it has none, ``unsaved adapter`` and the place that it takes among others."""
+        return f"{UNSAVED} {place}" if self.name == UNSAVED else self.name
 
     @property
     def ranks(self) -> list[int]:

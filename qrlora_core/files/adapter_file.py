@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..adapter import QRLoRA, is_finite
+from ..adapter import MERGE_KEY, QRLoRA, is_finite
 from ..errors import AdapterError, AdapterFileError
 from . import compact, full, lora
 from .basis_store import BasisStore
@@ -27,10 +28,7 @@ STATE_KEY = f"{METADATA_PREFIX}training_state"
 _LONGEST_NAME = 500
 _ARCHITECTURE = "modelspec.architecture"
 # What reading or one format alone needs to know, so that no other file claims it.
-_OF_ONE_FILE = (
-    "format", "name", compact.BASIS_IDS, lora.PEFT_SETTINGS, lora.NOT_LOADED,
-    lora.IS_LORA, lora.MAY_REPLACE_CORE,
-)  # fmt: skip
+_OF_ONE_FILE = ("format", compact.BASIS_IDS, lora.PEFT_SETTINGS)
 
 
 def save_adapter(
@@ -106,7 +104,15 @@ def _metadata(adapter: QRLoRA, target: Path, format: str) -> dict[str, str]:
     else:
         kept = {**kept, _VERSION_KEY: FORMAT_VERSION}
     ids = compact.basis_ids(adapter) if format == "compact" else {}
-    return {**kept, **ids, "modelspec.title": target.stem}
+    return {**kept, **_merge_text(adapter), **ids, "modelspec.title": target.stem}
+
+
+def _merge_text(adapter: QRLoRA) -> dict[str, str]:
+    record = adapter.merge_record
+    if record is None:
+        return {}
+    sources = [{"name": name, "scale": scale} for name, scale in record.sources]
+    return {MERGE_KEY: json.dumps({**asdict(record), "sources": sources})}
 
 
 def load_adapter(
@@ -125,8 +131,8 @@ def load_adapter(
         rename: applied to the tensors of an ordinary LoRA, for names that only a host knows.
 
     Returns:
-        The adapter on the CPU: in the file's dtypes, an ordinary LoRA in float32; ``metadata["name"]`` is the
-        file's name. An ordinary LoRA is in exact QR form, see `lora.from_lora`.
+        The adapter on the CPU: in the file's dtypes, an ordinary LoRA in float32; ``name`` is the file's
+        name. An ordinary LoRA is in exact QR form, see `lora.from_lora`.
 
     Raises:
         AdapterFileError: the file is missing, damaged, of another kind, or its tensors do not fit together;
@@ -147,7 +153,7 @@ def load_adapter(
         else:
             adapter = QRLoRA(full.layers_of(source, keys, get), metadata)
     kept = {key: value for key, value in adapter.metadata.items() if key not in ("format", STATE_KEY)}
-    adapter = QRLoRA(adapter.layers, {**kept, "name": source.name})
+    adapter = replace(adapter, metadata=kept, name=source.name)
     try:
         adapter.require_finite()
     except AdapterError as error:

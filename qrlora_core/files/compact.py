@@ -17,7 +17,7 @@ from ..errors import AdapterError, AdapterFileError, QRLoRAError
 from ..functional.sketch import align, sketch
 from ..metadata import json_object
 from .basis_store import BasisStore
-from .parts import read_alpha, require_parts, rounded
+from .parts import names_vector, read_alpha, require_parts, rounded
 from .safetensors_io import plain, shown
 
 BASIS_IDS = "qr_lora.basis_ids"
@@ -97,7 +97,8 @@ def layers_of(
         try:
             q = _basis(path, tensors, names, bases, rebuild)
             if q is not None:
-                layers[path] = Layer.single(q, tensors["delta_r"], alpha=read_alpha(tensors.get("alpha")))
+                term = Term(q, tensors["delta_r"], read_alpha(tensors.get("alpha")))
+                layers[path] = Layer((term,), is_vector=names_vector(path))
         except (QRLoRAError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
             raise AdapterFileError(f"{source.name}: layer {path}: {error}") from error
         missing += [path] if q is None else []

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..adapter import Layer, QRLoRA, Term
 from ..errors import AdapterError, AdapterFileError
-from .parts import read_alpha, require_parts, rounded
+from .parts import names_vector, read_alpha, require_parts, rounded
 from .safetensors_io import plain
 
 # `{module}.lora.q.weight` as published; further terms of a layer are `{module}.lora.1.q.weight` and so on.
@@ -81,7 +81,7 @@ def _read_layer(source: Path, module: str, terms: Mapping[int, Mapping[str, Tens
     try:
         if _QR in terms:
             return _read_qr_layer(terms[_QR])
-        return Layer(tuple(_read_term(terms[index]) for index in range(len(terms))))
+        return Layer(tuple(_read_term(terms[index]) for index in range(len(terms))), is_vector=names_vector(module))
     except AdapterError as error:
         raise AdapterFileError(f"{source.name}: layer {module}: {error}") from error
 
@@ -91,7 +91,7 @@ def _read_qr_layer(parts: Mapping[str, Tensor]) -> Layer:
     require_parts(parts, ("q", "delta_q", "delta_r", "base_r"))
     first = _read_term({name: tensor for name, tensor in parts.items() if name != "delta_q"})
     trained_r = parts["base_r"].reshape(first.delta_r.shape) + first.delta_r
-    return Layer((first, Term(parts["delta_q"], trained_r, first.alpha)))
+    return Layer((first, Term(parts["delta_q"], trained_r, first.alpha)), variant="qr")
 
 
 def _read_term(parts: Mapping[str, Tensor]) -> Term:
@@ -102,7 +102,7 @@ def _read_term(parts: Mapping[str, Tensor]) -> Term:
 def tensors_of(adapter: QRLoRA, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
     """(key, tensor) of all layers; ``dtype`` rounds dR and R and leaves the basis, which others may share."""
     for path, layer in adapter.layers.items():
-        if _is_qr(layer):
+        if layer.variant == "qr":
             yield from _qr_tensors(path, layer, dtype)
             continue
         for index, term in enumerate(layer.terms):
@@ -113,16 +113,6 @@ def tensors_of(adapter: QRLoRA, dtype: torch.dtype | None = None) -> Iterator[tu
                     key = f"{stem}.{name}.weight"
                     yield key, rounded(key, tensor, dtype)
             yield f"{stem}.alpha", torch.tensor(term.alpha, dtype=torch.float64)
-
-
-def _is_qr(layer: Layer) -> bool:
-    """True for the two terms of the variant ``qr``: ``Q dR`` and ``dQ (R + dR)``."""
-    if len(layer.terms) != 2 or layer.terms[0].base_r is None or layer.terms[1].base_r is not None:
-        return False
-    first, second = layer.terms
-    same = first.alpha == second.alpha and first.delta_r.shape == second.delta_r.shape == layer.terms[0].base_r.shape
-    trained_r = layer.terms[0].base_r + first.delta_r if same else first.delta_r
-    return same and second.delta_r.dtype == trained_r.dtype and torch.equal(second.delta_r, trained_r)
 
 
 def _qr_tensors(path: str, layer: Layer, dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:

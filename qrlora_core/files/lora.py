@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..adapter import Layer, QRLoRA, is_vector, split_parameter
+from ..adapter import Layer, Origin, QRLoRA
 from ..errors import AdapterError, AdapterFileError
 from ..functional.lora import from_difference, from_lora, is_nearly_orthonormal, to_lora
 from ..metadata import json_object
-from .parts import read_alpha, require_parts, rounded
+from .parts import names_vector, read_alpha, require_parts, rounded, split_parameter
 from .safetensors_io import shown
 
 # How a key ends, by what it holds.
@@ -55,10 +55,6 @@ PEFT_SETTINGS = "lora_adapter_metadata"  # where diffusers writes r and lora_alp
 
 # From a file's tensors by name to the same under names that a host knows.
 Rename = Callable[[dict[str, Tensor]], dict[str, Tensor]]
-
-IS_LORA = "qr_lora.ordinary_lora"
-NOT_LOADED = "qr_lora.not_loaded"
-MAY_REPLACE_CORE = "qr_lora.may_replace_core"
 
 
 def is_lora(keys: Iterable[str]) -> bool:
@@ -117,12 +113,8 @@ def adapter_of(
         if room < 0:
             raise AdapterFileError(_explain_growth(source))
         replaced += "up" in tensors and "alpha" not in tensors and is_nearly_orthonormal(tensors["up"])
-    notes = {IS_LORA: "true"}
-    if embeddings:
-        notes[NOT_LOADED] = f"{embeddings} tensors of bundled embeddings"
-    if replaced == len(layers):
-        notes[MAY_REPLACE_CORE] = "true"
-    return QRLoRA(layers, {**metadata, **notes})
+    not_loaded = f"{embeddings} tensors of bundled embeddings" if embeddings else ""
+    return QRLoRA(layers, metadata, origin=Origin(True, replaced == len(layers), not_loaded))
 
 
 def _renamed(source: Path, tensors: dict[str, Tensor], rename: Rename) -> dict[str, Tensor]:
@@ -182,7 +174,9 @@ def _read_layer(tensors: Mapping[str, Tensor], alphas: _Alphas, stem: str) -> tu
         difference = tensors["difference"]
         if difference.ndim != 1 and stem.endswith(".bias"):
             raise AdapterError(f"expected the difference of a bias as a vector, found {tuple(difference.shape)}.")
-        return stem if difference.ndim == 1 else stem.removesuffix(".weight"), Layer((from_difference(difference),))
+        if difference.ndim == 1:
+            return stem, Layer((from_difference(difference),), is_vector=names_vector(stem))
+        return stem.removesuffix(".weight"), Layer((from_difference(difference),))
     require_parts(tensors, ("up", "down"))
     alpha = read_alpha(tensors.get("alpha"))
     if math.isnan(alpha):
@@ -233,7 +227,7 @@ def tensors_of(adapter: QRLoRA, dtype: torch.dtype | None = None) -> Iterator[tu
     take kohya's, which every tool for SD1.5 and SDXL reads.
     """
     for (stem, is_peft), layer in _by_stem(adapter).items():
-        if is_vector(stem):
+        if layer.is_vector:
             key = _difference_key(stem)
             yield key, rounded(key, layer.delta_weight().flatten(), dtype or torch.float32)
             continue
@@ -258,7 +252,7 @@ def _by_stem(adapter: QRLoRA) -> dict[tuple[str, bool], Layer]:
         if stem in layers:
             _require_same_name(stem[0], dotted.get(stem, path), path)
             try:
-                layer = Layer((*layers[stem].terms, *layer.terms))
+                layer = layer.with_terms((*layers[stem].terms, *layer.terms))
             except AdapterError as error:
                 raise AdapterError(f"layer {path}: {error}") from error
         layers[stem] = layer

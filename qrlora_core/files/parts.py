@@ -17,6 +17,19 @@ _FLOATING = {
 }  # fmt: skip
 
 
+def split_parameter(path: str) -> tuple[str, str]:
+    """(module, parameter) of a layer that stands for a vector: ``.bias``, or ``.weight`` of a norm; else (path, "")."""
+    for parameter in (".weight", ".bias"):
+        if path.endswith(parameter):
+            return path.removesuffix(parameter), parameter
+    return path, ""
+
+
+def names_vector(path: str) -> bool:
+    """True for a name under which files keep the change of a bias, or of the weight of a norm."""
+    return split_parameter(path)[1] != ""
+
+
 def require_parts(parts: Mapping[str, Tensor], names: Sequence[str]) -> None:
     """Raise `AdapterError` where a part is missing or is not floating."""
     missing = [name for name in names if name not in parts]

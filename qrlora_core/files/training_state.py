@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ def save_training(state: TrainingState, path: str | os.PathLike[str]) -> Path:
     Raises:
         AdapterFileError: it cannot be written. AdapterError: NaN or infinity in the adapter.
     """
-    adapter = QRLoRA(state.adapter.layers, {**state.adapter.metadata, STATE_KEY: json.dumps(dict(state.record))})
+    adapter = replace(state.adapter, metadata={**state.adapter.metadata, STATE_KEY: json.dumps(dict(state.record))})
     return save_adapter(adapter, path, extra={STATE_PREFIX + name: tensor for name, tensor in state.tensors.items()})
 
 

@@ -122,7 +122,7 @@ def _without_core(path: str, layer: Layer, factors: Callable[[str, int], Factors
     if (found[0], math.prod(found[1:])) != expected:
         raise AdapterError(f"layer {path}: expected factors for a weight of {expected}, found {found}.")
     minus_core = Term(core.q, -core.base_r.reshape(core.rank, *found[1:]), core.alpha)
-    return Layer((*layer.terms, minus_core))
+    return layer.with_terms((*layer.terms, minus_core))
 
 
 def is_nearly_orthonormal(up: Tensor) -> bool:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from ..adapter import Layer, QRLoRA, Term
+from ..adapter import MERGE_KEY, UNSAVED, Layer, MergeRecord, QRLoRA, Term
 from ..errors import AdapterError
-
-MERGE_KEY = "qr_lora.merge"
 
 
 @dataclass(frozen=True)
@@ -37,10 +34,8 @@ def merge(sources: Iterable[tuple[QRLoRA, float]]) -> QRLoRA:
         sources: (adapter, scale) pairs. A scale of zero drops the adapter.
 
     Returns:
-        The merged adapter; its layers are computed when they are asked for. ``metadata["qr_lora.merge"]`` says
-        as JSON which sources at which scales went in and which layers shared a basis (``shared``), were
-        concatenated (``concatenated``) or came from one source alone (``single``). With no source left it has
-        no layers.
+        The merged adapter; its layers are computed when they are asked for. Its ``merge_record`` tells how it
+        came about. With no source left it has no layers.
 
     Raises:
         AdapterError: a scale that is not finite, or sources that disagree on the shape of a layer.
@@ -51,12 +46,17 @@ def merge(sources: Iterable[tuple[QRLoRA, float]]) -> QRLoRA:
             raise AdapterError(f"{adapter.name}: expected a finite scale, found {scale}.")
     active = [(adapter, scale) for adapter, scale in pairs if scale != 0]
     groups = group_by_basis([adapter for adapter, _ in active])
-    record = {
-        "sources": [{"name": adapter.name, "scale": scale} for adapter, scale in active],
-        **how_merged(groups),
-    }
-    metadata = {**_common_metadata([adapter for adapter, _ in active]), MERGE_KEY: json.dumps(record)}
-    return QRLoRA(MappingProxyType(_MergedLayers(groups, [scale for _, scale in active])), metadata)
+    return QRLoRA(
+        MappingProxyType(_MergedLayers(groups, active)),
+        _common_metadata([adapter for adapter, _ in active]),
+        name=" + ".join(adapter.name for adapter, _ in active) or UNSAVED,
+        merge_record=_record(groups, active),
+    )
+
+
+def _record(groups: Mapping[str, Sequence[Group]], active: Sequence[tuple[QRLoRA, float]]) -> MergeRecord:
+    how = {kind: tuple(paths) for kind, paths in how_merged(groups).items()}
+    return MergeRecord(tuple((adapter.name, scale) for adapter, scale in active), **how)
 
 
 def group_by_basis(adapters: Sequence[QRLoRA]) -> dict[str, tuple[Group, ...]]:
@@ -100,14 +100,22 @@ def how_merged(groups: Mapping[str, Sequence[Group]]) -> dict[str, list[str]]:
 class _MergedLayers(Mapping[str, Layer]):
     """The layers of a merge, each summed when it is first asked for: a changed scale costs nothing by itself."""
 
-    def __init__(self, groups: Mapping[str, Sequence[Group]], scales: Sequence[float]) -> None:
-        self._groups, self._scales = groups, scales
+    def __init__(self, groups: Mapping[str, Sequence[Group]], active: Sequence[tuple[QRLoRA, float]]) -> None:
+        self._groups, self._active = groups, active
+        self._scales = [scale for _, scale in active]
         self._layers: dict[str, Layer] = {}
 
     def __getitem__(self, path: str) -> Layer:
         if path not in self._layers:
-            self._layers[path] = Layer(tuple(_sum_terms(group, self._scales) for group in self._groups[path]))
+            self._layers[path] = self._summed(self._groups[path], path)
         return self._layers[path]
+
+    def _summed(self, groups: Sequence[Group], path: str) -> Layer:
+        sources = {member.source for group in groups for member in group}
+        first = self._active[min(sources)][0].layers[path]
+        if len(sources) == 1 and self._scales[min(sources)] == 1.0 and len(groups) == len(first.terms):
+            return first
+        return first.with_terms(_sum_terms(group, self._scales) for group in groups)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._groups)
@@ -135,5 +143,5 @@ def _common_metadata(adapters: Sequence[QRLoRA]) -> dict[str, str]:
         return {}
     first, *others = (adapter.metadata for adapter in adapters)
     common = {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
-    common.pop(MERGE_KEY, None)
-    return {**common, "name": " + ".join(adapter.name for adapter in adapters)}
+    common.pop(MERGE_KEY, None)  # of a merge that was saved, and of which this one is not
+    return common

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from ..adapter import Layer, QRLoRA, Term
+from ..adapter import QRLoRA, Term
 from ..errors import AdapterError
 from .merge import group_by_basis
 from .spectrum import Spectrum, spectrum
@@ -72,12 +72,12 @@ def _principal_inputs(protected: Spectrum, energy: float) -> Tensor:
 
 def _project_out(adapter: QRLoRA, directions: Mapping[str, Tensor], strength: float) -> QRLoRA:
     layers = {
-        path: Layer(tuple(_without(term, directions[path], strength) for term in layer.terms))
+        path: layer.with_terms(_without(term, directions[path], strength) for term in layer.terms)
         if path in directions
         else layer
         for path, layer in adapter.layers.items()
     }
-    return QRLoRA(layers, adapter.metadata)
+    return replace(adapter, layers=layers)
 
 
 def _without(term: Term, directions: Tensor, strength: float) -> Term:

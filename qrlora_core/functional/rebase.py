@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..adapter import Layer
+from ..adapter import Layer, Term
 from ..errors import AdapterError
 from .decompose import Factors
 from .spectrum import orthonormal_form, spectrum
@@ -57,7 +57,7 @@ def rebase_layer(layer: Layer, factors: Factors, *, name: str = "layer") -> Reba
     projected = (factors.q.to(d).T @ q) @ d
     energy, kept = _energy(d), _energy(projected)
     delta_r = (projected / factors.scaling).float().reshape(factors.rank, *layer.shape[1:])
-    moved = Layer.single(factors.q, delta_r, alpha=factors.alpha, base_r=factors.base_r)
+    moved = layer.with_terms([Term(factors.q, delta_r, factors.alpha, factors.base_r)])
     return Rebased(moved, min(kept / energy, 1.0) if energy else 1.0, energy)
 
 
@@ -103,7 +103,7 @@ def reduce_layer(layer: Layer, rank: int, *, name: str = "layer") -> Rebased:
     q = full.left[:, :rank]
     signs = q.gather(0, q.abs().argmax(0, keepdim=True)).sign()
     delta_r = (signs.T * full.rows[:rank]).float().reshape(rank, *layer.shape[1:])
-    reduced = Layer.single((signs * q).float(), delta_r, alpha=float(rank))
+    reduced = layer.with_terms([Term((signs * q).float(), delta_r, float(rank))])
     captured = _energy(full.values[:rank]) / full.energy if full.energy else 1.0
     return Rebased(reduced, min(captured, 1.0), full.energy)
 

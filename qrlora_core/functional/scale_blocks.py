@@ -53,7 +53,7 @@ def scale_blocks(adapter: QRLoRA, rules: Sequence[Rule], aliases: Mapping[str, S
             )
     factors = {path: _factor(known, rules) for path, known in names.items()}
     layers = {path: _times(layer, factors[path]) for path, layer in adapter.layers.items() if factors[path] != 0}
-    return QRLoRA(layers, adapter.metadata)
+    return replace(adapter, layers=layers)
 
 
 def _factor(names: Sequence[str], rules: Sequence[Rule]) -> float:
@@ -68,7 +68,7 @@ def _names_block(name: str, pattern: str) -> bool:
 def _times(layer: Layer, factor: float) -> Layer:
     if factor == 1:
         return layer
-    return Layer(tuple(_scaled(term, factor) for term in layer.terms))
+    return layer.with_terms(_scaled(term, factor) for term in layer.terms)
 
 
 def _scaled(term: Term, factor: float) -> Term:

@@ -75,8 +75,7 @@ def ties(adapters: Sequence[QRLoRA], scales: Sequence[float], *, density: float)
         for index, layer in _elect(votes, scales, density).items():
             layers[index][path] = layer
     return [
-        QRLoRA(layers[index], adapter.metadata) if index in layers else adapter
-        for index, adapter in enumerate(adapters)
+        replace(adapter, layers=layers[index]) if index in layers else adapter for index, adapter in enumerate(adapters)
     ]
 
 

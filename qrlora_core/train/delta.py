@@ -76,10 +76,10 @@ class TrainableDelta(torch.nn.Module):
             for name, value in (trained or dict(self.named_parameters())).items()
         }
         q, base_r, delta_r = self.factors.q.cpu(), self.factors.base_r.cpu(), values["delta_r"]
-        terms = [Term(q, delta_r, self.factors.alpha, base_r)]
-        if "delta_q" in values:
-            terms.append(Term(values["delta_q"], base_r + delta_r, self.factors.alpha))
-        return Layer(tuple(terms))
+        first = Term(q, delta_r, self.factors.alpha, base_r)
+        if "delta_q" not in values:
+            return Layer((first,))
+        return Layer((first, Term(values["delta_q"], base_r + delta_r, self.factors.alpha)), variant="qr")
 
 
 def _zeros_like(tensor: Tensor, device: torch.device) -> torch.nn.Parameter:

@@ -166,7 +166,7 @@ class TestMappings:
     layer = Layer.single(torch.ones(3, 2), torch.ones(2, 4))
 
     def test_are_read_only(self):
-        adapter = QRLoRA({"x": self.layer}, {"name": "cat"})
+        adapter = QRLoRA({"x": self.layer}, name="cat")
         with pytest.raises(TypeError):
             adapter.layers["y"] = self.layer
         with pytest.raises(TypeError):
@@ -177,11 +177,11 @@ class TestMappings:
             self.layer.terms[0].alpha = 3.0
 
     def test_are_copies(self):
-        layers, metadata = {"x": self.layer}, {"name": "cat"}
+        layers, metadata = {"x": self.layer}, {"triggers": "a cat"}
         adapter = QRLoRA(layers, metadata)
-        layers["y"], metadata["name"] = self.layer, "dog"
+        layers["y"], metadata["triggers"] = self.layer, "a dog"
         assert list(adapter.layers) == ["x"]
-        assert adapter.name == "cat"
+        assert adapter.metadata == {"triggers": "a cat"}
 
     @pytest.mark.parametrize("metadata", [{"rank": 4}, {4: "rank"}, {"rank": None}, {"rank": b"4"}])
     def test_metadata_is_text(self, metadata):

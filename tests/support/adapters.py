@@ -38,7 +38,7 @@ def random_adapter(
         signs = torch.ones(factors.rank)
         signs[::2] = -1.0 if mirrored else 1.0
         layers[path] = Layer.single(factors.q * signs, delta_r, alpha=factors.alpha, base_r=factors.base_r)
-    return QRLoRA(layers, {"name": f"random_{seed}.safetensors", "qr_lora.base_model": "a tiny model"})
+    return QRLoRA(layers, {"qr_lora.base_model": "a tiny model"}, name=f"random_{seed}.safetensors")
 
 
 def stock_lora_name(path: str) -> str:

@@ -12,11 +12,10 @@ from torch import Tensor
 
 from ....qrlora_core import QRLoRA, QRLoRAError, Term
 from ..model.key_map import Target
-from ..model.matching import Match, Names, match, remembered
+from ..model.matching import Match, Names, match
+from ..model.memo import Note, recalled, remembered
 from ..model.weights import compute_dtype
 from .live_vector import can_add_vector
-
-_BINDING = "binding"
 
 
 class _Factors(torch.nn.Module):
@@ -90,6 +89,9 @@ class Binding:
         return [own for path, target in targets.items() if target.module in modules for own in names[path]]
 
 
+_BINDING: Note[Binding] = Note("binding")
+
+
 def bind(patcher: Any, adapter: QRLoRA, names: Names) -> Binding:
     """The adapter's binding to the patcher's model: made at the first call, found again after.
 
@@ -102,7 +104,7 @@ def bind(patcher: Any, adapter: QRLoRA, names: Names) -> Binding:
 
 def unrun_layers(patcher: Any, adapter: QRLoRA) -> list[str]:
     """The names of layers that did not run when the adapter was last live on this model; none where it never was."""
-    binding = adapter.bindings.get(patcher.model, {}).get(_BINDING)
+    binding = recalled(adapter, patcher.model, _BINDING)
     return [] if binding is None else binding.unrun_names()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ....qrlora_core import QRLoRA
-from ....qrlora_core.files.lora import IS_LORA, MAY_REPLACE_CORE, NOT_LOADED
 from ....qrlora_core.metadata import json_object
 from ..text import ranks_as_text
 
@@ -16,11 +15,11 @@ def describe_adapter(adapter: QRLoRA) -> str:
     """``cat.safetensors: 48 layers, rank 16, made for SD3``, and how it was trained where the file tells."""
     base = adapter.metadata.get("qr_lora.base_model")
     made_for = f", made for {_short(base)}" if base else ""
-    kind = "ordinary LoRA, " if IS_LORA in adapter.metadata else ""
+    kind = "ordinary LoRA, " if adapter.origin.is_lora else ""
     lines = [f"{adapter.name}: {kind}{len(adapter.layers)} layers, {ranks_as_text(adapter.ranks)}{made_for}"]
-    if NOT_LOADED in adapter.metadata:
-        lines.append(f"not loaded: {adapter.metadata[NOT_LOADED]}")
-    if MAY_REPLACE_CORE in adapter.metadata:
+    if adapter.origin.not_loaded:
+        lines.append(f"not loaded: {adapter.origin.not_loaded}")
+    if adapter.origin.may_replace_core:
         lines.append(
             "its up matrices are orthonormal, as in published QR-LoRA files of the variant qr, which replace a part of "
             "the base weights: if it is one, set file_kind to published qr and connect the model"

@@ -9,7 +9,7 @@ from typing import Any
 import comfy.lora_convert
 
 from ....qrlora_core import AdapterError, AdapterFileError, QRLoRA, load_adapter
-from ....qrlora_core.files.lora import IS_LORA, MAY_REPLACE_CORE
+from ....qrlora_core.adapter import Origin
 from ....qrlora_core.functional.lora import subtract_cores
 from ..model.bases import BaseModel, basis_store
 
@@ -39,7 +39,7 @@ def load(path: Path, kind: str = FILE_KINDS[0], patcher: Any = None) -> QRLoRA:
 def _as_published_qr(adapter: QRLoRA, kind: str, base: BaseModel | None) -> QRLoRA:
     if kind not in FILE_KINDS:
         raise AdapterFileError(f"file_kind: expected one of {', '.join(FILE_KINDS)}, found {kind!r}.")
-    if IS_LORA not in adapter.metadata:
+    if not adapter.origin.is_lora:
         raise AdapterFileError(
             f"{adapter.name}: file_kind published qr is for files with lora.up and lora.down, this one has Q and dR; "
             "set file_kind to auto."
@@ -53,5 +53,4 @@ def _as_published_qr(adapter: QRLoRA, kind: str, base: BaseModel | None) -> QRLo
         whole = subtract_cores(adapter, base.factors)
     except AdapterError as error:
         raise AdapterFileError(f"{adapter.name}: {error}") from error
-    metadata = {key: value for key, value in adapter.metadata.items() if key not in (IS_LORA, MAY_REPLACE_CORE)}
-    return replace(whole, metadata=metadata)
+    return replace(whole, origin=Origin())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from ....qrlora_core import Layer, QRLoRA
 from ..model.key_map import Target
-from ..model.matching import Names, match, remembered
+from ..model.matching import Names, match
+from ..model.memo import Note, remembered
 
 
 def on_same_layers(patcher: Any, adapters: Sequence[QRLoRA], names: Names) -> list[QRLoRA]:
@@ -20,10 +22,9 @@ def on_same_layers(patcher: Any, adapters: Sequence[QRLoRA], names: Names) -> li
     torn = _torn_keys([target for own in targets for target in own.values()])
     if not torn:
         return list(adapters)
+    note: Note[QRLoRA] = Note("whole", torn)
     return [
-        remembered(
-            adapter, patcher.model, ("whole", torn), lambda own=own, adapter=adapter: _whole(adapter, own, torn, names)
-        )
+        remembered(adapter, patcher.model, note, partial(_whole, adapter, own, torn, names))
         for adapter, own in zip(adapters, targets, strict=True)
     ]
 
@@ -46,16 +47,17 @@ def _overlap(first: Target, second: Target) -> bool:
 
 
 def _whole(adapter: QRLoRA, targets: Mapping[str, Target], torn: frozenset[str], names: Names) -> QRLoRA:
-    layers: dict[str, tuple[Any, ...]] = {}
+    layers: dict[str, Layer] = {}
     for path, layer in adapter.layers.items():
         target = targets[path]
         if target.key in torn:
             out = names.key_map.shape_of(target.key)[0]
-            terms = tuple(replace(term, q=_padded(term.q, target, out), base_r=None) for term in layer.terms)
-            layers[target.module] = (*layers.get(target.module, ()), *terms)
+            before = layers[target.module].terms if target.module in layers else ()
+            terms = (replace(term, q=_padded(term.q, target, out), base_r=None) for term in layer.terms)
+            layers[target.module] = layer.with_terms((*before, *terms))
         else:
-            layers[path] = layer.terms
-    return QRLoRA({path: Layer(terms) for path, terms in layers.items()}, adapter.metadata)
+            layers[path] = layer
+    return replace(adapter, layers=layers)
 
 
 def _padded(q: Tensor, target: Target, out: int) -> Tensor:

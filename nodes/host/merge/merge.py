@@ -16,12 +16,14 @@ from ..apply.live import apply_live
 from ..apply.patch import apply_patch
 from ..apply.source import Source
 from ..model.base_check import other_base
-from ..model.matching import Names, match, remembered, require_some
+from ..model.matching import Names, match, require_some
+from ..model.memo import Note, remembered
 from .modes import Combination, combine
 from .report import Neighbours, SourceReport, as_text, described_mode, overview, report_merge, unrun_lines
 
 APPLY_MODES = ("live", "patch")
 _ADD = Combination()
+_PRODUCT: Note[float] = Note("inner product")
 _MODE_KEY = "qr_lora.merge_mode"
 
 
@@ -136,7 +138,7 @@ class _Merge:
 
 
 def _product(first: QRLoRA, second: QRLoRA) -> float:
-    return remembered(first, second, "inner product", lambda: inner_product(first, second))
+    return remembered(first, second, _PRODUCT, lambda: inner_product(first, second))
 
 
 def _require_steady(sources: Sequence[Source], mode: str) -> None:
@@ -169,12 +171,13 @@ def _whole_merge(reports: Sequence[SourceReport], on_model: _Merge, on_clip: _Me
     rest = merge([(_left_out(report), report.source.scale) for report in reports])
     parts = [rest, on_model.merged, *([on_clip.merged] if on_clip is not None else [])]
     layers: ChainMap[str, Layer] = ChainMap(*(part.layers for part in parts))  # type: ignore[arg-type]
-    return QRLoRA(MappingProxyType(layers), {**on_model.merged.metadata, _MODE_KEY: described_mode(reports, how)})
+    told = {**on_model.merged.metadata, _MODE_KEY: described_mode(reports, how)}
+    return replace(on_model.merged, layers=MappingProxyType(layers), metadata=told)
 
 
 def _left_out(report: SourceReport) -> QRLoRA:
     adapter = report.source.adapter
-    return QRLoRA({path: adapter.layers[path] for path in report.left_out}, adapter.metadata)
+    return replace(adapter, layers={path: adapter.layers[path] for path in report.left_out})
 
 
 def _with_patcher(clip: Any, patcher: Any) -> Any:

@@ -8,10 +8,14 @@ from functools import partial
 from typing import Any
 
 from ....qrlora_core import QRLoRA, QRLoRAError, null_space, ties
-from ....qrlora_core.adapter import is_vector
 from ..apply.source import Source
-from ..model.matching import Names, remembered
+from ..model.matching import Names
+from ..model.memo import Note, remembered
 from .align import on_same_layers
+
+_MATRICES: Note[QRLoRA] = Note("matrices")
+_WITH_VECTORS: Note[QRLoRA] = Note("with vectors")
+PROJECTED: Note[dict[float, QRLoRA]] = Note("projected, by mu")
 
 MERGE_MODES = ("add", "null_space", "ties")
 
@@ -41,7 +45,7 @@ def combine(patcher: Any, sources: Sequence[Source], how: Combination, names: Na
     if how.mode == "add" or len(active) < 2:
         return list(sources)
     fitted = on_same_layers(patcher, [sources[index].adapter for index in active], names)
-    adapters = [remembered(adapter, patcher.model, "matrices", partial(_matrices, adapter)) for adapter in fitted]
+    adapters = [remembered(adapter, patcher.model, _MATRICES, partial(_matrices, adapter)) for adapter in fitted]
     if how.mode == "ties":
         changed = ties(adapters, [sources[index].scale for index in active], density=how.density)
     elif how.protect in active:
@@ -50,21 +54,20 @@ def combine(patcher: Any, sources: Sequence[Source], how: Combination, names: Na
         return list(sources)  # the protected adapter is off, so nothing is kept away from it
     result = list(sources)
     for index, adapter, whole in zip(active, changed, fitted, strict=True):
-        joined = remembered(adapter, whole, "with vectors", partial(_with_vectors, adapter, whole))
+        joined = remembered(adapter, whole, _WITH_VECTORS, partial(_with_vectors, adapter, whole))
         result[index] = replace(sources[index], adapter=joined)
     return result
 
 
 def _matrices(adapter: QRLoRA) -> QRLoRA:
     """Without biases and weights of norms, which the modes know nothing of: they are always added."""
-    if not any(map(is_vector, adapter.layers)):
-        return adapter
-    return QRLoRA({path: layer for path, layer in adapter.layers.items() if not is_vector(path)}, adapter.metadata)
+    matrices = {path: layer for path, layer in adapter.layers.items() if not layer.is_vector}
+    return adapter if len(matrices) == len(adapter.layers) else replace(adapter, layers=matrices)
 
 
 def _with_vectors(changed: QRLoRA, whole: QRLoRA) -> QRLoRA:
-    vectors = {path: layer for path, layer in whole.layers.items() if is_vector(path)}
-    return QRLoRA({**changed.layers, **vectors}, changed.metadata) if vectors else changed
+    vectors = {path: layer for path, layer in whole.layers.items() if layer.is_vector}
+    return replace(changed, layers={**changed.layers, **vectors}) if vectors else changed
 
 
 def _null_space(adapters: Sequence[QRLoRA], protect: int, mu: float) -> list[QRLoRA]:
@@ -72,7 +75,7 @@ def _null_space(adapters: Sequence[QRLoRA], protect: int, mu: float) -> list[QRL
     protected = adapters[protect]
 
     def projected(adapter: QRLoRA) -> QRLoRA:
-        by_mu: dict[float, QRLoRA] = remembered(adapter, protected, "null_space", dict)
+        by_mu = remembered(adapter, protected, PROJECTED, dict)
         if mu not in by_mu:
             by_mu.clear()  # each is a copy of the adapter: a dragged mu must not pile them up
             by_mu[mu] = null_space([protected, adapter], 0, mu=mu)[1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -10,7 +9,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from ....qrlora_core import QRLoRA
-from ....qrlora_core.functional.merge import MERGE_KEY
+from ....qrlora_core.adapter import MergeRecord
 from ..apply.took_part import describe_unrun
 from ..text import paths_as_text, ranks_as_text
 
@@ -66,17 +65,17 @@ def report_merge(
 
     ``content.safetensors: 48 of 48 layers, rank 16, scale 0.90; shared basis``
     """
-    told = json.loads(merged.metadata[MERGE_KEY])
-    lines = [_line(found, told, clip_scale) for found in reports]
+    record = merged.merge_record or MergeRecord()
+    lines = [_line(found, record, clip_scale) for found in reports]
     if how.mode != "add" and reports:
         lines.append(described_mode(reports, how))
     pairs = zip(pairwise(reports), neighbours, strict=True)
     lines += [_line_of_two(a, b, pair) for (a, b), pair in pairs if a.source.scale and b.source.scale]
     for found in reports:
         lines += _warnings(found)
-    if told["concatenated"]:
+    if record.concatenated:
         lines.append(
-            f"different bases in {len(told['concatenated'])} layers: their deltas were added side by side, exactly. "
+            f"different bases in {len(record.concatenated)} layers: their deltas were added side by side, exactly. "
             "They are ordinary LoRAs, or were trained on other base models or machines, at another rank, or with the "
             "variant qr."
         )
@@ -113,7 +112,7 @@ class Neighbours:
 
 def overview(reports: Sequence[SourceReport], neighbours: Sequence[Neighbours], merged: QRLoRA) -> dict[str, Any]:
     """What the page shows of a merge, as JSON: of each adapter, and of each two that follow each other."""
-    told = json.loads(merged.metadata[MERGE_KEY])
+    record = merged.merge_record or MergeRecord()
     return {
         "adapters": [
             {
@@ -121,7 +120,7 @@ def overview(reports: Sequence[SourceReport], neighbours: Sequence[Neighbours], 
                 "layers": len(found.source.adapter.layers),
                 "applied": found.applied,
                 "rank": ranks_as_text(found.source.adapter.ranks),
-                "basis": _state(found, told),
+                "basis": _state(found, record),
                 "other_base": found.other_base,
                 "warnings": [*_warnings(found), *(f"last time, {line}" for line in _unrun_lines(found))],
             }
@@ -134,13 +133,13 @@ def overview(reports: Sequence[SourceReport], neighbours: Sequence[Neighbours], 
     }
 
 
-def _line(found: SourceReport, how: dict[str, list[str]], clip_scale: float) -> str:
+def _line(found: SourceReport, record: MergeRecord, clip_scale: float) -> str:
     source, total = found.source, len(found.source.adapter.layers)
     in_clip = len(found.text_encoder.own_names) if found.text_encoder else 0
     text = f" ({in_clip} in the text encoder at {source.scale * clip_scale:.2f})" if in_clip else ""
     layers = f"{found.applied} of {total} layers{text}, {ranks_as_text(source.adapter.ranks)}"
     scheduled = ", scheduled" if source.schedule is not None else ""
-    return f"{source.label}: {layers}, scale {source.scale:.2f}{scheduled}; {_state(found, how)}"
+    return f"{source.label}: {layers}, scale {source.scale:.2f}{scheduled}; {_state(found, record)}"
 
 
 def _line_of_two(first: SourceReport, second: SourceReport, pair: Neighbours) -> str:
@@ -148,12 +147,12 @@ def _line_of_two(first: SourceReport, second: SourceReport, pair: Neighbours) ->
     return f"interference of {first.source.label} and {second.source.label}: {share:+.1%}"
 
 
-def _state(found: SourceReport, how: dict[str, list[str]]) -> str:
-    return "off" if found.source.scale == 0 else _basis(found.model, how)
+def _state(found: SourceReport, record: MergeRecord) -> str:
+    return "off" if found.source.scale == 0 else _basis(found.model, record)
 
 
-def _basis(matched: Match, how: dict[str, list[str]]) -> str:
-    shared, different = (len(set(how[kind]) & set(matched.targets)) for kind in ("shared", "concatenated"))
+def _basis(matched: Match, record: MergeRecord) -> str:
+    shared, different = (len({*paths} & matched.targets.keys()) for paths in (record.shared, record.concatenated))
     if not shared and not different:
         return "alone on its layers"
     if not different:

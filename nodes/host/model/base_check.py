@@ -10,12 +10,14 @@ import torch
 from ....qrlora_core import QRLoRA, QRLoRAError, Term
 from ....qrlora_core.files.adapter_file import BASE_FINGERPRINT
 from ....qrlora_core.metadata import json_object
-from .matching import Match, remembered
+from .matching import Match
+from .memo import Note, remembered
 from .weights import base_weight, fingerprint
 
 _MEASURED_LAYERS = 8
 # What another precision of the computation makes of the same weights.
 _NO_CHANGE = 1e-3
+_OTHER_BASE: Note[str] = Note("other base")
 
 
 def other_base(patcher: Any, adapter: QRLoRA, matched: Match) -> str:
@@ -24,7 +26,7 @@ def other_base(patcher: Any, adapter: QRLoRA, matched: Match) -> str:
     The fingerprint in the file says which layers have other weights, and ``scaling * R = Q^T W`` of the old base says
     by how much what the adapter stands on has moved: ``|Q^T W - scaling R|_F / |scaling R|_F``.
     """
-    return remembered(adapter, patcher.model, "base", lambda: _told(patcher, adapter, matched))
+    return remembered(adapter, patcher.model, _OTHER_BASE, lambda: _told(patcher, adapter, matched))
 
 
 def _told(patcher: Any, adapter: QRLoRA, matched: Match) -> str:

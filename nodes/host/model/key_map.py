@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ....qrlora_core import QRLoRA
-from ....qrlora_core.adapter import split_parameter
+from ....qrlora_core.files.parts import split_parameter
 
 _WEIGHT = ".weight"
 _HOST_PREFIX = "diffusion_model."

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 from ....qrlora_core import AdapterError, Layer, QRLoRA, TargetError
 from ..text import paths_as_text
 from .key_map import KeyMap, Target
+from .memo import Note, remembered
 from .weights import base_name
-
-Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,9 @@ class Match:
     missing: tuple[str, ...]
 
 
+_MATCH: Note[Match] = Note("match")
+
+
 class Names:
     """The key map of one model, made when it is first asked for."""
 
@@ -46,14 +48,6 @@ class Names:
         return KeyMap(self._model)
 
 
-def remembered(adapter: QRLoRA, owner: Any, what: Any, make: Callable[[], Made]) -> Made:
-    """What was worked out before for an adapter and this model (or another adapter); made at the first call."""
-    notes = adapter.bindings.setdefault(owner, {})
-    if what not in notes:
-        notes[what] = make()
-    return notes[what]  # type: ignore[no-any-return]
-
-
 def match(patcher: Any, adapter: QRLoRA, names: Names | None = None) -> Match:
     """Find the targets of all layers of an adapter.
 
@@ -61,7 +55,7 @@ def match(patcher: Any, adapter: QRLoRA, names: Names | None = None) -> Match:
         AdapterError: a layer has the name but not the shape of one of the model's.
     """
     return remembered(
-        adapter, patcher.model, "match", lambda: _match(patcher, adapter, (names or Names(patcher)).key_map)
+        adapter, patcher.model, _MATCH, lambda: _match(patcher, adapter, (names or Names(patcher)).key_map)
     )
 
 
@@ -87,18 +81,18 @@ def _renamed(adapter: QRLoRA, targets: Mapping[str, Target], own_names: Mapping[
     unchanged = len(layers) == len(adapter.layers) and all(
         adapter.layers.get(name) is layer for name, layer in layers.items()
     )
-    return adapter if unchanged else QRLoRA(layers, adapter.metadata)
+    return adapter if unchanged else replace(adapter, layers=layers)
 
 
 def _joined(layers: list[Layer]) -> Layer:
-    return layers[0] if len(layers) == 1 else Layer(tuple(term for layer in layers for term in layer.terms))
+    return layers[0] if len(layers) == 1 else layers[0].with_terms(term for layer in layers for term in layer.terms)
 
 
 def _in_shape(layer: Layer, shape: tuple[int, ...]) -> Layer:
     """A layer for a kernel of one, or for a convolution as a matrix, in the shape of the weight."""
     if layer.shape == shape:
         return layer
-    return Layer(tuple(replace(term, delta_r=term.delta_r.reshape(term.rank, *shape[1:])) for term in layer.terms))
+    return layer.with_terms(replace(term, delta_r=term.delta_r.reshape(term.rank, *shape[1:])) for term in layer.terms)
 
 
 def require_some(patcher: Any, adapter: QRLoRA, matched: Match) -> None:

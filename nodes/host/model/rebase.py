@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import comfy.model_management
@@ -19,9 +20,8 @@ from ....qrlora_core import (
     reduce_layer,
     require_captured,
 )
-from ....qrlora_core.adapter import is_vector
+from ....qrlora_core.adapter import Origin
 from ....qrlora_core.files.adapter_file import BASE_FINGERPRINT
-from ....qrlora_core.files.lora import IS_LORA, MAY_REPLACE_CORE
 from ..text import paths_as_text
 from .bases import decompose_target
 from .matching import Names, match, require_some
@@ -49,7 +49,7 @@ def rebase(patcher: Any, adapter: QRLoRA, rank: int, minimum: float) -> tuple[QR
         factors = decompose_target(patcher, path, matched.targets[path], own_rank)
         return rebase_layer(layer, factors, name=path)
 
-    matrices = {path: layer for path, layer in matched.adapter.layers.items() if not is_vector(path)}
+    matrices = {path: layer for path, layer in matched.adapter.layers.items() if not layer.is_vector}
     moved = _each(matrices, move)
     kept = {path: adapter.layers[path] for path in matched.missing}
     kept |= {path: layer for path, layer in matched.adapter.layers.items() if path not in matrices}
@@ -89,9 +89,9 @@ def _result(
 ) -> tuple[QRLoRA, str]:
     require_captured(adapter.name, moved, minimum)
     layers = {path: found.layer for path, found in moved.items()} | dict(kept)
-    gone = {IS_LORA, MAY_REPLACE_CORE, "qr_lora.variant", "qr_lora.rank", "qr_lora.alpha"}
+    gone = {"qr_lora.variant", "qr_lora.rank", "qr_lora.alpha"}
     told = {key: value for key, value in adapter.metadata.items() if key not in gone}
-    result = QRLoRA(layers, {**told, **metadata})
+    result = replace(adapter, layers=layers, metadata={**told, **metadata}, origin=Origin())
     return result, _report(result, moved, kept)
 
 

@@ -115,13 +115,19 @@ class TestRoundTrip:
         loaded = load_adapter(save_adapter(merged, tmp_path / "a.safetensors"))
         assert len(loaded.layers[MODULE].terms) == 2
         assert_same_bits(loaded, merged)
-        assert loaded.metadata["qr_lora.merge"] == merged.metadata["qr_lora.merge"]
+        names = ["unsaved adapter"] * 3
+        assert json.loads(loaded.metadata["qr_lora.merge"]) == {
+            "sources": [{"name": n, "scale": s} for n, s in zip(names, (0.7, -0.1, 1.3), strict=True)],
+            "shared": [],
+            "concatenated": [MODULE],
+            "single": [],
+        }
 
     def test_keeps_the_metadata_as_text(self, tmp_path):
         metadata = {"triggers": 'a <c> dog, Füße 猫\n"quoted"', "empty": "", "name": "old"}
         loaded = load_adapter(save_adapter(adapter(**metadata), tmp_path / "cat.safetensors"))
         assert loaded.name == "cat.safetensors"
-        added = {"name": "cat.safetensors", "qr_lora.format_version": "1", "modelspec.title": "cat"}
+        added = {"qr_lora.format_version": "1", "modelspec.title": "cat"}
         assert loaded.metadata == {**metadata, **added}
 
     def test_saved_twice_holds_the_same(self, tmp_path):

@@ -17,7 +17,7 @@ from comfyui_qr_lora.qrlora_core import (
     merge,
     save_adapter,
 )
-from comfyui_qr_lora.qrlora_core.files.lora import IS_LORA, MAY_REPLACE_CORE, NOT_LOADED, PEFT_SETTINGS
+from comfyui_qr_lora.qrlora_core.files.lora import PEFT_SETTINGS
 from comfyui_qr_lora.tests.support import oracle
 from comfyui_qr_lora.tests.support.oracle import normal, orthonormal
 from comfyui_qr_lora.tests.support.regression import stored
@@ -111,7 +111,8 @@ class TestEveryTrainersNames:
             loaded = load_adapter(saved(tmp_path, tensors))
             assert list(loaded.layers) == [layer]
             assert oracle.error(delta(loaded, layer), DELTA * (1 if alpha is None else float(alpha) / RANK)) < EXACT
-            assert loaded.metadata == {IS_LORA: "true", "name": "cat.safetensors"}
+            assert (loaded.metadata, loaded.name) == ({}, "cat.safetensors")
+            assert loaded.origin.is_lora
 
     def test_of_many_layers(self, tmp_path, layer, up, down):
         names = [layer.replace("0", str(number)) for number in range(12)]
@@ -227,7 +228,7 @@ class TestBesideLayers:
         more = {f"bundle_emb.cat.{name}": torch.ones(2, 8) for name in ("clip_l", "clip_g")}
         loaded = load_adapter(saved(tmp_path, {"a.lora_up.weight": UP, "a.lora_down.weight": DOWN, **more}))
         assert list(loaded.layers) == ["a"]
-        assert loaded.metadata[NOT_LOADED] == "2 tensors of bundled embeddings"
+        assert loaded.origin.not_loaded == "2 tensors of bundled embeddings"
 
     def test_two_names_for_one_part(self, tmp_path):
         tensors = {"a.lora_up.weight": UP, "a.lora_down.weight": DOWN, "a.lora_B.weight": UP, "a.lora_A.weight": DOWN}
@@ -464,7 +465,7 @@ class TestNotes:
             (self.files(q, alpha=4.0), False),  # the published files hold none
         ]
         for tensors, expected in cases:
-            assert (MAY_REPLACE_CORE in load_adapter(saved(tmp_path, tensors)).metadata) == expected
+            assert load_adapter(saved(tmp_path, tensors)).origin.may_replace_core == expected
 
     def test_what_one_file_alone_says_is_not_saved_again(self, tmp_path):
         more = {"bundle_emb.cat": torch.ones(2)}
@@ -474,7 +475,7 @@ class TestNotes:
             again = save_adapter(first, tmp_path / f"{format}.safetensors", format=format)
             _, metadata = stored(again)
             assert metadata["note"] == "x"
-            assert not {PEFT_SETTINGS, NOT_LOADED} & metadata.keys()
+            assert PEFT_SETTINGS not in metadata
             assert oracle.error(delta(load_adapter(again), "transformer.0"), DELTA / 2) < EXACT
 
 

@@ -54,7 +54,7 @@ def layers(draw, kernel=(WIDTH,)):
 @st.composite
 def adapters(draw):
     paths = draw(st.lists(st.sampled_from(sorted(SHAPES)), min_size=1, unique=True))
-    return QRLoRA({path: draw(layers(SHAPES[path])) for path in paths}, {"name": draw(st.sampled_from("xyz"))})
+    return QRLoRA({path: draw(layers(SHAPES[path])) for path in paths}, name=draw(st.sampled_from("xyz")))
 
 
 SOURCES = st.lists(st.tuples(adapters(), SCALES), min_size=1, max_size=3)

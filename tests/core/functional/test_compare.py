@@ -169,7 +169,7 @@ def paths(*names, first_seed=1, q=Q1, name="first"):
     listed = {
         path: layer_of(q.roll(i, 1) + 0.1 * i, seed=first_seed + i, alpha=1.0 + i) for i, path in enumerate(names)
     }
-    return QRLoRA(listed, {"name": name})
+    return QRLoRA(listed, name=name)
 
 
 FIRST = paths("blocks.0.a", "blocks.0.b", "blocks.1.a", "head", name="content.safetensors")
@@ -310,7 +310,7 @@ class TestJson:
 class TestTable:
     def test_totals_then_the_layers_the_largest_interference_first(self):
         d = normal(RANK, WIDTH, seed=1)
-        first = QRLoRA({name: Layer.single(Q1, d) for name in ("little", "loses", "gains", "else")}, {"name": "cat"})
+        first = QRLoRA({name: Layer.single(Q1, d) for name in ("little", "loses", "gains", "else")}, name="cat")
         second = QRLoRA(
             {
                 "little": Layer.single(Q1, 0.01 * d),
@@ -318,7 +318,7 @@ class TestTable:
                 "gains": Layer.single(Q1, 0.5 * d),
                 "other": Layer.single(Q1, d),
             },
-            {"name": "ink"},
+            name="ink",
         )
         lines = as_table(compare(first, second)).splitlines()
         assert lines[:2] == ["first:  cat", "second: ink"]

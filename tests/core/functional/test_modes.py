@@ -33,7 +33,7 @@ def layer_of(*bases, seed, alpha=2.5, kernel=(WIDTH,), steep=False):
 
 
 def adapter(*bases, seed, path="x", name=None, **shape):
-    return QRLoRA({path: layer_of(*bases, seed=seed, **shape)}, {"name": name} if name else {})
+    return QRLoRA({path: layer_of(*bases, seed=seed, **shape)}, **({"name": name} if name else {}))
 
 
 def dense(source, path="x"):
@@ -115,7 +115,7 @@ class TestNullSpace:
     def test_all_others_are_projected_and_keep_everything_but_delta_r(self):
         style = adapter(Q1, seed=1, name="style")
         layer = Layer.single(Q1, normal(RANK, WIDTH, seed=9), alpha=3.0, base_r=BASE_R)
-        others = [QRLoRA({"x": layer}, {"name": "cat", "qr_lora.triggers": "a <c> cat"}), adapter(Q2, Q3, seed=3)]
+        others = [QRLoRA({"x": layer}, {"qr_lora.triggers": "a <c> cat"}, name="cat"), adapter(Q2, Q3, seed=3)]
         first, kept, last = null_space([others[0], style, others[1]], 1, mu=2.0)
         assert kept is style
         for before, after in zip(others, (first, last), strict=True):
@@ -279,7 +279,7 @@ class TestTies:
 
     def test_a_shared_basis_keeps_q_alpha_and_base_r(self):
         layers = [Layer.single(Q1, normal(RANK, WIDTH, seed=s), alpha=s + 0.5, base_r=BASE_R) for s in (1, 2)]
-        sources = [QRLoRA({"x": layer}, {"name": f"a{i}", "k": "v"}) for i, layer in enumerate(layers)]
+        sources = [QRLoRA({"x": layer}, {"k": "v"}, name=f"a{i}") for i, layer in enumerate(layers)]
         found = ties(sources, (1.0, 0.5), density=0.5)
         for before, after in zip(sources, found, strict=True):
             (old,), (new,) = before.layers["x"].terms, after.layers["x"].terms

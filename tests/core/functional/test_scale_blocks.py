@@ -14,7 +14,7 @@ def adapter() -> QRLoRA:
     generator = torch.Generator().manual_seed(0)
     q = torch.linalg.qr(torch.randn(12, 4, generator=generator)).Q
     make = lambda: Layer.single(q, torch.randn(4, 6, generator=generator), alpha=8.0, base_r=torch.randn(4, 6))  # noqa: E731
-    return QRLoRA({path: make() for path in PATHS}, {"name": "a.safetensors"})
+    return QRLoRA({path: make() for path in PATHS}, name="a.safetensors")
 
 
 @pytest.mark.parametrize(

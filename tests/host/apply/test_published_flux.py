@@ -5,7 +5,6 @@ Yang et al., "QR-LoRA", ICCV 2025 (arXiv 2507.04599), eq. 4-7. Files and oracle 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +15,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from comfyui_qr_lora.qrlora_core import QRLoRA, load_adapter, merge
-from comfyui_qr_lora.qrlora_core.functional.merge import MERGE_KEY
 from devtools import tiny_models
 
 from ...support.adapters import merged, relative_error
@@ -200,5 +198,6 @@ def test_the_published_fault_is_not_repeated(pair: Pair, files: list[Published],
 
 def how(sources: Sequence[tuple[QRLoRA, float]]) -> dict[str, int]:
     """How many layers a merge summed, and how."""
-    record = json.loads(merge(sources).metadata[MERGE_KEY])
-    return {kind: len(record[kind]) for kind in ("shared", "concatenated", "single")}
+    record = merge(sources).merge_record
+    assert record is not None
+    return {kind: len(getattr(record, kind)) for kind in ("shared", "concatenated", "single")}

@@ -116,7 +116,7 @@ def test_every_layer_of_a_quantized_encoder_is_served(make: Any, form: str) -> N
     whole = adapter_of(plain)
     base, near = encode(stored), encode(plain)
     for layers in ({path: whole.layers[path]} for path in list(whole.layers)[:8]):
-        adapter = QRLoRA(layers, {"name": "one layer"})
+        adapter = QRLoRA(layers, name="one layer")
         expected = encode(with_stock_lora(plain, adapter, 1.0)) - near
         found = encode(with_adapter(stored, adapter, "live")) - base
         assert (found - expected).norm() < tolerance * expected.norm(), list(layers)
@@ -133,7 +133,7 @@ def test_layers_that_take_no_part_in_a_prompt_are_named() -> None:
     clip, told = qwen3_with_head(), list[list[str]]()
     adapter = adapter_of(clip)
     (head,) = (path for path in adapter.layers if path.endswith("lm_head"))
-    lone = QRLoRA({head: adapter.layers[head]}, {"name": "lone"})
+    lone = QRLoRA({head: adapter.layers[head]}, name="lone")
 
     def applied(one: QRLoRA) -> Any:
         return apply_adapters(model(), [Source("words", one)], "live", clip=clip, tell=told.append)
@@ -148,7 +148,7 @@ def test_layers_that_take_no_part_in_a_prompt_are_named() -> None:
 def test_a_prompt_in_which_all_layers_took_part_is_told_so() -> None:
     """Each time: what is told on the node is of the last prompt, beside what is told of the last picture."""
     clip, told = clip_l(), list[list[str]]()
-    mixed = QRLoRA({**adapter_of(clip).layers, **random_adapter(model()).layers}, {"name": "both"})
+    mixed = QRLoRA({**adapter_of(clip).layers, **random_adapter(model()).layers}, name="both")
     applied = apply_adapters(without_block(model(), 1), [Source("both", mixed)], "live", clip=clip, tell=told.append)
     sample(applied.model)
     (picture,) = told[-1]

@@ -231,7 +231,7 @@ class TestOtherBase:
             assert "Q^T W has moved by 10.0%" in report
 
     def test_a_published_file_without_fingerprint_is_measured(self) -> None:
-        adapter = QRLoRA(random_adapter(model()).layers, {"name": "published"})
+        adapter = QRLoRA(random_adapter(model()).layers, name="published")
         assert "base" not in self.report(model(), adapter)
         report = self.report(tiny_models.build("sd3", seed=5), adapter)
         assert "another base model: Q^T W has moved by" in report

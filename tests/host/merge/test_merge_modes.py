@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from comfyui_qr_lora.nodes.host.merge.modes import PROJECTED
 from comfyui_qr_lora.nodes.host.model.key_map import KeyMap, Target
+from comfyui_qr_lora.nodes.host.model.memo import recalled
 from comfyui_qr_lora.nodes.merge import Merge
 from comfyui_qr_lora.nodes.sweep import Sweep
 from comfyui_qr_lora.qrlora_core import AdapterError, Layer, QRLoRA, QRLoRAError
@@ -110,7 +112,7 @@ def test_null_space_where_one_names_the_whole_of_a_weight_and_the_other_its_slic
             )
             for key in weights
         },
-        {"name": "fused"},
+        name="fused",
     )
     split = random_adapter(model("flux"), seed=3)
     first, second = dense("flux", split), dense("flux", fused)
@@ -170,7 +172,7 @@ def test_a_dragged_mu_keeps_one_projection() -> None:
     content, style = random_adapter(model("sd3"), seed=1), random_adapter(model("sd3"), seed=2)
     for mu in (0.5, 1.0, 2.0):
         merge("sd3", content, style, "live", mode="null_space", mu=mu)
-    assert list(content.bindings[style]["null_space"]) == [2.0]
+    assert list(recalled(content, style, PROJECTED)) == [2.0]
 
 
 def test_a_cell_of_a_sweep_is_the_single_run() -> None:

@@ -42,7 +42,7 @@ def interference(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
 def test_neighbours_are_measured_at_their_scales() -> None:
     first, other = random_adapter(model(), seed=1), random_adapter(model(), seed=2, mirrored=True, rank=5)
     mixed = {path: Layer((*first.layers[path].terms, *other.layers[path].terms)) for path in list(first.layers)[3:]}
-    second = QRLoRA(mixed, {"name": "second.safetensors"})
+    second = QRLoRA(mixed, name="second.safetensors")
     for scales in ((1.0, 1.0), (0.9, -0.4), (0.0, 1.0)):
         inputs = {"adapter_2": first, "scale_2": scales[0], "adapter_5": second, "scale_5": scales[1]}
         overview, lines = told(**inputs)
@@ -61,7 +61,7 @@ def test_adapters_as_the_page_shows_them() -> None:
     adapter = random_adapter(model(), seed=1)
     some = QRLoRA(
         {**dict(list(adapter.layers.items())[:4]), "transformer.nowhere": next(iter(adapter.layers.values()))},
-        {"name": "some.safetensors"},
+        name="some.safetensors",
     )
     overview, lines = told(adapter_1=adapter, adapter_2=some)
     assert [(found["layers"], found["applied"]) for found in overview["adapters"]] == [

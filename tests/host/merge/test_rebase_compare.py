@@ -100,7 +100,7 @@ class TestCompare:
         other = random_adapter(model(), seed=2)
         respelled = QRLoRA(
             {f"lora_transformer_{path.removeprefix('transformer.').replace('.', '_')}": layer
-             for path, layer in other.layers.items()}, {"name": "kohya"},
+             for path, layer in other.layers.items()}, name="kohya",
         )  # fmt: skip
         with pytest.raises(TargetError, match="no layer in common by name"):
             Compare.execute(ours, respelled)
@@ -129,7 +129,7 @@ class TestCompare:
                 )
                 for index in range(2)
             },
-            {"name": "fused"},
+            name="fused",
         )
         found = json.loads(Compare.execute(split, fused, model("flux")).args[2])
         assert [layer["path"] for layer in found["layers"]] == list(fused.layers)
@@ -141,7 +141,7 @@ class TestCompare:
 
     def test_a_blank_comparison_draws(self) -> None:
         zero = random_adapter(model(), seed=1)
-        zero = QRLoRA({p: Layer.single(t.q, torch.zeros_like(t.delta_r)) for p, t in zero.terms()}, {"name": "zero"})
+        zero = QRLoRA({p: Layer.single(t.q, torch.zeros_like(t.delta_r)) for p, t in zero.terms()}, name="zero")
         plot, _, text = Compare.execute(zero, zero).args
         assert torch.isfinite(plot).all()
         assert "NaN" not in text
