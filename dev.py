@@ -20,17 +20,19 @@ if sys.version_info < (3, 11):  # before any import that an older Python cannot 
 import argparse
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from devtools.environment import ROOT, Environment, SetupError, dev_group, host_group, say
 from devtools.frontend import VARIABLE, frontend_version
+from devtools.lint import findable_pack
 from devtools.server import Server, ServerError, exit_on_sigterm, free_port, has_gpu, is_port_free
 from devtools.workspace import PACK_NAME, Home, copy_workflows, ensure_host, host_version, make_base, own_host
 
 EXAMPLE = "compose_content_and_style"
 WORKFLOWS = ROOT / "example_workflows"
 DEFAULT_PORT = 8188
+Command = Callable[[argparse.Namespace], int]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ[VARIABLE] = options.frontend
     exit_on_sigterm()
     try:
-        return options.command(options)
+        command: Command = options.command
+        return command(options)
     except (SetupError, ServerError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -72,7 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, function: object, text: str) -> argparse.ArgumentParser:
+    def add(name: str, function: Command, text: str) -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=text, description=text, parents=[common], allow_abbrev=False)
         made.set_defaults(command=function)
         return made
@@ -121,7 +124,8 @@ def test(options: argparse.Namespace) -> int:
 def lint(options: argparse.Namespace) -> int:
     """Run ruff and mypy; all of them, whichever fails."""
     environment, _ = prepare(options.home, dev=True)
-    checks = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy", "qrlora_core"])
+    os.environ["MYPYPATH"] = str(findable_pack(options.home.folder / ".run"))
+    checks = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"])
     return max([call([environment.python, "-m", *check]) for check in checks])
 
 
@@ -153,7 +157,7 @@ def prepare(home: Home, *, dev: bool = False) -> tuple[Environment, Path]:
 def prepare_base(home: Home, environment: Environment) -> None:
     """Make the base directory with the linked pack, the default model and the example workflows."""
     make_base(home.base)
-    command = [environment.python, "-m", "playground.assemble"]
+    command: list[str | Path] = [environment.python, "-m", "playground.assemble"]
     if call([*command, "--models", home.base / "models", "--input", home.base / "input"]):
         raise SetupError("the default model could not be assembled (see above).")
     copy_workflows(WORKFLOWS, home.base)
@@ -211,7 +215,8 @@ def announce(url: str) -> None:
 
 def run_headless(home: Home, environment: Environment, workflow: Path, *, port: int, cpu: bool) -> int:
     """Run one workflow in a process that has the environment's packages."""
-    command = [environment.python, "-m", "devtools.headless", "--base", home.base, "--workflow", workflow]
+    command: list[str | Path] = [environment.python, "-m", "devtools.headless"]
+    command += ["--base", home.base, "--workflow", workflow]
     return call([*command, "--port", str(port), *(["--cpu"] if cpu else [])])
 
 

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 ROOT = Path(__file__).resolve().parents[1]
 REQUIREMENTS = ROOT / "requirements"
@@ -56,6 +57,13 @@ def host_requirements(own_host: Path | None) -> dict[str, str]:
 
 def _differs(name: str, line: str, ours: dict[str, str]) -> bool:
     return not _NOT_FROM_HOST.match(name) and (name not in ours or "==" in line)
+
+
+class _Stamp(TypedDict):
+    """What was installed completely: the key of each group, and the top-level names of each dist-info folder."""
+
+    groups: dict[str, str]
+    installed: dict[str, list[str]]
 
 
 @dataclass(frozen=True)
@@ -124,7 +132,7 @@ class Environment:
     def _probe(self) -> tuple[tuple[int, int], Path] | None:
         """Version and site-packages of the environment's interpreter, None when it does not run."""
         try:
-            command = [self.python, "-I", "-c", _PROBE]
+            command = [str(self.python), "-I", "-c", _PROBE]
             output = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
             major, minor, site = output.splitlines()
         except (OSError, subprocess.SubprocessError, ValueError):
@@ -145,10 +153,10 @@ class Environment:
             shutil.rmtree(self.folder, ignore_errors=True)
             raise SetupError("python -m venv failed; on Debian and Ubuntu: apt-get install python3-venv")
 
-    def _repaired_stamp(self, site: Path) -> dict[str, dict]:
+    def _repaired_stamp(self, site: Path) -> _Stamp:
         """The stamp, emptied where packages are gone or damaged, whose remains are removed."""
         try:
-            stamp = json.loads(self.stamp.read_text(encoding="utf-8"))
+            stamp: _Stamp = json.loads(self.stamp.read_text(encoding="utf-8"))
             damaged = [name for name, tops in stamp["installed"].items() if not _is_whole(site, name, tops)]
             stamp["groups"].items()
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -161,7 +169,7 @@ class Environment:
             shutil.rmtree(site / name, ignore_errors=True)
         return {"groups": {}, "installed": {}}
 
-    def _install(self, group: Group, stamp: dict[str, dict], python: Sequence[int], site: Path) -> None:
+    def _install(self, group: Group, stamp: _Stamp, python: Sequence[int], site: Path) -> None:
         count = len(group.requirements) + len(group.no_deps)
         say(f"installing the {group.name} requirements ({count} packages and what they need)")
         self.stamp.unlink(missing_ok=True)

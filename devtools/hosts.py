@@ -99,7 +99,7 @@ def _parts(cases: Sequence[ElementTree.Element]) -> Iterator[dict[str, Any]]:
 
 def _file_of(case: ElementTree.Element) -> str:
     """Dotted; a test's own name where its file could not be imported."""
-    found = re.match(r"[\w.]*?\btest_\w+", case.get("classname") or case.get("name", ""))
+    found = re.match(r"[\w.]*?\btest_\w+", case.get("classname") or case.get("name") or "")
     return found[0] if found else ""
 
 

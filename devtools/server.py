@@ -75,12 +75,13 @@ def free_port() -> int:
     """A port that the system says is free."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def has_gpu(python: Path) -> bool:
     """Whether torch in the environment of `python` can use a GPU; asked only where there may be one."""
-    command = [python, "-c", _ASK_TORCH]
+    command = [str(python), "-c", _ASK_TORCH]
     return _may_have_gpu() and subprocess.run(command, capture_output=True).returncode == 0
 
 
@@ -287,7 +288,8 @@ class Server:
             self.post("/queue", {"delete": [answer["prompt_id"]]})
             self.post("/interrupt", {"prompt_id": answer["prompt_id"]})
             raise _rejected(prompt, answer)
-        return answer["prompt_id"]
+        prompt_id: str = answer["prompt_id"]
+        return prompt_id
 
     def result(self, prompt_id: str, prompt: dict[str, Any], timeout: float = 600.0) -> dict[str, Any]:
         """Wait for a submitted prompt; return its history entry.
@@ -338,9 +340,9 @@ def exit_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
-def node_label(prompt: dict[str, Any], node_id: str) -> str:
+def node_label(prompt: dict[str, Any], node_id: str | None) -> str:
     """A node as a reader knows it: its title and class, or the id alone."""
-    node = prompt.get(node_id, {})
+    node = prompt.get(node_id or "", {})
     kind = node.get("class_type", "unknown class")
     title = node.get("_meta", {}).get("title")
     return f"{title} ({kind}, node {node_id})" if title and title != kind else f"{kind} (node {node_id})"
@@ -362,9 +364,10 @@ def _end(process: subprocess.Popen[bytes], patience: float) -> None:
 def _read_json(error: urllib.error.HTTPError) -> dict[str, Any]:
     body = error.read()
     try:
-        return json.loads(body)
+        answer: dict[str, Any] = json.loads(body)
     except ValueError:
         return {"error": {"message": f"HTTP {error.code}: {body[:500]!r}"}}
+    return answer
 
 
 def _rejected(prompt: dict[str, Any], answer: dict[str, Any]) -> PromptError:

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -145,7 +146,7 @@ def link_folder(link: Path, target: Path) -> None:
         link.unlink()
     elif link.exists():
         raise SetupError(f"{link} is a real folder or file, not our link to {target}; move it away.")
-    if os.name == "nt":
+    if sys.platform == "win32":
         import _winapi
 
         _winapi.CreateJunction(str(target), str(link))

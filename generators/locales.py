@@ -21,7 +21,7 @@ def schemas() -> list[Any]:
     """The `io.Schema` of every node of the pack, in the order of the menu; boots the host."""
     boot(nodes=True)
     import_pack()
-    from comfyui_qr_lora.nodes import comfy_entrypoint  # type: ignore[import-not-found]
+    from comfyui_qr_lora.nodes import comfy_entrypoint
 
     async def load() -> list[Any]:
         return await (await comfy_entrypoint()).get_node_list()

@@ -18,7 +18,7 @@ from itertools import product
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, FloatRect, Page, ViewportSize, sync_playwright
 
 from devtools.browser import ARGUMENTS, NONE, find
 from devtools.environment import ROOT
@@ -29,8 +29,8 @@ from playground.assemble import ASSETS, furnish
 HELP, DOCUMENTS = ROOT / "web" / "docs", ROOT / "docs" / "images"
 LARGEST = 45_000  # bytes of a picture in a help page
 SHARPNESS = 1.5  # pixels of a picture per pixel of the page
-_VIEW = {"width": 2300, "height": 1800}
-_DIALOG_VIEW = {"width": 1000, "height": 600}
+_VIEW: ViewportSize = {"width": 2300, "height": 1800}
+_DIALOG_VIEW: ViewportSize = {"width": 1000, "height": 600}
 _MARGIN = 14  # around a node
 _LEAST = 40  # the height of a node that is to be as high as it must be
 _READY = "() => !!(window.app?.extensionManager && window.LiteGraph?.registered_node_types['QRLoRA_Load'])"
@@ -158,8 +158,8 @@ class Studio:
         boxes = self.page.evaluate(_BOXES, list(nodes))
         left, top = (min(box[i] for box in boxes) - _MARGIN for i in (0, 1))
         right, bottom = (max(box[i] for box in boxes) + _MARGIN for i in (2, 3))
-        clip = {"x": left, "y": top, "width": right - left, "height": bottom - top}
-        return self.page.screenshot(clip=clip)  # type: ignore[arg-type]
+        clip: FloatRect = {"x": left, "y": top, "width": right - left, "height": bottom - top}
+        return self.page.screenshot(clip=clip)
 
     def help_pictures(self, prompt: Prompt, keep: Keep, *, without: str = "") -> None:
         """One of every node of ours, the first of each kind."""
@@ -189,12 +189,12 @@ def _photograph_composing(studio: Studio, keep: Keep) -> None:
     studio.page.locator(".qr-lora-merge-switch").first.click()
     keep(studio.shoot("4"), DOCUMENTS / "pad.jpg")
     studio.shoot("2")
-    studio.page.set_viewport_size(_DIALOG_VIEW)  # type: ignore[arg-type]
+    studio.page.set_viewport_size(_DIALOG_VIEW)
     studio.page.get_by_text("Choose…").first.click()
     studio.page.wait_for_timeout(800)
     keep(studio.page.locator("dialog[open]").screenshot(), DOCUMENTS / "picker.jpg")
     studio.page.keyboard.press("Escape")
-    studio.page.set_viewport_size(_VIEW)  # type: ignore[arg-type]
+    studio.page.set_viewport_size(_VIEW)
 
 
 def _photograph_desk(studio: Studio, keep: Keep) -> None:
@@ -270,7 +270,7 @@ def studio_of(browser: Browser, server: Server, look: Look) -> Iterator[Studio]:
             "Comfy.ColorPalette": look.theme,
         },
     )
-    context = browser.new_context(viewport=_VIEW, device_scale_factor=SHARPNESS)  # type: ignore[arg-type]
+    context = browser.new_context(viewport=_VIEW, device_scale_factor=SHARPNESS)
     page = context.new_page()
     page.goto(server.url)
     page.wait_for_function(_READY, timeout=120_000)

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -22,6 +22,13 @@ from torch import Tensor
 from devtools.environment import ROOT
 from devtools.host import boot, comfyui_dir, import_pack
 from devtools.workspace import host_version
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
+    from comfyui_qr_lora.nodes.host.train.dataset import TrainingSet
+    from comfyui_qr_lora.nodes.host.train.settings import TrainingSettings
+    from comfyui_qr_lora.qrlora_core import QRLoRA
 
 TITLES = {
     "sd15": "Stable Diffusion 1.5", "sdxl": "SDXL", "sd3": "Stable Diffusion 3", "sd35": "Stable Diffusion 3.5",
@@ -81,7 +88,7 @@ def check(name: str) -> Support:
     base = _predict(name, patcher)
     expected = _predict(name, _with_stock_lora(patcher, files["lora"], _SCALE))
 
-    def error(adapter: Any, mode: str) -> float:
+    def error(adapter: QRLoRA, mode: str) -> float:
         return _error(_predict(name, _merged(patcher, adapter, mode)[0]), expected, base)
 
     modes = {"": "live", ", patch": "patch"}
@@ -98,12 +105,12 @@ def check(name: str) -> Support:
     return Support(name, tuple(result.losses), errors, _convention(result.adapter))
 
 
-def _bytes(patcher: Any) -> dict[str, Tensor]:
+def _bytes(patcher: ModelPatcher) -> dict[str, Tensor]:
     saved = patcher.model.state_dict()
     return {key: value.flatten().view(torch.uint8).clone() for key, value in saved.items()}
 
 
-def _example(name: str, patcher: Any) -> Any:
+def _example(name: str, patcher: ModelPatcher) -> TrainingSet:
     from comfyui_qr_lora.nodes.host.train.dataset import collect
     from devtools import tiny_models
 
@@ -111,7 +118,7 @@ def _example(name: str, patcher: Any) -> Any:
     return collect([latent], [caption])
 
 
-def _settings() -> Any:
+def _settings() -> TrainingSettings:
     from comfyui_qr_lora.nodes.host.train.settings import TrainingSettings
 
     return TrainingSettings(
@@ -120,26 +127,28 @@ def _settings() -> Any:
     )  # fmt: skip
 
 
-def _save(adapter: Any, kind: str) -> str:
+def _save(adapter: QRLoRA, kind: str) -> str:
     from comfyui_qr_lora.nodes.save import Save
 
     return str(Save.execute(adapter, f"support/{kind}", format=kind).args[0])
 
 
-def _load(name: str) -> Any:
+def _load(name: str) -> QRLoRA:
     from comfyui_qr_lora.nodes.load import Load
 
-    return Load.execute(name).args[0]
+    adapter: QRLoRA = Load.execute(name).args[0]
+    return adapter
 
 
-def _merged(patcher: Any, adapter: Any, mode: str) -> Any:
+def _merged(patcher: ModelPatcher, adapter: QRLoRA, mode: str) -> tuple[ModelPatcher, QRLoRA]:
     """The model, and the merge as an adapter."""
     from comfyui_qr_lora.nodes.merge import Merge
 
-    return Merge.execute(model=patcher, adapter_1=adapter, scale_1=_SCALE, apply=mode).args
+    model, adapter, *_ = Merge.execute(model=patcher, adapter_1=adapter, scale_1=_SCALE, apply=mode).args
+    return model, adapter
 
 
-def _with_stock_lora(patcher: Any, name: str, scale: float) -> Any:
+def _with_stock_lora(patcher: ModelPatcher, name: str, scale: float) -> ModelPatcher:
     import folder_paths
 
     import nodes as host_nodes
@@ -155,7 +164,7 @@ def _with_stock_lora(patcher: Any, name: str, scale: float) -> Any:
         copy.unlink()
 
 
-def _float8_error(name: str, adapter: Any) -> float:
+def _float8_error(name: str, adapter: QRLoRA) -> float:
     """Live on float8 storage against the dequantized base with exact patches."""
     from devtools import tiny_models
 
@@ -166,7 +175,7 @@ def _float8_error(name: str, adapter: Any) -> float:
     return _error(_predict(name, _merged(stored, adapter, "live")[0]), expected, _predict(name, exact))
 
 
-def _predict(name: str, patcher: Any) -> Tensor:
+def _predict(name: str, patcher: ModelPatcher) -> Tensor:
     from devtools import tiny_models
 
     return tiny_models.predict(patcher, tiny_models.sample_inputs(name, patcher))
@@ -176,7 +185,7 @@ def _error(found: Tensor, expected: Tensor, base: Tensor) -> float:
     return float((found - expected).norm() / (expected - base).norm())
 
 
-def _convention(adapter: Any) -> str:
+def _convention(adapter: QRLoRA) -> str:
     kinds = {_CONVENTIONS.get(path.split(".")[0], "other") for path in adapter.layers}
     return " and ".join(sorted(kinds))
 

@@ -63,7 +63,8 @@ def names() -> list[str]:
 
 def prompt_of(name: str) -> Prompt:
     """An example in API form."""
-    return json.loads((FOLDER / "api" / f"{name}.json").read_text(encoding="utf-8"))
+    prompt: Prompt = json.loads((FOLDER / "api" / f"{name}.json").read_text(encoding="utf-8"))
+    return prompt
 
 
 def note_of(name: str) -> str:

@@ -48,7 +48,7 @@ def _only_training(prompt: dict[str, Any]) -> dict[str, Any]:
 def train_ordinary(models: Path) -> None:
     """An ordinary LoRA of a neon style, by the host's own trainer."""
     boot(nodes=True)
-    from comfy_extras.nodes_train import TrainLoraNode  # type: ignore[import-not-found]
+    from comfy_extras.nodes_train import TrainLoraNode
 
     from playground.generate import Playground
 

@@ -29,8 +29,8 @@ CHROMA_GAIN = [0.4, 0.75, 0.75, 1.0]
 
 def cosine(frequency: int) -> NDArray[np.float64]:
     """One orthonormal DCT-II basis vector of 8 samples."""
-    wave = np.cos(np.pi * (np.arange(BLOCK) + 0.5) * frequency / BLOCK)
-    return wave * np.sqrt((1 if frequency == 0 else 2) / BLOCK)
+    wave: NDArray[np.float64] = np.cos(np.pi * (np.arange(BLOCK) + 0.5) * frequency / BLOCK)
+    return wave * float(np.sqrt((1 if frequency == 0 else 2) / BLOCK))
 
 
 def analysis() -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ class Playground:
     """The playground checkpoint, loaded once; `model` may be swapped for a patched clone."""
 
     def __init__(self, checkpoint: Path) -> None:
-        import comfy.sd  # type: ignore[import-not-found]
+        import comfy.sd
 
         self.model, self.clip, self.vae, _ = comfy.sd.load_checkpoint_guess_config(
             str(checkpoint), output_vae=True, output_clip=True
@@ -31,7 +31,7 @@ class Playground:
                  cfg: float = 4.0, sampler: str = "euler", scheduler: str = "simple", negative: str = "",
                  size: int = SIZE) -> NDArray[np.uint8]:  # fmt: skip
         """Pictures (count, size, size, 3) of one prompt."""
-        import comfy.sample  # type: ignore[import-not-found]
+        import comfy.sample
 
         latent = torch.zeros(count, 16, size // 8, size // 8)
         samples = comfy.sample.sample(

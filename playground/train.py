@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from devtools.host import boot
 from playground import autoencoder, text_encoder
 from playground.draw import Scene, all_scenes, draw, draw_any_style, held_out
+
+T = TypeVar("T")
 
 log = logging.getLogger("playground")
 
@@ -104,7 +106,8 @@ def train_decoder(steps: int, work: Path, seed: int, batch: int = 16, crop: int 
     pictures = to_tensor(np.concatenate([draw_pictures(1500, seed)[0], styled]))
     latents = autoencoder.encode(pictures)
     torch.manual_seed(seed)
-    model = autoencoder.narrow_decoder().to(memory_format=torch.channels_last)
+    model = autoencoder.narrow_decoder()
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # an overload that torch does not name
     side = crop * autoencoder.BLOCK
 
     def loss_at(step: int) -> Tensor:
@@ -118,7 +121,7 @@ def train_decoder(steps: int, work: Path, seed: int, batch: int = 16, crop: int 
         level = 0.08 * torch.rand(batch, 1, 1, 1, generator=random)
         x = x + level * torch.randn(x.shape, generator=random)
         with torch.autocast("cpu", torch.bfloat16):
-            out = model(x.to(memory_format=torch.channels_last)).float()
+            out: Tensor = model(x.to(memory_format=torch.channels_last)).float()
         return (out - target).abs().mean() + 2 * (out - target).square().mean()
 
     average = fit(model, loss_at, steps=steps, peak=2e-3, checkpoint=work / "decoder.pt", decay=0.995)
@@ -127,8 +130,8 @@ def train_decoder(steps: int, work: Path, seed: int, batch: int = 16, crop: int 
 
 def build_model() -> nn.Module:
     """A tiny SD3 of the host's own classes, initialised as diffusion transformers are."""
-    import comfy.supported_models  # type: ignore[import-not-found]
-    from comfy.ldm.modules.diffusionmodules.mmdit import get_2d_sincos_pos_embed  # type: ignore[import-not-found]
+    import comfy.supported_models
+    from comfy.ldm.modules.diffusionmodules.mmdit import get_2d_sincos_pos_embed
 
     text = {"target": "torch.nn.Linear", "params": {"in_features": TEXT_WIDTH, "out_features": HIDDEN}}
     config = comfy.supported_models.SD3(
@@ -166,7 +169,7 @@ def build_model() -> nn.Module:
 @torch.no_grad()
 def encode_captions(captions: list[str], batch: int = 64) -> tuple[Tensor, Tensor]:
     """Hidden states (n, 77, 768) and pooled states (n, 768) of the seeded CLIP-L, by the host, in bfloat16."""
-    import comfy.sd  # type: ignore[import-not-found]
+    import comfy.sd
 
     clip = comfy.sd.load_text_encoder_state_dicts([text_encoder.weights()], clip_type=comfy.sd.CLIPType.SD3)
     encoder = clip.cond_stage_model.clip_l
@@ -180,11 +183,12 @@ def encode_captions(captions: list[str], batch: int = 64) -> tuple[Tensor, Tenso
     return torch.cat(hidden), torch.cat(pooled)
 
 
-def cached(path: Path, make: Callable[[], Any]) -> Any:
+def cached(path: Path, make: Callable[[], T]) -> T:
     """What `make` returns, kept in a file."""
     if not path.exists():
         torch.save(make(), path)
-    return torch.load(path, weights_only=True)
+    made: T = torch.load(path, weights_only=True)
+    return made
 
 
 # Padding makes up most of the 77 text tokens, and its states are much alike. Nine tenths of the training sees one in
@@ -234,8 +238,8 @@ def train_diffusion(steps: int, work: Path, seed: int, batch: int, count: int) -
         mixed = torch.lerp(x0, noise, sigma[:, None, None, None])
         text, options = (few, thinned) if step < 0.9 * steps else (hidden, full)
         with torch.autocast("cpu", torch.bfloat16):
-            velocity = model(mixed, sigma * 1000, y=pooled[caption].float(), context=text[caption].float(),
-                             transformer_options=options)  # fmt: skip
+            velocity: Tensor = model(mixed, sigma * 1000, y=pooled[caption].float(), context=text[caption].float(),
+                                     transformer_options=options)  # fmt: skip
         return (velocity.float() - (noise - x0)).square().mean()
 
     average = fit(model, loss_at, steps=steps, peak=1.5e-3, checkpoint=work / "diffusion.pt")

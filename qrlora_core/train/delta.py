@@ -54,7 +54,7 @@ class TrainableDelta(torch.nn.Module):
         self.delta_q = _zeros_like(factors.q, device) if trains_q else None
         if variant == "triu":
             # AdamW leaves an entry at zero whose gradient was always zero.
-            self.delta_r.register_hook(torch.triu)  # type: ignore[no-untyped-call]
+            self.delta_r.register_hook(torch.triu)
 
     def up(self) -> Tensor:
         """(out, rank): Q, or (out, 2 rank): ``[Q dQ]``."""

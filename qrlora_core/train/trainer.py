@@ -61,7 +61,7 @@ class Trainer:
         for compute_loss in losses:
             loss = compute_loss() / self.settings.grad_accumulation
             values.append(loss.detach())
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
         if len(values) != self.settings.grad_accumulation:
             raise TrainingError(f"expected {self.settings.grad_accumulation} losses per update, found {len(values)}.")
         mean, norm = self._gather(torch.stack(values).float().sum())
