@@ -8,7 +8,6 @@ from comfy_api.latest import io
 
 from .host.apply.source import Source
 from .host.merge.merge import APPLY_MODES, apply_adapters
-from .host.merge.modes import MERGE_MODES
 from .host.merge.report import as_text
 from .host.page.node_text import text_shower
 from .merge_mode import combination, mode_inputs
@@ -109,16 +108,13 @@ class Merge(io.ComfyNode):
         apply: str = APPLY_MODES[0],
         clip: Any = None,
         clip_scale: float = 1.0,
-        mode: str = MERGE_MODES[0],
-        protect: int = 2,
-        mu: float = 1.0,
-        density: float = 0.5,
-        **slots: Any,
+        mode: str | None = None,
+        **given: Any,
     ) -> io.NodeOutput:
-        """Merge the connected adapters and apply the result."""
-        connected = [slot for slot in SLOTS if slots.get(f"adapter_{slot}") is not None]
-        how = combination(mode, protect, mu, density, connected)
-        sources = [_source(slot, slots) for slot in connected]
+        """Merge the connected adapters and apply the result; ``given`` has the slots, and what the mode asks for."""
+        connected = [slot for slot in SLOTS if given.get(f"adapter_{slot}") is not None]
+        how = combination(mode, given, connected)
+        sources = [_source(slot, given) for slot in connected]
         show, shown = text_shower(cls), list[str]()
 
         def tell(lines: list[str]) -> None:  # holds no model: the model holds it
@@ -131,7 +127,6 @@ class Merge(io.ComfyNode):
         return io.NodeOutput(applied.model, applied.merged, applied.report, applied.clip, ui={"qr_lora_merge": [told]})
 
 
-def _source(slot: int, slots: dict[str, Any]) -> Source:
-    adapter = slots[f"adapter_{slot}"]
-    label = adapter.label(slot)
-    return Source(label, adapter, slots.get(f"scale_{slot}", 1.0), slots.get(f"schedule_{slot}"))
+def _source(slot: int, given: dict[str, Any]) -> Source:
+    adapter = given[f"adapter_{slot}"]
+    return Source(adapter.label(slot), adapter, given.get(f"scale_{slot}", 1.0), given.get(f"schedule_{slot}"))

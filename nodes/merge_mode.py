@@ -2,69 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from comfy_api.latest import io
 
 from ..qrlora_core import QRLoRAError
-from .host.merge.modes import MERGE_MODES, Combination
+from .host.merge.combine import Combination
+from .host.merge.modes.mode import Mode, Parameter
+from .host.merge.modes.registry import MODES, mode_named
 
 
 def mode_inputs(slots: int) -> list[Any]:
     """``mode`` and what each mode needs; they are optional, so that they may stand last in a released node."""
-    return [
-        io.Combo.Input(
-            "mode",
-            options=list(MERGE_MODES),
-            default=MERGE_MODES[0],
-            optional=True,
-            tooltip="add: the weighted sum, as in the QR-LoRA paper. null_space: the others are kept out of "
-            "the principal directions of the one in protect. ties: small entries are dropped, and where "
-            "adapters disagree in sign the majority counts.",
-        ),
-        io.Int.Input(
-            "protect",
-            default=2,
-            min=1,
-            max=slots,
-            optional=True,
-            tooltip="null_space: the number of the adapter to protect, usually the style.",
-        ),
-        io.Float.Input(
-            "mu",
-            default=1.0,
-            min=0.0,
-            max=1000.0,
-            step=0.1,
-            optional=True,
-            tooltip="null_space: how firmly the others are kept away. 0 is add, 1 halves what they have in the "
-            "protected directions, 1000 removes it.",
-        ),
-        io.Float.Input(
-            "density",
-            default=0.5,
-            min=0.01,
-            max=1.0,
-            step=0.01,
-            optional=True,
-            tooltip="ties: the share of each adapter's entries that is kept, the largest first.",
-        ),
-    ]
+    texts = [f"{mode.name}: {mode.text}" for mode in MODES]
+    names = [mode.name for mode in MODES]
+    choice = io.Combo.Input("mode", options=names, default=names[0], optional=True, tooltip=" ".join(texts))
+    return [choice, *(_input(mode, own, slots) for mode in MODES for own in mode.parameters)]
 
 
-def combination(mode: str, protect: int, mu: float, density: float, connected: Sequence[int]) -> Combination:
+def _input(mode: Mode, own: Parameter, slots: int) -> Any:
+    """The widget of a parameter; the page reads beside it to which mode it belongs, and whether it names a slot."""
+    tooltip = f"{mode.name}: {own.text}"
+    if own.names_adapter:
+        made = io.Int.Input(
+            own.name, default=int(own.default), min=int(own.least), max=slots, optional=True, tooltip=tooltip
+        )
+    else:
+        made = io.Float.Input(
+            own.name, default=own.default, min=own.least, max=own.most, step=own.step, optional=True, tooltip=tooltip
+        )
+    made.extra_dict = {"qr_lora_mode": mode.name, "qr_lora_slot": own.names_adapter}
+    return made
+
+
+def combination(name: str | None, given: Mapping[str, Any], connected: Sequence[int]) -> Combination:
     """What the inputs ask for.
 
     Args:
+        name: of the mode; None for the default.
+        given: the inputs of the node by name, those of the mode's parameters among them.
         connected: numbers of the adapters that are connected, in their order.
 
     Raises:
-        QRLoRAError: null_space with a ``protect`` that is not connected.
+        QRLoRAError: no such mode, or a parameter that names an adapter which is not connected.
     """
-    if mode != "null_space":
-        return Combination(mode, 0, mu, density)
-    if protect not in connected:
+    mode = MODES[0] if name is None else mode_named(name)
+    values = {own.name: given.get(own.name, own.default) for own in mode.parameters}
+    for own in mode.parameters:
+        if own.names_adapter:
+            values[own.name] = _position(own.name, values[own.name], connected)
+    return Combination(mode, values)
+
+
+def _position(name: str, slot: int, connected: Sequence[int]) -> int:
+    if slot not in connected:
         there = ", ".join(map(str, connected)) or "there is none"
-        raise QRLoRAError(f"protect: expected the number of a connected adapter ({there}), found {protect}.")
-    return Combination(mode, connected.index(protect), mu, density)
+        raise QRLoRAError(f"{name}: expected the number of a connected adapter ({there}), found {slot}.")
+    return connected.index(slot)

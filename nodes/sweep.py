@@ -11,7 +11,6 @@ from comfy_api.latest import io
 from ..qrlora_core import QRLoRA, QRLoRAError
 from .host.apply.source import Source
 from .host.merge.merge import APPLY_MODES, apply_adapters
-from .host.merge.modes import MERGE_MODES
 from .merge_mode import combination, mode_inputs
 from .sockets import CATEGORY, GridSocket, QRLoRASocket
 
@@ -79,10 +78,8 @@ class Sweep(io.ComfyNode):
         adapter_y: QRLoRA | None = None,
         scales_y: str = "",
         apply: str = APPLY_MODES[0],
-        mode: str = MERGE_MODES[0],
-        protect: int = 2,
-        mu: float = 1.0,
-        density: float = 0.5,
+        mode: str | None = None,
+        **given: Any,
     ) -> io.NodeOutput:
         """One model per cell; a cell holds scales, not merged tensors, but with ties, whose result depends on them."""
         grid = SweepGrid(
@@ -94,7 +91,7 @@ class Sweep(io.ComfyNode):
         cells = len(grid.scales_x) * max(1, len(grid.scales_y))
         if cells > _MOST_CELLS:
             raise QRLoRAError(f"expected at most {_MOST_CELLS} cells, found {cells}.")
-        how = combination(mode, protect, mu, density, [1] if adapter_y is None else [1, 2])
+        how = combination(mode, given, [1] if adapter_y is None else [1, 2])
         models = [
             apply_adapters(model, _sources(adapter_x, x, adapter_y, y), apply, how=how).model
             for y in grid.scales_y or (None,)

@@ -4,8 +4,6 @@ import { element, plainText } from "../lib/dom.js";
 import { isLinked, recordChange, setWidget, widgetOf } from "../lib/graph.js";
 import * as mix from "./mix.js";
 
-const OF_MODE = { null_space: ["protect", "mu"], ties: ["density"] };
-
 export class Settings {
   constructor(node, onChange) {
     Object.assign(this, { node, onChange });
@@ -14,7 +12,8 @@ export class Settings {
 
   /** Names of widgets, line by line. */
   lines() {
-    const extra = OF_MODE[widgetOf(this.node, "mode")?.value] ?? [];
+    const mode = widgetOf(this.node, "mode")?.value;
+    const extra = Object.keys(optionalInputs(this.node)).filter((name) => toldOf(this.node, name).qr_lora_mode === mode);
     const clip = isLinked(this.node, "clip") ? ["clip_scale"] : [];
     return [["apply", "mode"], [...extra, ...clip]].filter((line) => line.length);
   }
@@ -28,7 +27,7 @@ export class Settings {
 
   control(name) {
     const widget = widgetOf(this.node, name);
-    const field = name === "protect" ? choiceOf(mix.connectedSlots(this.node)) : fieldFor(widget);
+    const field = toldOf(this.node, name).qr_lora_slot ? choiceOf(mix.connectedSlots(this.node)) : fieldFor(widget);
     field.dataset.widget = name;
     field.addEventListener("change", () => {
       const value = typeof widget.value === "number" ? Number(field.value) : field.value;
@@ -43,11 +42,20 @@ export class Settings {
   refresh() {
     for (const field of this.root.querySelectorAll("[data-widget]")) {
       const name = field.dataset.widget;
-      if (name === "protect") nameChoices(this.node, field);
+      if (toldOf(this.node, name).qr_lora_slot) nameChoices(this.node, field);
       field.value = String(widgetOf(this.node, name).value);
       field.disabled = isLinked(this.node, name);
     }
   }
+}
+
+function optionalInputs(node) {
+  return node.constructor.nodeData?.input?.optional ?? {};
+}
+
+/** What the server tells of an input besides its widget: the merge mode that it belongs to, whether it names a slot. */
+function toldOf(node, name) {
+  return optionalInputs(node)[name]?.[1] ?? {};
 }
 
 function fieldFor({ options: { values, min, max } }) {

@@ -18,8 +18,8 @@ from ..apply.source import Source
 from ..model.base_check import other_base
 from ..model.matching import Names, match, require_some
 from ..model.memo import Note, remembered
-from .modes import Combination, combine
-from .report import Neighbours, SourceReport, as_text, described_mode, overview, report_merge, unrun_lines
+from .combine import Combination, combine
+from .report import Neighbours, SourceReport, as_text, overview, report_merge, unrun_lines
 
 APPLY_MODES = ("live", "patch")
 _ADD = Combination()
@@ -171,8 +171,12 @@ def _whole_merge(reports: Sequence[SourceReport], on_model: _Merge, on_clip: _Me
     rest = merge([(_left_out(report), report.source.scale) for report in reports])
     parts = [rest, on_model.merged, *([on_clip.merged] if on_clip is not None else [])]
     layers: ChainMap[str, Layer] = ChainMap(*(part.layers for part in parts))  # type: ignore[arg-type]
-    told = {**on_model.merged.metadata, _MODE_KEY: described_mode(reports, how)}
+    told = {**on_model.merged.metadata, _MODE_KEY: _mode_text(reports, how)}
     return replace(on_model.merged, layers=MappingProxyType(layers), metadata=told)
+
+
+def _mode_text(reports: Sequence[SourceReport], how: Combination) -> str:
+    return how.told([found.source.label for found in reports]) or how.mode.name
 
 
 def _left_out(report: SourceReport) -> QRLoRA:

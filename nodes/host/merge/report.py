@@ -16,7 +16,7 @@ from ..text import paths_as_text, ranks_as_text
 if TYPE_CHECKING:
     from ..apply.source import Source
     from ..model.matching import Match
-    from .modes import Combination
+    from .combine import Combination
 
 
 _TEXT_ENCODER = ("lora_te", "lora_prior_te", "text_encoder", "te1_", "te2_")
@@ -67,8 +67,8 @@ def report_merge(
     """
     record = merged.merge_record or MergeRecord()
     lines = [_line(found, record, clip_scale) for found in reports]
-    if how.mode != "add" and reports:
-        lines.append(described_mode(reports, how))
+    told = how.told([found.source.label for found in reports])
+    lines += [told] if told and reports else []
     pairs = zip(pairwise(reports), neighbours, strict=True)
     lines += [_line_of_two(a, b, pair) for (a, b), pair in pairs if a.source.scale and b.source.scale]
     for found in reports:
@@ -158,13 +158,6 @@ def _basis(matched: Match, record: MergeRecord) -> str:
     if not different:
         return "shared basis"
     return f"shared basis in {shared} layers, own basis in {different}" if shared else "own basis"
-
-
-def described_mode(reports: Sequence[SourceReport], how: Combination) -> str:
-    """The merge mode with its settings, by the names of the adapters."""
-    if how.mode == "null_space" and reports:
-        return f"null_space: the others are kept away from {reports[how.protect].source.label}, mu {how.mu:g}"
-    return f"ties: density {how.density:g}" if how.mode == "ties" else how.mode
 
 
 def _warnings(found: SourceReport) -> list[str]:

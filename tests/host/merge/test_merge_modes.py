@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from comfyui_qr_lora.nodes.host.merge.modes import PROJECTED
+from comfyui_qr_lora.nodes.host.merge.modes.null_space import PROJECTED
 from comfyui_qr_lora.nodes.host.model.key_map import KeyMap, Target
 from comfyui_qr_lora.nodes.host.model.memo import recalled
 from comfyui_qr_lora.nodes.merge import Merge

@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from ....qrlora_core import QRLoRA, QRLoRAError, null_space, ties
+from ....qrlora_core import QRLoRA
 from ..apply.source import Source
 from ..model.matching import Names
 from ..model.memo import Note, remembered
 from .align import on_same_layers
+from .modes.add import ADD
+from .modes.mode import Mode, Values
 
 _MATRICES: Note[QRLoRA] = Note("matrices")
 _WITH_VECTORS: Note[QRLoRA] = Note("with vectors")
-PROJECTED: Note[dict[float, QRLoRA]] = Note("projected, by mu")
-
-MERGE_MODES = ("add", "null_space", "ties")
 
 
 @dataclass(frozen=True)
 class Combination:
-    """The merge mode and its settings, see `qrlora_core.modes`; ``protect`` is a position in the sources."""
+    """A merge mode with its settings; a parameter that names an adapter holds its position in the sources."""
 
-    mode: str = MERGE_MODES[0]
-    protect: int = 0
-    mu: float = 1.0
-    density: float = 0.5
+    mode: Mode = ADD
+    values: Values = field(default_factory=dict)
+
+    def told(self, labels: Sequence[str]) -> str:
+        """The settings in words, by the labels of the sources."""
+        return self.mode.told(self.values, labels)
 
 
 def combine(patcher: Any, sources: Sequence[Source], how: Combination, names: Names) -> list[Source]:
@@ -37,21 +38,16 @@ def combine(patcher: Any, sources: Sequence[Source], how: Combination, names: Na
         patcher: the model whose layer names the adapters have, see `match`.
 
     Raises:
-        QRLoRAError: an unknown mode, or settings out of range.
+        QRLoRAError: settings out of range.
     """
-    if how.mode not in MERGE_MODES:
-        raise QRLoRAError(f"mode: expected one of {', '.join(MERGE_MODES)}, found {how.mode!r}.")
     active = [index for index, source in enumerate(sources) if source.scale != 0 and source.adapter.layers]
-    if how.mode == "add" or len(active) < 2:
-        return list(sources)
+    named = {own.name: int(how.values[own.name]) for own in how.mode.parameters if own.names_adapter}
+    if how.mode.changed is None or len(active) < 2 or not set(named.values()) <= set(active):
+        return list(sources)  # with the adapter off that a mode is about, it has nothing to do
     fitted = on_same_layers(patcher, [sources[index].adapter for index in active], names)
     adapters = [remembered(adapter, patcher.model, _MATRICES, partial(_matrices, adapter)) for adapter in fitted]
-    if how.mode == "ties":
-        changed = ties(adapters, [sources[index].scale for index in active], density=how.density)
-    elif how.protect in active:
-        changed = _null_space(adapters, active.index(how.protect), how.mu)
-    else:
-        return list(sources)  # the protected adapter is off, so nothing is kept away from it
+    values = {**how.values, **{name: active.index(position) for name, position in named.items()}}
+    changed = how.mode.changed(adapters, [sources[index].scale for index in active], values)
     result = list(sources)
     for index, adapter, whole in zip(active, changed, fitted, strict=True):
         joined = remembered(adapter, whole, _WITH_VECTORS, partial(_with_vectors, adapter, whole))
@@ -68,17 +64,3 @@ def _matrices(adapter: QRLoRA) -> QRLoRA:
 def _with_vectors(changed: QRLoRA, whole: QRLoRA) -> QRLoRA:
     vectors = {path: layer for path, layer in whole.layers.items() if layer.is_vector}
     return replace(changed, layers={**changed.layers, **vectors}) if vectors else changed
-
-
-def _null_space(adapters: Sequence[QRLoRA], protect: int, mu: float) -> list[QRLoRA]:
-    """As `null_space`, the last projection kept with its adapter: it depends on no scale, so a tweak finds it again."""
-    protected = adapters[protect]
-
-    def projected(adapter: QRLoRA) -> QRLoRA:
-        by_mu = remembered(adapter, protected, PROJECTED, dict)
-        if mu not in by_mu:
-            by_mu.clear()  # each is a copy of the adapter: a dragged mu must not pile them up
-            by_mu[mu] = null_space([protected, adapter], 0, mu=mu)[1]
-        return by_mu[mu]
-
-    return [protected if index == protect else projected(adapter) for index, adapter in enumerate(adapters)]
