@@ -17,7 +17,7 @@ from .errors import (
 from .files.adapter_file import FORMATS, load_adapter, save_adapter
 from .files.basis_store import BasisStore
 from .files.training_state import TrainingState, load_training, save_training
-from .functional.compare import compare
+from .functional.compare import as_table, compare
 from .functional.decompose import Factors, decompose
 from .functional.merge import merge
 from .functional.null_space import null_space
@@ -52,6 +52,7 @@ __all__ = [
     "Trainer",
     "TrainingError",
     "TrainingState",
+    "as_table",
     "compare",
     "decompose",
     "load_adapter",
