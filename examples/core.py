@@ -1,8 +1,9 @@
 """QR-LoRA on any torch module, without ComfyUI: decompose, train, merge, save, load, compare.
 
-pip install ".[core]"
-python examples/core.py
+In a clone of the repository: `pip install ".[core]"`, then `python examples/core.py`.
 """
+
+from dataclasses import replace
 
 import torch
 from torch.nn import GELU, Linear, Sequential
@@ -26,7 +27,7 @@ def train(name: str, wanted: torch.Tensor, steps: int = 100) -> core.QRLoRA:
     for hook in hooks:
         hook.remove()
     print(f"{name}: loss {losses[0]:.3f} -> {losses[-1]:.3f}")
-    return trainer.adapter({"name": name})
+    return replace(trainer.adapter({}), name=name)
 
 
 flip, roll = train("flip", x.flip(1)), train("roll", x.roll(8, dims=1))
