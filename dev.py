@@ -21,11 +21,12 @@ import argparse
 import os
 import subprocess
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 
 from devtools.environment import ROOT, Environment, SetupError, dev_group, host_group, say
 from devtools.frontend import VARIABLE, frontend_version
-from devtools.lint import findable_pack
+from devtools.lint import findable_pack, page_checks, python_checks
 from devtools.server import Server, ServerError, exit_on_sigterm, free_port, has_gpu, is_port_free
 from devtools.workspace import PACK_NAME, Home, copy_workflows, ensure_host, host_version, make_base, own_host
 
@@ -122,11 +123,10 @@ def test(options: argparse.Namespace) -> int:
 
 
 def lint(options: argparse.Namespace) -> int:
-    """Run ruff and mypy; all of them, whichever fails."""
+    """Run all checks, whichever fails."""
     environment, _ = prepare(options.home, dev=True)
     os.environ["MYPYPATH"] = str(findable_pack(options.home.folder / ".run"))
-    checks = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"])
-    return max([call([environment.python, "-m", *check]) for check in checks])
+    return max([call(command) for command in chain(python_checks(environment), page_checks(environment))])
 
 
 def bench(options: argparse.Namespace) -> int:

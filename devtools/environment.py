@@ -71,7 +71,7 @@ class Group:
     """A set of requirements that is installed together.
 
     Args:
-        name: "host" or "dev".
+        name: "host", "dev" or "node".
         requirements: requirement lines.
         constraints: a pip constraints file, or None.
         no_deps: requirement lines that are installed without their dependencies.
@@ -100,6 +100,12 @@ def dev_group() -> Group:
     """What tests, lint and benchmarks need on top of the host."""
     lines = parse_requirements((REQUIREMENTS / "dev.txt").read_text(encoding="utf-8"))
     return Group("dev", tuple(lines.values()))
+
+
+def node_group() -> Group:
+    """What checks the page's scripts."""
+    lines = parse_requirements((REQUIREMENTS / "node.txt").read_text(encoding="utf-8"))
+    return Group("node", tuple(lines.values()), None)
 
 
 class Environment:

@@ -14,7 +14,10 @@ import { attachSchedule } from "./schedule/schedule.js";
 import { attachTrain } from "./train/train.js";
 
 const DESK_SETTING = "QRLoRA.Desk";
-/** Node id to what its panel is made by. */
+/**
+ * Node id to what its panel is made by.
+ * @type {Record<string, (node: LGraphNode) => void>}
+ */
 const PANELS = {
   QRLoRA_Load: attachLoad,
   QRLoRA_Merge: attachMerge,
@@ -49,7 +52,7 @@ app.registerExtension({
   },
 
   nodeCreated(node) {
-    if (isWanted()) PANELS[node.comfyClass]?.(node);
+    if (isWanted()) PANELS[node.comfyClass ?? ""]?.(node);
   },
 
   /** Undo makes all nodes anew; what they had to say still holds. */

@@ -1,5 +1,13 @@
 /** The picture of a sweep on `QRLoRA_Grid`: a click on a cell puts its scales into QR-LoRA Merge. */
 
+/**
+ * @typedef {import("../lib/graph.js").Source} Source
+ * @typedef {{ at: number[], scale_x: number, scale_y: number | null }} Cell
+ * @typedef {{ filename: string, subfolder: string, type: string, width: number, height: number, cells: Cell[], name_x: string, name_y: string }} Result
+ * @typedef {{ source: Source, scale: number }} Swept
+ * @typedef {{ isSet: boolean, key: string, values?: { nodes: string } }} Told what came of a click
+ */
+
 import { api } from "../../../scripts/api.js";
 import { element, plainText } from "../lib/dom.js";
 import { allNodes, onExecuted, sourceOf } from "../lib/graph.js";
@@ -10,8 +18,9 @@ import { setScales } from "../merge/merge.js";
 const EMPTY = 40; // pixels
 const HEIGHT = 360;
 const SLOTS = [1, 2, 3, 4, 5, 6, 7, 8];
-const AXES = ["x", "y"];
+const AXES = /** @type {const} */ (["x", "y"]);
 
+/** @param {LGraphNode} node */
 export function attachGrid(node) {
   const view = new GridView((cell) => putIntoMerge(node, cell));
   const panel = addPanel(node, "qr_lora_grid", text("grid.panel"), view.root, () => view.height());
@@ -22,9 +31,12 @@ export function attachGrid(node) {
 }
 
 class GridView {
+  /** @param {(cell: Cell) => Told} choose */
   constructor(choose) {
     this.choose = choose;
+    /** @type {HTMLButtonElement[]} */
     this.cells = [];
+    this.columns = 0;
     this.picture = element("img", { alt: "", draggable: "false" });
     this.frame = element("div", { class: "qr-lora-grid-frame", role: "group", "aria-label": text("grid.panel") }, this.picture);
     this.frame.hidden = true;
@@ -36,12 +48,13 @@ class GridView {
     return this.frame.hidden ? EMPTY : HEIGHT;
   }
 
+  /** @param {Result | undefined} result */
   show(result) {
     if (!result) return;
     const { filename, subfolder, type, width, height } = result;
     this.picture.src = api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}`);
     this.frame.style.aspectRatio = `${width} / ${height}`;
-    this.frame.style.setProperty("--qr-ratio", width / height);
+    this.frame.style.setProperty("--qr-ratio", String(width / height));
     this.columns = result.cells.filter((cell) => cell.at[1] === result.cells[0].at[1]).length;
     this.cells = result.cells.map((cell, index) => this.newCell(cell, index, result));
     this.frame.replaceChildren(this.picture, ...this.cells);
@@ -49,6 +62,11 @@ class GridView {
     this.message.textContent = text("grid.choose");
   }
 
+  /**
+   * @param {Cell} cell
+   * @param {number} index
+   * @param {Result} names
+   */
   newCell(cell, index, { name_x, name_y }) {
     const [left, top, width, height] = cell.at.map((share) => `${share * 100}%`);
     const names = { x: plainText(name_x, 100), y: plainText(name_y, 100) };
@@ -68,6 +86,11 @@ class GridView {
     });
   }
 
+  /**
+   * @param {Cell} cell
+   * @param {number} index
+   * @param {string[]} scales
+   */
   press(cell, index, scales) {
     const told = this.choose(cell);
     this.cells.forEach((other, place) => other.setAttribute("aria-pressed", String(told.isSet && place === index)));
@@ -76,7 +99,11 @@ class GridView {
     this.message.classList.toggle("qr-lora-quiet", told.isSet);
   }
 
-  /** One stop for Tab, and arrows from cell to cell. */
+  /**
+   * One stop for Tab, and arrows from cell to cell.
+   * @param {KeyboardEvent} event
+   * @param {number} index
+   */
   pressKey(event, index) {
     const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -this.columns, ArrowDown: this.columns }[event.key];
     if (!step) return;
@@ -85,11 +112,16 @@ class GridView {
   }
 }
 
-/** What came of it: a text and whether anything was set. */
+/**
+ * What came of it: a text and whether anything was set.
+ * @param {LGraphNode} node
+ * @param {Cell} cell
+ * @returns {Told}
+ */
 function putIntoMerge(node, cell) {
   const sweep = sourceOf(node, "grid")?.node;
   if (!sweep) return { isSet: false, key: "grid.no_sweep" };
-  const swept = AXES.map((axis) => ({ source: sourceOf(sweep, `adapter_${axis}`), scale: cell[`scale_${axis}`] })).filter(({ source, scale }) => source && scale != null);
+  const swept = AXES.map((axis) => ({ source: sourceOf(sweep, `adapter_${axis}`), scale: cell[`scale_${axis}`] })).filter(isSwept);
   const fitting = allNodes()
     .filter((other) => other.comfyClass === "QRLoRA_Merge")
     .map((merge) => ({ merge, scales: scalesFor(merge, swept) }))
@@ -100,9 +132,22 @@ function putIntoMerge(node, cell) {
   return { isSet: true, key: isWhole ? "grid.set" : "grid.set_in_part", values: { nodes: fitting.map(({ merge }) => nameOf(merge)).join(", ") } };
 }
 
-/** Slot to scale, for the adapters that the sweep varied. */
+/**
+ * @param {{ source: Source | null, scale: number | null }} found
+ * @returns {found is Swept}
+ */
+function isSwept(found) {
+  return found.source != null && found.scale != null;
+}
+
+/**
+ * Slot to scale, for the adapters that the sweep varied.
+ * @param {LGraphNode} merge
+ * @param {Swept[]} swept
+ */
 function scalesFor(merge, swept) {
   const left = [...swept];
+  /** @type {Record<number, number>} */
   const scales = {};
   for (const slot of SLOTS) {
     const own = sourceOf(merge, `adapter_${slot}`);
@@ -112,6 +157,7 @@ function scalesFor(merge, swept) {
   return scales;
 }
 
+/** @param {LGraphNode} node */
 function nameOf(node) {
   return text("grid.node", { title: plainText(node.title, 100), id: node.id });
 }

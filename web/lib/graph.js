@@ -1,20 +1,38 @@
 /** Nodes, their widgets and where their inputs come from. */
 
+/**
+ * @typedef {{ node: LGraphNode, slot: number }} Source an output of a node
+ * @typedef {Record<string, LLink | null>} Links by the name of the input that each comes into
+ */
+
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 
 const FAR_AWAY = 1000; // more than a node has inputs
 
-/** The widget that decides on an input: the node's own, or the one that stands for it on the node of its subgraph. */
+/**
+ * The widget that decides on an input: the node's own, or the one that stands for it on the node of its subgraph.
+ * @param {LGraphNode} node
+ * @param {string} name
+ */
 export function widgetOf(node, name) {
   return decider(node, name).widget ?? ownWidget(node, name);
 }
 
+/**
+ * @param {LGraphNode} node
+ * @param {string} name
+ */
 function ownWidget(node, name) {
   return node.widgets?.find((widget) => widget.name === name);
 }
 
-/** Set a widget as a user would, so that both renderers and other extensions see it. */
+/**
+ * Set a widget as a user would, so that both renderers and other extensions see it.
+ * @param {LGraphNode} node
+ * @param {string} name
+ * @param {WidgetValue} value
+ */
 export function setWidget(node, name, value) {
   const widget = widgetOf(node, name);
   if (!widget || widget.value === value) return;
@@ -23,23 +41,40 @@ export function setWidget(node, name, value) {
   if (widget !== ownWidget(node, name)) node.qrLoRAChanged?.();
 }
 
+/**
+ * @param {LGraphNode} node
+ * @param {string} name
+ */
 export function inputOf(node, name) {
   return node.inputs?.find((input) => input.name === name);
 }
 
-/** The link that comes into an input, null where there is none. */
+/**
+ * The link that comes into an input, null where there is none.
+ * @param {LGraphNode} node
+ * @param {string} name
+ */
 export function linkInto(node, name) {
   return node.graph?.getLink(inputOf(node, name)?.link) ?? null;
 }
 
-/** Put the inputs of a node in another order, or fewer of them; their links go along. */
+/**
+ * Put the inputs of a node in another order, or fewer of them; their links go along.
+ * @param {LGraphNode} node
+ * @param {NodeInput[]} inputs
+ */
 export function setInputs(node, inputs) {
   const links = linksOf(node);
   node.inputs.splice(0, node.inputs.length, ...inputs);
   placeLinks(node, links);
 }
 
-/** Exchange what is connected to two inputs. */
+/**
+ * Exchange what is connected to two inputs.
+ * @param {LGraphNode} node
+ * @param {string} first
+ * @param {string} second
+ */
 export function exchangeLinks(node, first, second) {
   const links = linksOf(node);
   const [a, b] = [first, second].map((name) => inputOf(node, name));
@@ -48,17 +83,32 @@ export function exchangeLinks(node, first, second) {
   placeLinks(node, { ...links, [first]: links[second], [second]: links[first] });
 }
 
+/**
+ * @param {LGraphNode} node
+ * @returns {Links}
+ */
 function linksOf(node) {
   return Object.fromEntries(node.inputs.map(({ name }) => [name, linkInto(node, name)]));
 }
 
-/** A link knows the place of its input. No two may ever be at one place: where the host finds them by it, one is lost. */
+/**
+ * A link knows the place of its input. No two may ever be at one place: where the host finds them by it, one is lost.
+ * @param {LGraphNode} node
+ * @param {Links} links
+ */
 function placeLinks(node, links) {
-  const moved = node.inputs.map(({ name }, place) => ({ link: links[name], place })).filter(({ link, place }) => link && link.target_slot !== place);
+  const moved = node.inputs.flatMap(({ name }, place) => {
+    const link = links[name];
+    return link && link.target_slot !== place ? [{ link, place }] : [];
+  });
   for (const away of [FAR_AWAY, 0]) for (const { link, place } of moved) link.target_slot = away + place;
 }
 
-/** Whether something else decides on an input: a widget on the node of a subgraph is still for the user to set. */
+/**
+ * Whether something else decides on an input: a widget on the node of a subgraph is still for the user to set.
+ * @param {LGraphNode} node
+ * @param {string} name
+ */
 export function isLinked(node, name) {
   const { node: deciding, name: decided } = decider(node, name);
   return linkInto(deciding, decided) != null;
@@ -67,53 +117,81 @@ export function isLinked(node, name) {
 /**
  * Where an input is decided on: at the node itself, or outside where it is shown on the node of its subgraph. Of a
  * subgraph that is used more than once, each has a value of its own, none of which is that of the node inside.
+ * @param {LGraphNode} node
+ * @param {string} name
+ * @returns {{ node: LGraphNode, name: string, widget?: Widget }}
  */
 function decider(node, name) {
   const link = linkInto(node, name);
   const [outer, another] = link?.originIsIoNode ? nodesOf(node.graph) : [];
-  const input = outer?.inputs[link.origin_slot];
+  const input = link && outer?.inputs[link.origin_slot];
   const widget = input && !another ? outer.getWidgetFromSlot?.(input) : null;
-  if (!widget) return { node, name };
+  if (!input || !widget) return { node, name };
   const { widget: further, ...place } = decider(outer, input.name);
   return { ...place, widget: further ?? widget };
 }
 
-/** The nodes that stand for a subgraph. */
+/**
+ * The nodes that stand for a subgraph.
+ * @param {LGraph | null} subgraph
+ */
 function nodesOf(subgraph) {
   return allNodes().filter((node) => node.subgraph === subgraph);
 }
 
-/** The node and output that feed an input, through reroutes and across subgraphs; null where nothing does. */
+/**
+ * The node and output that feed an input, through reroutes and across subgraphs; null where nothing does.
+ * @param {LGraphNode} node
+ * @param {string} name
+ * @returns {Source | null}
+ */
 export function sourceOf(node, name) {
   const link = linkInto(node, name);
-  return link ? originOf(node.graph, link) : null;
+  return link && node.graph ? originOf(node.graph, link) : null;
 }
 
+/**
+ * @param {LGraph} graph
+ * @param {LLink} link
+ * @returns {Source | null}
+ */
 function originOf(graph, link) {
   if (link.originIsIoNode) return fromOutside(graph, link.origin_slot);
   const node = graph.getNodeById(link.origin_id);
   if (!node) return null;
-  if (node.isSubgraphNode?.()) return fromInside(node, link.origin_slot);
+  if (node.subgraph && node.isSubgraphNode?.()) return fromInside(node.subgraph, link.origin_slot);
   if (node.type === "Reroute") return sourceOf(node, node.inputs[0]?.name ?? "");
   return { node, slot: link.origin_slot };
 }
 
-/** What an input is called at the edge of its subgraph; null for one that nothing outside may feed. */
+/**
+ * What an input is called at the edge of its subgraph; null for one that nothing outside may feed.
+ * @param {LGraphNode} node
+ * @param {string} name
+ */
 export function outerNameOf(node, name) {
   const link = linkInto(node, name);
-  const input = link?.originIsIoNode ? node.graph.inputs[link.origin_slot] : null;
+  const input = link?.originIsIoNode ? /** @type {Subgraph} */ (node.graph).inputs[link.origin_slot] : null;
   return input ? (input.label ?? input.name) : null;
 }
 
+/**
+ * @param {LGraph} graph
+ * @param {number} slot
+ */
 function fromOutside(graph, slot) {
   const [outer] = nodesOf(graph);
   const input = outer?.inputs[slot];
   return input ? sourceOf(outer, input.name) : null;
 }
 
-function fromInside(node, slot) {
-  const link = node.subgraph.getLink(node.subgraph.outputs[slot]?.linkIds[0]);
-  return link ? originOf(node.subgraph, link) : null;
+/**
+ * @param {Subgraph} subgraph
+ * @param {number} slot
+ */
+function fromInside(subgraph, slot) {
+  const link = subgraph.getLink(subgraph.outputs[slot]?.linkIds[0]);
+  return link ? originOf(subgraph, link) : null;
 }
 
 /** The graph of the workflow, whichever of its subgraphs is open. */
@@ -121,20 +199,32 @@ export function rootGraph() {
   return app.graph?.rootGraph ?? app.graph;
 }
 
-/** Every node of the workflow, those within subgraphs too. */
+/**
+ * Every node of the workflow, those within subgraphs too.
+ * @param {LGraph | null} [graph]
+ * @returns {LGraphNode[]}
+ */
 export function allNodes(graph = rootGraph()) {
   return (graph?.nodes ?? []).flatMap((node) => [node, ...(node.subgraph ? allNodes(node.subgraph) : [])]);
 }
 
-/** The node with an id such as the server uses: `12`, or `7:12` for node 12 within subgraph node 7. */
+/**
+ * The node with an id such as the server uses: `12`, or `7:12` for node 12 within subgraph node 7.
+ * @param {NodeId} executionId
+ */
 export function nodeByExecutionId(executionId) {
+  /** @type {LGraph | null | undefined} */
   let graph = rootGraph();
   const path = String(executionId).split(":");
   for (const id of path.slice(0, -1)) graph = graph?.getNodeById(id)?.subgraph;
   return graph?.getNodeById(path.at(-1)) ?? null;
 }
 
-/** Call a function whenever the node has run, with what it sent to the page. */
+/**
+ * Call a function whenever the node has run, with what it sent to the page.
+ * @param {LGraphNode} node
+ * @param {(output: NodeOutputs) => void} tell
+ */
 export function onExecuted(node, tell) {
   const before = node.onExecuted;
   node.qrLoRASilent = true;
@@ -144,27 +234,44 @@ export function onExecuted(node, tell) {
   };
   node.onExecuted = function (output, ...rest) {
     before?.call(this, output, ...rest);
-    node.qrLoRATell(output);
+    node.qrLoRATell?.(output);
   };
 }
 
-/** Tell the nodes what they sent when they last ran, where the host has kept it: a run of the past was opened. */
+/**
+ * Tell the nodes what they sent when they last ran, where the host has kept it: a run of the past was opened.
+ * @param {Record<string, NodeOutputs> | undefined} outputs
+ */
 export function tellKeptOutputs(outputs) {
   for (const node of allNodes()) {
-    const kept = outputs?.[node.graph.isRootGraph ? node.id : `${node.graph.id}:${node.id}`];
+    const kept = outputs?.[!node.graph || node.graph.isRootGraph ? node.id : `${node.graph.id}:${node.id}`];
     if (kept) node.qrLoRATell?.(kept);
   }
 }
 
-/** Call a function when one of these widgets changes, and when all of them were read from a file. */
+/**
+ * Call a function when one of these widgets changes, and when all of them were read from a file.
+ * @param {LGraphNode} node
+ * @param {string[]} names
+ * @param {() => void} tell
+ */
 export function onWidgetChange(node, names, tell) {
-  for (const widget of names.map((name) => ownWidget(node, name))) widget.callback = chained(widget.callback, tell);
+  for (const widget of node.widgets.filter(({ name }) => names.includes(name))) widget.callback = chained(widget.callback, tell);
   node.qrLoRAChanged = tell; // by one that stands for it
   node.onConfigure = chained(node.onConfigure, tell);
 }
 
-/** A method that does what it did, and then tells of it. */
+/**
+ * A method that does what it did, and then tells of it.
+ * @template This
+ * @param {((this: This, ...given: any[]) => unknown) | undefined} before
+ * @param {() => void} tell
+ */
 export function chained(before, tell) {
+  /**
+   * @this {This}
+   * @param {...any} given
+   */
   return function (...given) {
     const result = before?.apply(this, given);
     tell();
@@ -172,7 +279,10 @@ export function chained(before, tell) {
   };
 }
 
-/** Do it once the present burst of changes is over. */
+/**
+ * Do it once the present burst of changes is over.
+ * @param {() => void} action
+ */
 export function debounced(action) {
   let waiting = false;
   return () => {

@@ -1,5 +1,7 @@
 /** Panels of our own on a node, in both of the host's renderers. */
 
+/** @typedef {{ widget: Widget & { element: HTMLElement }, onSight: () => void, resize: () => void }} Panel */
+
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 import { nodeByExecutionId } from "./graph.js";
@@ -7,16 +9,24 @@ import { nodeByExecutionId } from "./graph.js";
 const MARGIN = 6;
 const FRAMES = 180; // within which a new node is drawn
 const TEXT_WIDGET = "$$node-text-preview";
+const MOUSE_EVENTS = /** @type {const} */ (["pointerdown", "pointermove", "pointerup", "dblclick"]);
+/** @type {Record<string, "processMouseDown" | "processMouseMove" | "processMouseUp">} */
+const PASSED_ON = { pointerdown: "processMouseDown", pointermove: "processMouseMove", pointerup: "processMouseUp" };
 
 /**
  * Put an element on a node, below its widgets, under a name and a label for people. Its height is told, never measured, so that nothing moves when values
  * change; `panel.resize()` takes the new one. It is no part of the prompt nor of the saved values.
  *
  * `panel.onSight` is called when it comes into sight, as when its subgraph is opened: what it shows may have changed.
+ * @param {LGraphNode} node
+ * @param {string} name
+ * @param {string} label
+ * @param {HTMLElement} content
+ * @param {() => number} height
  */
 export function addPanel(node, name, label, content, height) {
   content.classList.add("qr-lora");
-  for (const kind of ["pointerdown", "pointermove", "pointerup", "dblclick"]) content.addEventListener(kind, keepFromHost);
+  for (const kind of MOUSE_EVENTS) content.addEventListener(kind, keepFromHost);
   content.addEventListener("wheel", passWheel, { passive: false });
   content.addEventListener("keydown", keepKeys);
   const widget = node.addDOMWidget(name, "QR_LORA_PANEL", content, {
@@ -29,24 +39,29 @@ export function addPanel(node, name, label, content, height) {
   widget.serialize = false;
   widget.label = label;
   takePlace(node, name, content);
-  const panel = { widget, onSight: () => {} };
-  new ResizeObserver(() => panel.onSight()).observe(content);
   const setHeight = () => Object.assign(content.style, { height: `${height()}px`, minHeight: `${height()}px` });
   setHeight();
   let last = node.computeSize()[1];
-  panel.resize = () => {
+  const resize = () => {
     setHeight();
     const needed = node.computeSize()[1];
     if (needed !== last) node.setSize([node.size[0], Math.max(needed, node.size[1] + needed - last)]);
     last = needed;
     node.setDirtyCanvas?.(true, true);
   };
+  /** @type {Panel} */
+  const panel = { widget, onSight: () => {}, resize };
+  new ResizeObserver(() => panel.onSight()).observe(content);
   return panel;
 }
 
 /**
  * After undo, or when a workflow is opened again, a node is made anew under its old number. The renderer that draws
  * nodes as elements then goes on showing the panel of the old one, which nobody hears any more.
+ * @param {LGraphNode} node
+ * @param {string} name
+ * @param {HTMLElement} content
+ * @param {number} [tries]
  */
 function takePlace(node, name, content, tries = FRAMES) {
   if (node.graph && LiteGraph.vueNodesMode) {
@@ -58,24 +73,33 @@ function takePlace(node, name, content, tries = FRAMES) {
   if (tries > 0 && !content.isConnected) requestAnimationFrame(() => takePlace(node, name, content, tries - 1));
 }
 
-/** The host would move the node, or open its own menus. The middle button still moves the canvas. */
+/**
+ * The host would move the node, or open its own menus. The middle button still moves the canvas.
+ * @param {MouseEvent} event
+ */
 function keepFromHost(event) {
   if (event.button !== 1 && !(event.buttons & 4)) return event.stopPropagation();
   if (LiteGraph.vueNodesMode) return;
-  const pass = { pointerdown: "processMouseDown", pointermove: "processMouseMove", pointerup: "processMouseUp" }[event.type];
-  if (pass) app.canvas[pass](event);
+  const pass = PASSED_ON[event.type];
+  if (pass) app.canvas[pass](/** @type {PointerEvent} */ (event));
 }
 
-/** Zoom, unless there is something to scroll. */
+/**
+ * Zoom, unless there is something to scroll.
+ * @param {WheelEvent} event
+ */
 function passWheel(event) {
-  const scrolled = event.target.closest(".qr-lora-scroll");
+  const scrolled = /** @type {Element} */ (event.target).closest(".qr-lora-scroll");
   if (scrolled && scrolled.scrollHeight > scrolled.clientHeight) return event.stopPropagation();
   if (LiteGraph.vueNodesMode) return;
   event.preventDefault();
   app.canvas.processMouseWheel(event);
 }
 
-/** Delete, arrows and letters are for the panel; what is held with Control, as undo is, stays the host's. */
+/**
+ * Delete, arrows and letters are for the panel; what is held with Control, as undo is, stays the host's.
+ * @param {KeyboardEvent} event
+ */
 function keepKeys(event) {
   if (!event.ctrlKey && !event.metaKey) event.stopPropagation();
 }
@@ -86,20 +110,29 @@ function keepKeys(event) {
  *
  * `socketOf(name)` is how far below the top of the panel the socket of a widget belongs, null where it has no place.
  * Returns what must be called when that has changed.
+ * @param {LGraphNode} node
+ * @param {Panel} panel
+ * @param {string[]} names
+ * @param {(name: string) => number | null} socketOf
  */
 export function standFor(node, { widget: panel }, names, socketOf) {
-  const isOurs = ({ name }) => names.includes(name);
-  for (const method of ["isWidgetVisible", "isWidgetRowVisible"]) {
+  const isOurs = (/** @type {Widget} */ { name }) => names.includes(name);
+  for (const method of /** @type {const} */ (["isWidgetVisible", "isWidgetRowVisible"])) {
     const before = node[method];
     if (before) node[method] = (widget) => !isOurs(widget) && before.call(node, widget);
   }
   if (node.getLayoutWidgets) node.getLayoutWidgets = () => node.widgets.filter((widget) => !isOurs(widget));
-  const onCanvas = (name) => panel.y + MARGIN + (socketOf(name) ?? 0) - LiteGraph.NODE_SLOT_HEIGHT / 2;
+  const onCanvas = (/** @type {string} */ name) => panel.y + MARGIN + (socketOf(name) ?? 0) - LiteGraph.NODE_SLOT_HEIGHT / 2;
   for (const widget of node.widgets.filter(isOurs)) shrink(widget, node, () => onCanvas(widget.name));
   return () => placeSockets(node, panel.element, socketOf);
 }
 
-/** The canvas gives room to every widget of a node, seen or not; on another node this one takes what it needs. */
+/**
+ * The canvas gives room to every widget of a node, seen or not; on another node this one takes what it needs.
+ * @param {Widget} widget
+ * @param {LGraphNode} node
+ * @param {() => number} y
+ */
 function shrink(widget, node, y) {
   widget.computeSize = function (width) {
     return this.node === node ? [0, -4] : [width ?? 0, LiteGraph.NODE_WIDGET_HEIGHT]; // the host adds 4 to each
@@ -107,15 +140,21 @@ function shrink(widget, node, y) {
   Object.defineProperty(widget, "y", { get: y, set() {}, configurable: true });
 }
 
-/** The renderer that draws nodes as elements has a row for each widget. Style.css leaves of it the socket. */
+/**
+ * The renderer that draws nodes as elements has a row for each widget. Style.css leaves of it the socket.
+ * @param {LGraphNode} node
+ * @param {HTMLElement} content
+ * @param {(name: string) => number | null} socketOf
+ */
 function placeSockets(node, content, socketOf) {
-  const rows = content.closest(".lg-node-widgets");
+  const rows = /** @type {HTMLElement | null} */ (content.closest(".lg-node-widgets"));
+  if (!rows) return;
   const start = content.offsetTop;
   let isMoved = false;
-  for (const dot of rows?.querySelectorAll("[data-slot-key]") ?? []) {
-    const name = node.inputs[Number(dot.dataset.slotKey.split("-").at(-1))]?.widget?.name;
+  for (const dot of rows.querySelectorAll("[data-slot-key]")) {
+    const name = node.inputs[Number(dot.getAttribute("data-slot-key")?.split("-").at(-1))]?.widget?.name;
     const place = name ? socketOf(name) : null;
-    const row = dot.closest(".lg-node-widget, [data-widget-name]");
+    const row = /** @type {HTMLElement} */ (dot.closest(".lg-node-widget, [data-widget-name]"));
     const top = `${start + (place ?? 0)}px`;
     row.toggleAttribute("data-qr-lora-socket", place !== null);
     isMoved ||= row.style.top !== top;
@@ -124,7 +163,11 @@ function placeSockets(node, content, socketOf) {
   if (isMoved) rows.style.paddingBottom = rows.style.paddingBottom ? "" : "0.5px"; // the host looks again where sockets are
 }
 
-/** Where a panel shows what a node has to say, the host's own text box would say it again. */
+/**
+ * Where a panel shows what a node has to say, the host's own text box would say it again.
+ * @param {LGraphNode} node
+ * @param {(told: string) => void} show
+ */
 export function replaceHostText(node, show) {
   node.qrLoRAText = show;
   if (isListening) return;
@@ -138,6 +181,7 @@ export function replaceHostText(node, show) {
 }
 let isListening = false;
 
+/** @param {LGraphNode} node */
 function removeHostText(node) {
   const index = node.widgets?.findIndex((widget) => widget.name === TEXT_WIDGET) ?? -1;
   if (index < 0) return;

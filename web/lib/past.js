@@ -1,6 +1,9 @@
 /**
  * What nodes said in the past. A node whose output the server kept does not run, and a page that was opened later has
  * not heard it. The server's history has it, of the run in which the node ran with the same inputs.
+ *
+ * @typedef {Record<string, { class_type: string, inputs: Record<string, unknown> }>} Prompt in API form
+ * @typedef {{ outputs: Record<string, NodeOutputs>, prompt: [number, string, Prompt] }} Run
  */
 
 import { api } from "../../../scripts/api.js";
@@ -18,24 +21,44 @@ export function tellPast() {
   });
 }
 
+/**
+ * @param {string} id
+ * @param {Prompt} prompt
+ * @param {Run[]} runs
+ */
 function tell(id, prompt, runs) {
   const run = runs.find(({ outputs, prompt: [, , ran] }) => outputs[id] && isSame(id, prompt, ran));
   if (run) nodeByExecutionId(id)?.qrLoRATell?.(run.outputs[id]);
 }
 
-/** The API form of a run that is going on, or that is over already. */
+/**
+ * The API form of a run that is going on, or that is over already.
+ * @param {string} id
+ * @returns {Promise<Prompt>}
+ */
 async function promptOf(id) {
-  const { queue_running: running } = await ask("/queue");
-  const [, , prompt] = running.find(([, running]) => running === id) ?? (await ask(`/history/${id}`))[id]?.prompt ?? [];
+  const { queue_running: runs } = await ask("/queue");
+  const [, , prompt] = runs.find((/** @type {Run["prompt"]} */ [, running]) => running === id) ?? (await ask(`/history/${id}`))[id]?.prompt ?? [];
   return prompt ?? {};
 }
 
+/**
+ * @param {string} path
+ * @returns {Promise<any>}
+ */
 async function ask(path) {
   const answer = await api.fetchApi(path);
   return answer.ok ? answer.json() : {};
 }
 
-/** Whether a node, and all that its inputs come from, are the same in two prompts. */
+/**
+ * Whether a node, and all that its inputs come from, are the same in two prompts.
+ * @param {string} id
+ * @param {Prompt} prompt
+ * @param {Prompt} other
+ * @param {Set<string>} [seen]
+ * @returns {boolean}
+ */
 function isSame(id, prompt, other, seen = new Set()) {
   if (seen.has(id)) return true;
   seen.add(id);

@@ -1,5 +1,10 @@
 /** What the Load node shows of its file. All heights are fixed, so that another file moves nothing. */
 
+/**
+ * @typedef {import("./library.js").Facts} Facts
+ * @typedef {import("./library.js").Picture} Picture
+ */
+
 import { button, element, plainText } from "../lib/dom.js";
 import { text } from "../lib/texts.js";
 import { copyText } from "./copy.js";
@@ -12,8 +17,11 @@ const COPIED_FOR = 1500; // milliseconds
 const MEBIBYTE = 2 ** 20;
 
 export class Card {
+  /** @param {() => void} onChoose */
   constructor(onChoose) {
     this.onResize = () => {};
+    /** The file's name, undefined until one was looked for. @type {string | undefined} */
+    this.shown = undefined;
     this.copied = "";
     this.picture = element("div", { class: "qr-lora-load-picture" });
     this.name = element("div", { class: "qr-lora-load-name qr-lora-load-line" });
@@ -34,7 +42,10 @@ export class Card {
     return HEIGHT + (this.isOpen ? SETTINGS_HEIGHT : 0);
   }
 
-  /** Nothing is known of it yet. */
+  /**
+   * Nothing is known of it yet.
+   * @param {string} name
+   */
   showName(name) {
     const [folder, stem] = parted(plainText(name));
     this.name.textContent = stem;
@@ -49,6 +60,10 @@ export class Card {
     this.#showPicture(null);
   }
 
+  /**
+   * @param {string} name
+   * @param {Facts} facts
+   */
   showFacts(name, facts) {
     this.kind.textContent = this.kind.title = described(facts);
     this.baseText = facts.base ? text("load.base", { base: plainText(facts.base, 200) }) : text("load.no_base");
@@ -58,7 +73,10 @@ export class Card {
     this.#showPictures(name, facts.pictures);
   }
 
-  /** That the model it is used with is not its base; an empty sentence takes it back. */
+  /**
+   * That the model it is used with is not its base; an empty sentence takes it back.
+   * @param {string} sentence
+   */
   showWarning(sentence) {
     this.warning = plainText(sentence);
     this.#say(this.base, this.warning ? text("load.other_base") : (this.baseText ?? ""), this.warning);
@@ -67,11 +85,13 @@ export class Card {
     if (this.warning) this.#say(this.report, this.warning);
   }
 
+  /** @param {string} told */
   showReport(told) {
     this.#say(this.report, told);
     this.report.classList.remove("qr-lora-warning");
   }
 
+  /** @param {string} message */
   showError(message) {
     this.baseText = "";
     this.#say(this.report, message);
@@ -92,11 +112,20 @@ export class Card {
     );
   }
 
+  /**
+   * @param {HTMLElement} place
+   * @param {string} told
+   * @param {string} [title]
+   */
   #say(place, told, title = told) {
     place.textContent = plainText(told);
     place.title = plainText(title);
   }
 
+  /**
+   * @param {string} triggers
+   * @param {string[]} tags
+   */
   #showTriggers(triggers, tags) {
     this.copied = plainText(triggers || tags.join(", "));
     const key = triggers ? "load.triggers" : tags.length ? "load.tags" : "load.no_triggers";
@@ -112,6 +141,7 @@ export class Card {
     this.copyTimer = setTimeout(() => (this.copy.textContent = text("load.copy")), COPIED_FOR);
   }
 
+  /** @param {[string, string][]} pairs */
   #showSettings(pairs) {
     const rows = pairs.map(([name, value]) =>
       element("div", {}, element("span", { class: "qr-lora-quiet", text: plainText(name) }), element("span", { class: "qr-lora-text", text: plainText(value) })),
@@ -119,6 +149,10 @@ export class Card {
     this.settings.replaceChildren(...(rows.length ? rows : [element("div", { class: "qr-lora-quiet", text: text("load.no_settings") })]));
   }
 
+  /**
+   * @param {string} name
+   * @param {Picture[]} pictures
+   */
   #showPictures(name, pictures) {
     const addresses = pictures.map((picture, index) => pictureAddress(name, index, picture.version));
     this.#showPicture(addresses[0]);
@@ -134,6 +168,7 @@ export class Card {
     );
   }
 
+  /** @param {string | null | undefined} address */
   #showPicture(address) {
     if (address && this.picture.firstElementChild?.getAttribute("src") === address) return;
     const shown = address
@@ -147,6 +182,7 @@ export class Card {
     this.onResize();
   }
 
+  /** @param {boolean} isOpen */
   #labelMore(isOpen) {
     this.isOpen = isOpen;
     this.settings.hidden = !isOpen;
@@ -155,7 +191,10 @@ export class Card {
   }
 }
 
-/** `QR-LoRA, rank 16, 48 layers, 12.3 MB` */
+/**
+ * `QR-LoRA, rank 16, 48 layers, 12.3 MB`
+ * @param {Facts} facts
+ */
 function described(facts) {
   const [low, high] = facts.ranks;
   const rank = low === undefined ? "" : low === high ? text("load.rank", { rank: low }) : text("load.ranks", { low, high });

@@ -1,5 +1,6 @@
 /** Text to the clipboard, also where the page is not served over https and the browser offers no clipboard. */
 
+/** @param {string} text */
 export async function copyText(text) {
   try {
     await navigator.clipboard.writeText(text);
@@ -9,8 +10,9 @@ export async function copyText(text) {
   }
 }
 
+/** @param {string} text */
 function copyBySelection(text) {
-  const focused = document.activeElement;
+  const focused = /** @type {HTMLElement | null} */ (document.activeElement);
   const field = document.createElement("textarea");
   Object.assign(field, { value: text, readOnly: true });
   Object.assign(field.style, { position: "fixed", opacity: "0" });

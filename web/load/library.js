@@ -1,22 +1,44 @@
 /** What the server tells about adapter files. */
 
+/**
+ * @typedef {{ name: string, picture: boolean }} AdapterFile `picture` says whether it has a preview
+ * @typedef {{ name: string, version: number }} Picture
+ * @typedef {{ kind: string, bytes: number, layers: number, ranks: number[], base: string, triggers: string, tags: string[], about: [string, string][], training: [string, string][], pictures: Picture[] }} Facts
+ */
+
 import { api } from "../../../scripts/api.js";
 
-/** `{name, picture}` of every file; `picture` says whether it has a preview. */
+/**
+ * All files.
+ * @returns {Promise<AdapterFile[]>}
+ */
 export async function listAdapters() {
   return (await ask("/qr_lora/adapters")).adapters;
 }
 
-/** What a file says of itself. An error's message is for the user. */
+/**
+ * What a file says of itself. An error's message is for the user.
+ * @param {string} name
+ * @returns {Promise<Facts>}
+ */
 export function factsOf(name) {
   return ask(`/qr_lora/adapter?${new URLSearchParams({ name })}`);
 }
 
-/** The address of a picture beside a file; `version` keeps a browser from showing an older one. */
+/**
+ * The address of a picture beside a file; `version` keeps a browser from showing an older one.
+ * @param {string} name
+ * @param {number} [index]
+ * @param {string | number} [version]
+ */
 export function pictureAddress(name, index = 0, version = "") {
-  return api.apiURL(`/qr_lora/picture?${new URLSearchParams({ name, index, version })}`);
+  return api.apiURL(`/qr_lora/picture?${new URLSearchParams({ name, index: String(index), version: String(version) })}`);
 }
 
+/**
+ * @param {string} path
+ * @returns {Promise<any>}
+ */
 async function ask(path) {
   const answer = await api.fetchApi(path);
   const told = await answer.json().catch(() => ({ error: `${answer.status} ${answer.statusText}` }));

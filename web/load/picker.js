@@ -1,20 +1,41 @@
 /** A dialog to choose an adapter file: search, folders, pictures. */
 
-import { button, element, plainText } from "../lib/dom.js";
+/**
+ * @typedef {import("./library.js").AdapterFile} AdapterFile
+ * @typedef {AdapterFile & { found: string }} Listed `found` is what is searched
+ */
+
+import { button, childrenOf, element, plainText } from "../lib/dom.js";
 import { text } from "../lib/texts.js";
 import { pictureAddress } from "./library.js";
 
 const MOST_SHOWN = 240;
 const STEPS = { ArrowLeft: -1, ArrowRight: 1 };
 
-/** Ask for one of the files; resolves to its name, or to null. `later` brings the list once more, fresh. */
+/**
+ * Ask for one of the files; resolves to its name, or to null. `later` brings the list once more, fresh.
+ * @param {AdapterFile[]} files
+ * @param {string} chosen
+ * @param {Promise<AdapterFile[]>} later
+ * @returns {Promise<string | null>}
+ */
 export function pickAdapter(files, chosen, later) {
   return new Promise((resolve) => new Picker(files, chosen, resolve).open(later));
 }
 
 class Picker {
+  /**
+   * @param {AdapterFile[]} files
+   * @param {string} chosen
+   * @param {(name: string | null) => void} resolve
+   */
   constructor(files, chosen, resolve) {
-    Object.assign(this, { files, chosen, resolve, folder: "", picked: null });
+    this.files = listed(files);
+    this.chosen = chosen;
+    this.resolve = resolve;
+    this.folder = "";
+    /** @type {string | null} */
+    this.picked = null;
     this.search = element("input", {
       type: "search",
       class: "qr-lora-load-search",
@@ -30,6 +51,7 @@ class Picker {
     this.root = this.#dialog();
   }
 
+  /** @param {Promise<AdapterFile[]>} later */
   open(later) {
     document.body.append(this.root);
     this.root.showModal();
@@ -38,10 +60,11 @@ class Picker {
     later.then((files) => this.root.open && this.refresh(files), (error) => this.#tell(error));
   }
 
+  /** @param {AdapterFile[]} files */
   refresh(files) {
-    const isChosen = (file) => file.name === this.chosen;
+    const isChosen = (/** @type {AdapterFile} */ file) => file.name === this.chosen;
     const ordered = [...files.filter(isChosen), ...files.filter((file) => !isChosen(file))];
-    this.files = ordered.map((file) => ({ ...file, found: plainText(file.name).toLowerCase() }));
+    this.files = listed(ordered);
     this.showFolders();
     this.show();
   }
@@ -66,7 +89,7 @@ class Picker {
     const more = found.length - MOST_SHOWN;
     const key = more > 0 ? "load.more" : found.length ? "load.found" : "load.none_found";
     this.count.textContent = text(key, { count: Math.min(found.length, MOST_SHOWN), more });
-    roveTo(this.cards.firstElementChild, false);
+    roveTo(childrenOf(this.cards)[0], false);
   }
 
   #dialog() {
@@ -94,16 +117,24 @@ class Picker {
     this.resolve(this.picked);
   }
 
+  /** @param {string} name */
   #choose(name) {
     this.picked = name;
     this.root.close();
   }
 
+  /** @param {Error} error */
   #tell(error) {
     this.count.textContent = plainText(error.message);
     this.count.className = "qr-lora-warning";
   }
 
+  /**
+   * @param {string} folder
+   * @param {string} label
+   * @param {number} count
+   * @param {number} depth
+   */
   #folderButton(folder, label, count, depth) {
     return element(
       "button",
@@ -120,6 +151,7 @@ class Picker {
     );
   }
 
+  /** @param {string} folder */
   #enter(folder) {
     this.folder = folder;
     this.#markFolder();
@@ -127,13 +159,14 @@ class Picker {
   }
 
   #markFolder() {
-    for (const item of this.folders.children) {
+    for (const item of childrenOf(this.folders)) {
       const isHere = item.dataset.folder === this.folder;
       item.setAttribute("aria-pressed", String(isHere));
       item.tabIndex = isHere ? 0 : -1;
     }
   }
 
+  /** @param {AdapterFile} file */
   #card(file) {
     const name = plainText(file.name);
     const [folder, stem] = parted(name);
@@ -157,17 +190,20 @@ class Picker {
     );
   }
 
+  /** @param {KeyboardEvent} event */
   #searchKeys(event) {
     if (event.isComposing) return;
-    if (event.key === "ArrowDown") roveTo(this.cards.querySelector("[tabindex='0']"), true);
-    else if (event.key === "Enter") this.cards.firstElementChild?.click();
+    const cards = childrenOf(this.cards);
+    if (event.key === "ArrowDown") roveTo(cards.find(isReached), true);
+    else if (event.key === "Enter") cards[0]?.click();
     else return;
     event.preventDefault();
   }
 
+  /** @param {KeyboardEvent} event */
   #cardKeys(event) {
-    const cards = [...this.cards.children];
-    const at = cards.indexOf(document.activeElement);
+    const cards = childrenOf(this.cards);
+    const at = cards.findIndex((card) => card === document.activeElement);
     const columns = cards.filter((card) => card.offsetTop === cards[0].offsetTop).length;
     const step = { ...STEPS, ArrowUp: -columns, ArrowDown: columns }[event.key];
     if (step) {
@@ -178,31 +214,56 @@ class Picker {
     event.preventDefault();
   }
 
-  /** A letter goes on with the search. */
+  /**
+   * A letter goes on with the search.
+   * @param {KeyboardEvent} event
+   */
   #typeOn(event) {
     const isLetter = event.key.length === 1 && event.key !== " " && !event.ctrlKey && !event.metaKey && !event.altKey;
     if (isLetter || event.key === "Backspace") this.search.focus();
   }
 
+  /** @param {KeyboardEvent} event */
   #folderKeys(event) {
-    const step = { ArrowUp: "previousElementSibling", ArrowDown: "nextElementSibling" }[event.key];
-    const next = step && document.activeElement[step];
+    const folders = childrenOf(this.folders);
+    const step = { ArrowUp: -1, ArrowDown: 1 }[event.key];
+    const next = step && folders[folders.findIndex((folder) => folder === document.activeElement) + step];
     if (!next) return;
     event.preventDefault();
     next.focus();
-    this.#enter(next.dataset.folder);
+    this.#enter(next.dataset.folder ?? "");
   }
 }
 
-/** Of many items, one can be reached with Tab. */
+/**
+ * Of many items, one can be reached with Tab.
+ * @param {HTMLElement | null | undefined} item
+ * @param {boolean} hasFocus
+ */
 function roveTo(item, hasFocus) {
   if (!item) return;
-  for (const other of item.parentElement.querySelectorAll("[tabindex='0']")) other.tabIndex = -1;
+  for (const other of childrenOf(item.parentElement).filter(isReached)) other.tabIndex = -1;
   item.tabIndex = 0;
   if (hasFocus) item.focus();
 }
 
-/** How many files lie in each folder and below. */
+/** @param {HTMLElement} item */
+function isReached(item) {
+  return item.tabIndex === 0;
+}
+
+/**
+ * @param {AdapterFile[]} files
+ * @returns {Listed[]}
+ */
+function listed(files) {
+  return files.map((file) => ({ ...file, found: plainText(file.name).toLowerCase() }));
+}
+
+/**
+ * How many files lie in each folder and below.
+ * @param {AdapterFile[]} files
+ */
 function countFolders(files) {
   const counts = new Map([["", files.length]]);
   for (const { name } of files) {
@@ -214,16 +275,28 @@ function countFolders(files) {
   return counts;
 }
 
+/**
+ * @param {string} folder
+ * @param {number} count
+ * @returns {[string, number, number]}
+ */
 function lastPart(folder, count) {
   const parts = folder.split("/");
-  return [parts.at(-1), count, parts.length - 1];
+  return [parts[parts.length - 1], count, parts.length - 1];
 }
 
+/**
+ * @param {string} name
+ * @param {string} folder
+ */
 function isBelow(name, folder) {
   return !folder || name.startsWith(`${folder}/`);
 }
 
-/** Folder and name without its suffix. */
+/**
+ * Folder and name without its suffix.
+ * @param {string} name
+ */
 export function parted(name) {
   const start = name.lastIndexOf("/") + 1;
   return [name.slice(0, Math.max(0, start - 1)), name.slice(start).replace(/\.safetensors$/, "")];

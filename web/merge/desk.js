@@ -1,5 +1,7 @@
 /** The view of a merge: a row per adapter, how they are merged, the pad, and what came of it. */
 
+/** @typedef {import("./result.js").Told} Told */
+
 import { element } from "../lib/dom.js";
 import { isLinked, recordChange } from "../lib/graph.js";
 import { text } from "../lib/texts.js";
@@ -19,10 +21,15 @@ const GAP = 4;
 const EMPTY = 40;
 
 export class Desk {
+  /** @param {LGraphNode} node */
   constructor(node) {
     this.node = node;
+    /** @type {Row[]} */
     this.rows = [];
+    /** @type {HTMLElement[]} */
     this.between = [];
+    this.shape = "";
+    this.shownHeight = 0;
     this.onResize = this.onMove = () => {};
     this.list = element("div", { class: "qr-lora-merge-rows", role: "group", "aria-label": text("merge.rows") });
     this.settings = new Settings(node, () => this.update());
@@ -35,7 +42,10 @@ export class Desk {
     return this.rowsHeight() + this.settings.lines().length * (LINE + GAP) + this.pad.height() + RESULT + 3 * GAP;
   }
 
-  /** How far below the top the socket of a widget is: at its row, or at the line of a setting that is linked. */
+  /**
+   * How far below the top the socket of a widget is: at its row, or at the line of a setting that is linked.
+   * @param {string} name
+   */
   socketOf(name) {
     const row = this.rows.findIndex(({ slot }) => name === `scale_${slot}`);
     if (row >= 0) return row * (ROW + BETWEEN) + ROW / 2;
@@ -61,6 +71,7 @@ export class Desk {
 
   rebuild() {
     const slots = mix.connectedSlots(this.node);
+    /** @type {import("./row.js").Actions} */
     const actions = { refresh: () => this.refresh(), move: (...how) => this.move(...how), slotAt: (found) => this.slotAt(found) };
     this.rows = slots.map((slot) => new Row(this.node, slot, actions));
     this.between = slots.slice(1).map(() => element("div", { class: "qr-lora-merge-between qr-lora-quiet" }));
@@ -83,18 +94,26 @@ export class Desk {
     this.node.setDirtyCanvas?.(true, false);
   }
 
-  /** What the node sent after it ran. */
+  /**
+   * What the node sent after it ran.
+   * @param {Told | undefined} told
+   */
   showResult(told) {
     this.result.show(told);
     this.refresh();
   }
 
+  /** @param {Element} found */
   slotAt(found) {
-    const row = found.closest?.(".qr-lora-merge-row");
+    const row = /** @type {HTMLElement | null} */ (found.closest(".qr-lora-merge-row"));
     return row && this.list.contains(row) ? Number(row.dataset.slot) : null;
   }
 
-  /** Exchange a row with the one before or after; returns where it is then, if it could. */
+  /**
+   * Exchange a row with the one before or after; returns where it is then, if it could.
+   * @param {number} slot
+   * @param {number} step
+   */
   move(slot, step) {
     const place = this.rows.findIndex((row) => row.slot === slot) + step;
     if (!this.rows[place]) return null;

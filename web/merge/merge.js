@@ -1,5 +1,7 @@
 /** The mixing desk on `QRLoRA_Merge`. */
 
+/** @typedef {import("./result.js").Told} Told */
+
 import { api } from "../../../scripts/api.js";
 import { allNodes, chained, debounced, onExecuted, onWidgetChange, recordChange, sourceOf } from "../lib/graph.js";
 import { showBaseWarning } from "../load/load.js";
@@ -14,6 +16,7 @@ export { keepSocketLayout } from "./sockets.js";
 export const PANEL = "qr_lora_desk";
 const NARROWEST = 400;
 
+/** @param {LGraphNode} node */
 export function attachMerge(node) {
   rememberSockets(node);
   const names = node.widgets.map((widget) => widget.name);
@@ -39,15 +42,23 @@ export function attachMerge(node) {
   soon();
 }
 
+/**
+ * @param {LGraphNode} node
+ * @param {Told | undefined} told
+ */
 function showResult(node, told) {
-  node.qrLoRADesk.showResult(told);
-  for (const [index, slot] of (told?.slots ?? []).entries()) {
+  node.qrLoRADesk?.showResult(told);
+  told?.slots.forEach((slot, index) => {
     const source = sourceOf(node, `adapter_${slot}`)?.node;
     if (source) showBaseWarning(source, told.adapters[index].other_base);
-  }
+  });
 }
 
-/** Put scales into rows, as numbers by slot, as one step for undo. */
+/**
+ * Put scales into rows, as numbers by slot, as one step for undo.
+ * @param {LGraphNode} node
+ * @param {Record<number, number>} scales
+ */
 export function setScales(node, scales) {
   mix.setScales(node, scales);
   node.qrLoRADesk?.update();

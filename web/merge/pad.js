@@ -1,5 +1,7 @@
 /** A square over two adapters: one drag sets both scales. */
 
+/** @typedef {import("./mix.js").PadState} PadState */
+
 import { button, element, plainText } from "../lib/dom.js";
 import { recordChange, tellDrag } from "../lib/graph.js";
 import { drag } from "../lib/slider.js";
@@ -11,14 +13,20 @@ const SIDE = 180; // pixels, as in style.css
 const AXES = 30;
 const RANGE = 2; // scales from 0 to here
 const STEP = 0.05;
+/** @type {Record<string, [number, number]>} */
 const KEYS = {
   ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowDown: [0, -1], ArrowUp: [0, 1],
 };
 
 export class Pad {
+  /**
+   * @param {LGraphNode} node
+   * @param {() => void} onChange
+   */
   constructor(node, onChange) {
     this.node = node;
     this.onChange = onChange;
+    /** @type {number[]} */
     this.slots = [];
     this.switch = button(text("merge.pad"), text("merge.pad_meaning"), () => this.setOpen(!this.isOpen()), { class: "qr-lora-merge-switch" });
     this.choices = { x: this.choice("x"), y: this.choice("y") };
@@ -33,13 +41,14 @@ export class Pad {
     });
     this.square = element("div", { class: "qr-lora-pad-square" }, element("div", { class: "qr-lora-pad-one" }), this.thumb);
     this.square.addEventListener("pointerdown", (event) => this.startDrag(event));
-    const labels = ["y", "x"].map((axis) => {
+    const labels = /** @type {const} */ (["y", "x"]).map((axis) => {
       const face = element("span", { class: "qr-lora-quiet", text: axis === "x" ? "→" : "↑" });
       return element("label", {}, face, this.choices[axis]);
     });
     this.root = element("div", { class: "qr-lora-pad" }, this.square, element("div", { class: "qr-lora-pad-axes" }, ...labels));
   }
 
+  /** @param {"x" | "y"} axis */
   choice(axis) {
     const label = text(axis === "x" ? "merge.pad_across" : "merge.pad_up");
     const made = element("select", { "aria-label": label, title: label });
@@ -60,24 +69,27 @@ export class Pad {
     return this.isOpen() ? SIDE + AXES + 8 : 0;
   }
 
+  /** @param {boolean} open */
   setOpen(open) {
     this.save({ ...this.axes(), open });
   }
 
   /** Content across and style up: the first two rows, until others are chosen. */
   axes() {
-    const chosen = mix.stateOf(this.node).pad ?? {};
+    const chosen = mix.stateOf(this.node).pad ?? { open: false, x: 0, y: 0 };
     const x = this.slots.includes(chosen.x) ? chosen.x : this.slots.find((slot) => slot !== chosen.y);
     const y = this.slots.includes(chosen.y) ? chosen.y : this.slots.find((slot) => slot !== x);
-    return { open: Boolean(chosen.open), x, y };
+    return { open: Boolean(chosen.open), x: x ?? 0, y: y ?? 0 };
   }
 
+  /** @param {PadState} pad */
   save(pad) {
     mix.setPad(this.node, pad.open ? pad : undefined);
-    this.node.qrLoRADesk.update();
+    this.node.qrLoRADesk?.update();
     recordChange();
   }
 
+  /** @param {number[]} slots */
   setSlots(slots) {
     this.slots = slots;
     for (const choice of Object.values(this.choices)) {
@@ -97,18 +109,22 @@ export class Pad {
     const { x, y } = this.axes();
     const [a, b] = [x, y].map((slot) => mix.scaleOf(this.node, slot));
     const names = [x, y].map((slot) => plainText(mix.nameOf(this.node, slot), 200));
-    const place = (scale) => Math.min(1, Math.max(0, scale / RANGE));
+    const place = (/** @type {number} */ scale) => Math.min(1, Math.max(0, scale / RANGE));
     this.thumb.style.left = `${place(a) * 100}%`;
     this.thumb.style.bottom = `${place(b) * 100}%`;
     this.thumb.setAttribute("aria-label", text("merge.pad_label", { x: names[0], y: names[1] }));
     this.thumb.setAttribute("aria-valuenow", String(a));
     this.thumb.setAttribute("aria-valuetext", `${names[0]} ${a}, ${names[1]} ${b}`);
-    for (const [axis, slot] of Object.entries({ x, y })) {
-      nameChoices(this.node, this.choices[axis]);
-      this.choices[axis].value = String(slot);
+    for (const [choice, slot] of /** @type {const} */ ([[this.choices.x, x], [this.choices.y, y]])) {
+      nameChoices(this.node, choice);
+      choice.value = String(slot);
     }
   }
 
+  /**
+   * @param {number} a
+   * @param {number} b
+   */
   set(a, b) {
     const { x, y } = this.axes();
     const snapped = [a, b].map((scale) => Math.round(Math.min(RANGE, Math.max(0, scale)) / STEP) * STEP);
@@ -117,17 +133,19 @@ export class Pad {
     this.onChange();
   }
 
+  /** @param {PointerEvent} event */
   startDrag(event) {
     if (event.button !== 0) return;
     event.preventDefault();
     this.thumb.focus();
-    const follow = ({ share, up }) => {
+    const follow = (/** @type {{ share: number, up: number }} */ { share, up }) => {
       this.set(share * RANGE, up * RANGE);
       tellDrag();
     };
     drag(this.square, event, follow, recordChange);
   }
 
+  /** @param {KeyboardEvent} event */
   pressKey(event) {
     const step = KEYS[event.key];
     if (!step) return;

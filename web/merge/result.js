@@ -1,5 +1,12 @@
 /** What came of a merge: lines below the desk, and between two rows how they interfere. */
 
+/**
+ * @typedef {{ name: string, layers: number, applied: number, rank: string, basis: string, other_base: string, warnings: string[] }} Adapter
+ * @typedef {{ product: number, energy_first: number, energy_second: number }} Neighbours
+ * @typedef {{ slots: number[], adapters: Adapter[], neighbours: Neighbours[] }} Told what a merge tells
+ * @typedef {[string, string]} Line and its look
+ */
+
 import { element, plainText } from "../lib/dom.js";
 import { text } from "../lib/texts.js";
 import * as mix from "./mix.js";
@@ -7,6 +14,7 @@ import * as mix from "./mix.js";
 const STRONG = 0.25; // interference worth a colour
 
 export class Result {
+  /** @param {LGraphNode} node */
   constructor(node) {
     this.node = node;
     const properties = { role: "status", tabindex: "0", "aria-label": text("merge.result") };
@@ -14,7 +22,10 @@ export class Result {
     this.show(null);
   }
 
-  /** What the node sent after it ran; null where that no longer fits, or nothing ran. */
+  /**
+   * What the node sent after it ran; null where that no longer fits, or nothing ran.
+   * @param {Told | null | undefined} told
+   */
   show(told) {
     this.told = told ?? null;
     const lines = told ? linesOf(told) : [[text("merge.not_run"), "quiet"]];
@@ -23,17 +34,25 @@ export class Result {
     );
   }
 
-  /** Of two rows that follow each other, at the scales that are sent now. */
+  /**
+   * Of two rows that follow each other, at the scales that are sent now.
+   * @param {HTMLElement} strip
+   * @param {[number, number]} slots
+   */
   showBetween(strip, slots) {
     const share = this.interference(slots);
     strip.textContent = share === null ? "" : text("merge.interference", { share: percent(share) });
     strip.title = share === null ? "" : text("merge.interference_meaning");
-    strip.classList.toggle("qr-lora-warning", Math.abs(share) > STRONG);
+    strip.classList.toggle("qr-lora-warning", share !== null && Math.abs(share) > STRONG);
   }
 
-  /** ``2 <a D_a, b D_b> / (|a D_a|^2 + |b D_b|^2)``, as in QR-LoRA Compare; null where unknown, or one is off. */
+  /**
+   * ``2 <a D_a, b D_b> / (|a D_a|^2 + |b D_b|^2)``, as in QR-LoRA Compare; null where unknown, or one is off.
+   * @param {[number, number]} slots
+   */
   interference(slots) {
-    const first = this.told?.slots.findIndex((slot, at) => slot === slots[0] && this.told.slots[at + 1] === slots[1]) ?? -1;
+    if (!this.told) return null;
+    const first = this.told.slots.findIndex((slot, at, all) => slot === slots[0] && all[at + 1] === slots[1]);
     const [a, b] = slots.map((slot) => mix.sentScale(this.node, slot));
     if (first < 0 || !a || !b) return null;
     const { product, energy_first, energy_second } = this.told.neighbours[first];
@@ -42,14 +61,27 @@ export class Result {
   }
 }
 
+/**
+ * @param {Told} told
+ * @returns {Line[]}
+ */
 function linesOf({ adapters }) {
   if (!adapters.length) return [[text("merge.nothing"), "quiet"]];
-  return adapters.flatMap(({ warnings, ...adapter }) => [
-    [text("merge.applied", adapter), adapter.applied < adapter.layers ? "warning" : ""],
-    ...warnings.map((line) => [line, line.startsWith("warning") ? "warning" : "quiet"]),
-  ]);
+  return adapters.flatMap(linesOfOne);
 }
 
+/**
+ * @param {Adapter} told
+ * @returns {Line[]}
+ */
+function linesOfOne({ warnings, ...adapter }) {
+  return [
+    [text("merge.applied", adapter), adapter.applied < adapter.layers ? "warning" : ""],
+    ...warnings.map((line) => /** @type {Line} */ ([line, line.startsWith("warning") ? "warning" : "quiet"])),
+  ];
+}
+
+/** @param {number} share */
 function percent(share) {
   return `${share < 0 ? "−" : "+"}${(Math.abs(share) * 100).toFixed(1)} %`;
 }

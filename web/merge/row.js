@@ -1,5 +1,10 @@
 /** One adapter's row: handle, name, slider, exact scale, mute and solo. */
 
+/**
+ * @typedef {import("./mix.js").State} State
+ * @typedef {{ refresh: () => void, move: (slot: number, step: number) => Row | null, slotAt: (element: Element) => number | null }} Actions
+ */
+
 import { button, element, plainText } from "../lib/dom.js";
 import { isLinked, recordChange, tellDrag } from "../lib/graph.js";
 import { slider } from "../lib/slider.js";
@@ -8,11 +13,18 @@ import * as mix from "./mix.js";
 
 const RANGE = { min: 0, max: 2, step: 0.05, reset: 1 };
 
-/** ``actions``: `refresh()`, `move(slot, step)` with -1 or 1, `slotAt(element)`. */
+/** The step of `actions.move` is -1 or 1. */
 export class Row {
+  /**
+   * @param {LGraphNode} node
+   * @param {number} slot
+   * @param {Actions} actions
+   */
   constructor(node, slot, actions) {
-    Object.assign(this, { node, slot, actions });
-    const slide = (scale) => {
+    this.node = node;
+    this.slot = slot;
+    this.actions = actions;
+    const slide = (/** @type {number} */ scale) => {
       this.set(scale);
       tellDrag();
     };
@@ -28,6 +40,7 @@ export class Row {
     this.handle.addEventListener("pointerdown", (event) => this.startDrag(event));
   }
 
+  /** @param {number} scale */
   set(scale) {
     if (Number.isFinite(scale)) mix.setScale(this.node, this.slot, scale);
     this.actions.refresh();
@@ -38,12 +51,14 @@ export class Row {
     recordChange();
   }
 
+  /** @param {"muted" | "solo"} list */
   toggle(list) {
     mix.toggle(this.node, list, this.slot);
     this.actions.refresh();
     recordChange();
   }
 
+  /** @param {KeyboardEvent} event */
   pressKey(event) {
     const step = { ArrowUp: -1, ArrowDown: 1 }[event.key];
     if (!step) return;
@@ -51,11 +66,14 @@ export class Row {
     this.actions.move(this.slot, step)?.handle.focus();
   }
 
-  /** Rows change places while the handle is dragged over them. */
+  /**
+   * Rows change places while the handle is dragged over them.
+   * @param {PointerEvent} event
+   */
   startDrag(event) {
     if (event.button !== 0) return;
     let slot = this.slot;
-    const follow = ({ clientX, clientY }) => {
+    const follow = (/** @type {PointerEvent} */ { clientX, clientY }) => {
       const over = document.elementsFromPoint(clientX, clientY).map(this.actions.slotAt).find(Boolean);
       if (!over || over === slot) return;
       slot = this.actions.move(slot, Math.sign(over - slot))?.slot ?? slot;
@@ -68,6 +86,7 @@ export class Row {
     window.addEventListener("pointerup", stop, true);
   }
 
+  /** @param {State} state */
   show(state) {
     const name = plainText(mix.nameOf(this.node, this.slot), 200);
     const linked = isLinked(this.node, `scale_${this.slot}`);
@@ -79,6 +98,10 @@ export class Row {
     this.root.classList.toggle("qr-lora-merge-linked", linked);
   }
 
+  /**
+   * @param {number} scale
+   * @param {boolean} linked
+   */
   showScale(scale, linked) {
     this.slider.show(scale);
     this.slider.setAttribute("aria-disabled", String(linked));
@@ -86,10 +109,15 @@ export class Row {
     for (const control of [this.exact, this.mute, this.solo]) control.disabled = linked;
   }
 
+  /**
+   * @param {string} name
+   * @param {boolean} linked
+   */
   showName(name, linked) {
     this.name.textContent = name;
     this.name.title = linked ? text("merge.linked", { name }) : name;
-    const labels = { handle: "merge.move_of", slider: "merge.scale_of", exact: "merge.exact_scale_of" };
-    for (const [part, key] of Object.entries(labels)) this[part].setAttribute("aria-label", text(key, { name }));
+    this.handle.setAttribute("aria-label", text("merge.move_of", { name }));
+    this.slider.setAttribute("aria-label", text("merge.scale_of", { name }));
+    this.exact.setAttribute("aria-label", text("merge.exact_scale_of", { name }));
   }
 }

@@ -5,9 +5,16 @@ import { isLinked, recordChange, setWidget, widgetOf } from "../lib/graph.js";
 import * as mix from "./mix.js";
 
 export class Settings {
+  /**
+   * @param {LGraphNode} node
+   * @param {() => void} onChange
+   */
   constructor(node, onChange) {
-    Object.assign(this, { node, onChange });
+    this.node = node;
+    this.onChange = onChange;
     this.root = element("div", { class: "qr-lora-merge-settings" });
+    /** @type {Map<string, HTMLInputElement | HTMLSelectElement>} */
+    this.fields = new Map();
   }
 
   /** Names of widgets, line by line. */
@@ -18,17 +25,31 @@ export class Settings {
     return [["apply", "mode"], [...extra, ...clip]].filter((line) => line.length);
   }
 
-  /** Put the controls anew, and at the end of the first line another one. */
+  /**
+   * Put the controls anew, and at the end of the first line another one.
+   * @param {HTMLElement} last
+   */
   rebuild(last) {
+    this.fields.clear();
     const made = this.lines().map((names) => element("div", { class: "qr-lora-merge-line" }, ...names.map((name) => this.control(name))));
     made[0].append(last);
     this.root.replaceChildren(...made);
   }
 
+  /**
+   * One of those that the node has by its definition.
+   * @param {string} name
+   */
+  widget(name) {
+    return /** @type {Widget} */ (widgetOf(this.node, name));
+  }
+
+  /** @param {string} name */
   control(name) {
-    const widget = widgetOf(this.node, name);
+    const widget = this.widget(name);
     const field = toldOf(this.node, name).qr_lora_slot ? choiceOf(mix.connectedSlots(this.node)) : fieldFor(widget);
     field.dataset.widget = name;
+    this.fields.set(name, field);
     field.addEventListener("change", () => {
       const value = typeof widget.value === "number" ? Number(field.value) : field.value;
       if (field.value !== "" && !Number.isNaN(value)) setWidget(this.node, name, value);
@@ -40,33 +61,43 @@ export class Settings {
   }
 
   refresh() {
-    for (const field of this.root.querySelectorAll("[data-widget]")) {
-      const name = field.dataset.widget;
-      if (toldOf(this.node, name).qr_lora_slot) nameChoices(this.node, field);
-      field.value = String(widgetOf(this.node, name).value);
+    for (const [name, field] of this.fields) {
+      if (toldOf(this.node, name).qr_lora_slot) nameChoices(this.node, /** @type {HTMLSelectElement} */ (field));
+      field.value = String(this.widget(name).value);
       field.disabled = isLinked(this.node, name);
     }
   }
 }
 
+/** @param {LGraphNode} node */
 function optionalInputs(node) {
   return node.constructor.nodeData?.input?.optional ?? {};
 }
 
-/** What the server tells of an input besides its widget: the merge mode that it belongs to, whether it names a slot. */
+/**
+ * What the server tells of an input besides its widget: the merge mode that it belongs to, whether it names a slot.
+ * @param {LGraphNode} node
+ * @param {string} name
+ */
 function toldOf(node, name) {
   return optionalInputs(node)[name]?.[1] ?? {};
 }
 
+/** @param {Widget} widget */
 function fieldFor({ options: { values, min, max } }) {
   return values ? choiceOf(values) : element("input", { type: "number", min, max, step: "any" });
 }
 
+/** @param {(string | number)[]} values */
 function choiceOf(values) {
   return element("select", {}, ...values.map((value) => element("option", { value, text: value })));
 }
 
-/** Call the options of a choice of slots as their rows are called. */
+/**
+ * Call the options of a choice of slots as their rows are called.
+ * @param {LGraphNode} node
+ * @param {HTMLSelectElement} choice
+ */
 export function nameChoices(node, choice) {
   for (const option of choice.options) option.textContent = plainText(mix.nameOf(node, Number(option.value)), 200);
 }

@@ -8,6 +8,7 @@ const LINE = 16; // pixels, as in style.css
 const MOST_LINES = 12;
 const LONGEST = 20000;
 
+/** @param {LGraphNode} node */
 export function attachSaid(node) {
   const box = element("div", { class: "qr-lora-said qr-lora-text qr-lora-scroll", role: "status", tabindex: "0", "aria-label": text("said.panel") });
   let panel = null;
@@ -19,6 +20,7 @@ export function attachSaid(node) {
   });
 }
 
+/** @param {HTMLElement} box */
 function linesOf(box) {
   return Math.min(MOST_LINES, box.textContent.split("\n").length + 1); // one more, where a line is longer than the node
 }

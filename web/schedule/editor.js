@@ -1,5 +1,7 @@
 /** Draws a schedule and lets its points and the ends of its window be moved. */
 
+/** @typedef {import("./curve.js").Point} Point */
+
 import { button, element, plainText } from "../lib/dom.js";
 import { isLinked, recordChange, setWidget, tellDrag, widgetOf } from "../lib/graph.js";
 import { text } from "../lib/texts.js";
@@ -10,17 +12,24 @@ const SVG = "http://www.w3.org/2000/svg";
 const STEP = { progress: 0.01, factor: 0.05 };
 const SHIFT = 10; // times as far
 const HEADROOM = 1.25; // to drag a factor above the highest
+/** @type {Record<string, [number, number]>} */
 const ARROWS = {
   ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowDown: [0, -1], ArrowUp: [0, 1],
 };
 const WINDOW = ["start_percent", "end_percent"];
 
 export class Editor {
+  /** @param {LGraphNode} node */
   constructor(node) {
     this.node = node;
     this.height = 206; // as in style.css
     this.selected = 0;
-    this.points = []; // the handles
+    /** The handles. @type {HTMLElement[]} */
+    this.points = [];
+    /** @type {Point[]} */
+    this.shape = [];
+    this.range = { low: 0, high: HEADROOM };
+    this.isFixed = this.isDragging = false;
     this.line = document.createElementNS(SVG, "polyline");
     this.line.setAttribute("class", "qr-lora-schedule-line");
     const drawing = document.createElementNS(SVG, "svg");
@@ -68,12 +77,20 @@ export class Editor {
     this.placePoints(start, end);
   }
 
+  /**
+   * @param {string} message
+   * @param {boolean} isWrong
+   */
   say(message, isWrong) {
     this.message.textContent = this.message.title = message;
     this.message.classList.toggle("qr-lora-warning", isWrong);
     this.message.classList.toggle("qr-lora-quiet", !isWrong);
   }
 
+  /**
+   * @param {number} start
+   * @param {number} end
+   */
   placeWindow(start, end) {
     const sides = [[0, start], [end, 1]];
     this.outside.forEach((shade, index) => Object.assign(shade.style, { left: percent(sides[index][0]), width: percent(Math.max(0, sides[index][1] - sides[index][0])) }));
@@ -82,26 +99,34 @@ export class Editor {
       this.ends[index].style.left = percent(progress);
       describeSlider(this.ends[index], label, progress, `${Math.round(progress * 100)} %`);
     });
-    for (const end of this.ends) end.hidden = this.isFixed;
+    for (const handle of this.ends) handle.hidden = this.isFixed;
   }
 
+  /** @param {Point[]} drawn */
   placeCurve(drawn) {
     if (!this.isDragging) this.range = rangeOf(drawn);
-    const ends = [[0, drawn[0][1]], ...drawn, [1, drawn.at(-1)[1]]];
+    const ends = [[0, drawn[0][1]], ...drawn, [1, drawn[drawn.length - 1][1]]];
     this.line.setAttribute("points", ends.map(([progress, factor]) => `${progress},${this.fromTop(factor)}`).join(" "));
     for (const level of this.levels) level.style.top = percent(this.fromTop(Number(level.dataset.level)));
   }
 
-  /** The share of the plot's height above a factor. */
+  /**
+   * The share of the plot's height above a factor.
+   * @param {number} factor
+   */
   fromTop(factor) {
     return (this.range.high - factor) / (this.range.high - this.range.low);
   }
 
-  /** As many handles as there are points; those that stay keep the focus. */
+  /**
+   * As many handles as there are points; those that stay keep the focus.
+   * @param {number} start
+   * @param {number} end
+   */
   placePoints(start, end) {
     const shown = this.isFixed ? [] : this.shape;
     this.selected = Math.max(0, Math.min(this.selected, shown.length - 1));
-    while (this.points.length > shown.length) this.points.pop().remove();
+    while (this.points.length > shown.length) this.points.pop()?.remove();
     while (this.points.length < shown.length) this.plot.append(this.newPoint(this.points.length));
     shown.forEach(([share, factor], index) => {
       const handle = this.points[index];
@@ -115,11 +140,13 @@ export class Editor {
     this.less.disabled = shown.length < 2;
   }
 
+  /** @param {number} index */
   describe(index) {
     const point = this.shape[index];
     return point ? text("schedule.at", { progress: +(point[0] * 100).toFixed(2), factor: point[1] }) : "";
   }
 
+  /** @param {number} index */
   newPoint(index) {
     const made = element("div", {
       class: "qr-lora-schedule-point",
@@ -130,11 +157,15 @@ export class Editor {
       dblclick: (event) => (event.stopPropagation(), this.remove(index)),
       keydown: (event) => this.pressKey(event, index),
     });
-    made.addEventListener("pointerdown", (event) => this.drag(event, made, (progress, factor) => this.move(index, this.toShare(progress), factor)));
+    made.addEventListener("pointerdown", (event) => this.drag(event, made, ([progress, factor]) => this.move(index, this.toShare(progress), factor)));
     this.points.push(made);
     return made;
   }
 
+  /**
+   * @param {string} name
+   * @param {number} index
+   */
   windowEnd(name, index) {
     const made = element("div", {
       class: "qr-lora-schedule-end",
@@ -144,23 +175,29 @@ export class Editor {
       "aria-valuemax": "1",
       keydown: (event) => this.pressWindowKey(event, name, index),
     });
-    made.addEventListener("pointerdown", (event) => this.drag(event, made, (progress) => this.moveEnd(name, index, progress)));
+    made.addEventListener("pointerdown", (event) => this.drag(event, made, ([progress]) => this.moveEnd(name, index, progress)));
     return made;
   }
 
+  /** @param {number} index */
   select(index) {
     this.selected = index;
     this.draw();
   }
 
+  /**
+   * @param {PointerEvent} event
+   * @param {HTMLElement} handle
+   * @param {(place: Point) => void} move
+   */
   drag(event, handle, move) {
     if (event.button !== 0) return;
     event.preventDefault();
     handle.focus();
     handle.setPointerCapture(event.pointerId);
     this.isDragging = true;
-    const follow = (moved) => {
-      move(...this.atPointer(moved));
+    const follow = (/** @type {PointerEvent} */ moved) => {
+      move(this.atPointer(moved));
       tellDrag();
     };
     handle.addEventListener("pointermove", follow);
@@ -172,18 +209,27 @@ export class Editor {
     }, { once: true });
   }
 
-  /** Progress and factor under the pointer, within the plot. */
+  /**
+   * Progress and factor under the pointer, within the plot.
+   * @param {MouseEvent} event
+   * @returns {Point}
+   */
   atPointer(event) {
     const box = this.plot.getBoundingClientRect();
     const [across, down] = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height].map((share) => clamp(share, 0, 1));
     return [across, this.range.high - down * (this.range.high - this.range.low)];
   }
 
+  /** @param {number} progress */
   toShare(progress) {
     const [, start, end] = this.values();
     return clamp((progress - start) / (end - start), 0, 1);
   }
 
+  /**
+   * @param {KeyboardEvent} event
+   * @param {number} index
+   */
   pressKey(event, index) {
     if (event.key === "Delete" || event.key === "Backspace") {
       event.preventDefault();
@@ -199,22 +245,37 @@ export class Editor {
     recordChange();
   }
 
+  /**
+   * @param {KeyboardEvent} event
+   * @param {string} name
+   * @param {number} index
+   */
   pressWindowKey(event, name, index) {
     const arrow = ARROWS[event.key];
     if (!arrow) return;
     event.preventDefault();
     const times = event.shiftKey ? SHIFT : 1;
-    this.moveEnd(name, index, widgetOf(this.node, name).value + (arrow[0] + arrow[1]) * STEP.progress * times);
+    this.moveEnd(name, index, this.values()[index + 1] + (arrow[0] + arrow[1]) * STEP.progress * times);
     tellDrag();
     recordChange();
   }
 
-  /** A point stays between its neighbours. */
+  /**
+   * A point stays between its neighbours.
+   * @param {number} index
+   * @param {number} share
+   * @param {number} factor
+   */
   move(index, share, factor) {
     const [left, right] = [this.shape[index - 1]?.[0] ?? 0, this.shape[index + 1]?.[0] ?? 1];
     this.write(this.shape.with(index, [clamp(rounded(share), left, right), rounded(factor)]));
   }
 
+  /**
+   * @param {string} name
+   * @param {number} index
+   * @param {number} progress
+   */
   moveEnd(name, index, progress) {
     const [, start, end] = this.values();
     const [least, most] = index ? [start + STEP.progress, 1] : [0, end - STEP.progress];
@@ -222,6 +283,7 @@ export class Editor {
     this.draw();
   }
 
+  /** @param {MouseEvent} event */
   addAtPointer(event) {
     if (!this.shape.length || this.isFixed) return;
     const [progress, factor] = this.atPointer(event);
@@ -236,6 +298,10 @@ export class Editor {
     this.add(share, rounded(factorAt(this.shape, share)));
   }
 
+  /**
+   * @param {number} share
+   * @param {number} factor
+   */
   add(share, factor) {
     const index = this.shape.filter(([passed]) => passed <= share).length;
     this.write(this.shape.toSpliced(index, 0, [share, factor]));
@@ -243,13 +309,17 @@ export class Editor {
     recordChange();
   }
 
+  /** @param {number} index */
   remove(index) {
     if (this.shape.length < 2) return;
     this.write(this.shape.toSpliced(index, 1));
     recordChange();
   }
 
-  /** From now on the curve is one through own points. */
+  /**
+   * From now on the curve is one through own points.
+   * @param {Point[]} shape
+   */
   write(shape) {
     setWidget(this.node, "points", formatPoints(shape));
     setWidget(this.node, "curve", CUSTOM);
@@ -257,12 +327,19 @@ export class Editor {
   }
 }
 
+/** @param {Point[]} points */
 function rangeOf(points) {
   const factors = points.map(([, factor]) => factor);
   const [least, most] = [Math.min(0, ...factors), Math.max(1, ...factors)];
   return { low: least * HEADROOM, high: most * HEADROOM };
 }
 
+/**
+ * @param {HTMLElement} handle
+ * @param {string} label
+ * @param {number} value
+ * @param {string} spoken
+ */
 function describeSlider(handle, label, value, spoken) {
   handle.setAttribute("aria-label", label);
   handle.setAttribute("aria-valuenow", String(value));
@@ -270,18 +347,26 @@ function describeSlider(handle, label, value, spoken) {
   handle.title = `${label}: ${spoken}`;
 }
 
+/** @param {Record<string, unknown>} values */
 function shortened(values) {
   return Object.fromEntries(Object.entries(values).map(([name, value]) => [name, plainText(value, 40)]));
 }
 
+/**
+ * @param {number} value
+ * @param {number} least
+ * @param {number} most
+ */
 function clamp(value, least, most) {
   return Math.min(most, Math.max(least, value));
 }
 
+/** @param {number} value */
 function rounded(value) {
   return Number(value.toFixed(2)) + 0; // no -0
 }
 
+/** @param {number} share */
 function percent(share) {
   return `${share * 100}%`;
 }

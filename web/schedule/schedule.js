@@ -5,6 +5,7 @@ import { addPanel } from "../lib/panel.js";
 import { text } from "../lib/texts.js";
 import { Editor, WIDGETS } from "./editor.js";
 
+/** @param {LGraphNode} node */
 export function attachSchedule(node) {
   const editor = new Editor(node);
   const panel = addPanel(node, "qr_lora_schedule", text("schedule.panel"), editor.root, () => editor.height);

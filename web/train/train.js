@@ -1,5 +1,7 @@
 /** How a training goes, on `QRLoRA_Train`. */
 
+/** @typedef {import("./view.js").Report} Report */
+
 import { api } from "../../../scripts/api.js";
 import { debounced, nodeByExecutionId, onExecuted, onWidgetChange, rootGraph, widgetOf } from "../lib/graph.js";
 import { addPanel, replaceHostText } from "../lib/panel.js";
@@ -9,6 +11,7 @@ import { TrainingView } from "./view.js";
 const EVENT = "qr_lora.training";
 const ROUTE = "/qr_lora/training";
 
+/** @param {LGraphNode} node */
 export function attachTrain(node) {
   const view = (node.qrLoRATraining = new TrainingView(stop));
   const panel = addPanel(node, "qr_lora_training", text("train.panel"), view.root, () => view.height());
@@ -28,7 +31,10 @@ export function attachTrain(node) {
   catchUp();
 }
 
-/** Ask the server to end a training and keep its adapter; whether there was one to end. */
+/**
+ * Ask the server to end a training and keep its adapter; whether there was one to end.
+ * @param {string} nodeId
+ */
 async function stop(nodeId) {
   const answer = await api.fetchApi(`${ROUTE}/stop`, {
     method: "POST",
@@ -51,7 +57,10 @@ const catchUp = debounced(async () => {
   if (answer.ok) for (const report of (await answer.json()).running) show(report);
 });
 
-/** Nodes of other open workflows may have the same number. A prompt that no page sent is of whatever is open. */
+/**
+ * Nodes of other open workflows may have the same number. A prompt that no page sent is of whatever is open.
+ * @param {Report} report
+ */
 function show(report) {
   if (report.workflow_id != null && report.workflow_id !== rootGraph().id) return;
   nodeByExecutionId(report.node_id)?.qrLoRATraining?.show(report);

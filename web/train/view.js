@@ -1,7 +1,14 @@
 /** A training as its reports tell it: steps, curve, samples, what must be read, and the button that ends it. */
 
+/**
+ * @typedef {{ step: number, filename: string, subfolder: string, type: string }} Sample
+ * @typedef {"running" | "finished" | "stopped" | "failed"} State
+ * @typedef {{ loss: number | null, seconds_per_step: number | null, seconds_left: number | null, peak_memory: number | null }} Pace
+ * @typedef {{ node_id: string, workflow_id: string | null, state: State, stopping: boolean, step: number, steps: number, losses: number[], samples: Sample[], warnings: string[], text?: string } & Pace} Report
+ */
+
 import { api } from "../../../scripts/api.js";
-import { button, element, plainText } from "../lib/dom.js";
+import { button, childrenOf, element, plainText } from "../lib/dom.js";
 import { text } from "../lib/texts.js";
 import { LossCurve } from "./loss_curve.js";
 
@@ -9,8 +16,10 @@ const STRIP = 94; // pixels, as in style.css
 const REST = 228;
 
 export class TrainingView {
+  /** @param {(nodeId: string) => Promise<boolean>} stop */
   constructor(stop) {
     this.stop = stop;
+    /** @type {Report | null} */
     this.report = null;
     this.hasSamples = this.isExpectingSamples = false;
     this.onResize = () => {};
@@ -34,12 +43,16 @@ export class TrainingView {
     return REST + (this.strip.hidden ? 0 : STRIP);
   }
 
-  /** The strip has its place from the start, so that nothing moves when the first sample comes. */
+  /**
+   * The strip has its place from the start, so that nothing moves when the first sample comes.
+   * @param {boolean} isExpecting
+   */
   expectSamples(isExpecting) {
     this.isExpectingSamples = isExpecting;
     this.strip.hidden = !isExpecting && !this.hasSamples;
   }
 
+  /** @param {Report | undefined} report */
   show(report) {
     if (!report) return;
     this.report = report;
@@ -52,6 +65,7 @@ export class TrainingView {
     this.showButton(report);
   }
 
+  /** @param {Report} report */
   showButton({ state, stopping }) {
     this.button.disabled = state !== "running" || stopping;
     const key = state === "stopped" ? "train.stop_done" : state === "running" && stopping ? "train.stop_asked" : "train.stop";
@@ -61,12 +75,15 @@ export class TrainingView {
   async pressStop() {
     this.button.disabled = true;
     this.button.textContent = text("train.stop_asked");
-    if (!(await this.stop(this.report.node_id))) this.button.textContent = text("train.stop_nothing");
+    if (!(await this.stop(this.report?.node_id ?? ""))) this.button.textContent = text("train.stop_nothing");
   }
 
-  /** Pictures that are there already stay, and only new ones are read. */
+  /**
+   * Pictures that are there already stay, and only new ones are read.
+   * @param {Sample[]} samples
+   */
   showSamples(samples) {
-    const shown = new Map([...this.strip.children].map((tile) => [tile.dataset.file, tile]));
+    const shown = new Map(childrenOf(this.strip).map((tile) => [tile.dataset.file, tile]));
     const hasNew = samples.some((sample) => !shown.has(sample.filename));
     if (!hasNew && samples.length === shown.size) return;
     this.strip.replaceChildren(...samples.map((sample) => shown.get(sample.filename) ?? newTile(sample)));
@@ -78,6 +95,7 @@ export class TrainingView {
   }
 }
 
+/** @param {Sample} sample */
 function newTile({ step, filename, subfolder, type }) {
   const url = api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}`);
   const label = text("train.sample", { step });
@@ -89,11 +107,13 @@ function newTile({ step, filename, subfolder, type }) {
   );
 }
 
+/** @param {Report} report */
 function stateOf({ state, step, steps }) {
   if (state === "running" && step === 0) return text("train.preparing");
   return text(`train.${state}`, { step, steps });
 }
 
+/** @param {Report} report */
 function detailsOf(report) {
   const parts = [];
   if (report.loss != null) parts.push(text("train.loss", { loss: report.loss.toPrecision(3) }));
@@ -103,7 +123,10 @@ function detailsOf(report) {
   return parts.join(" · ");
 }
 
-/** `45 s`, `12 min` or `3 h 20 min`. */
+/**
+ * `45 s`, `12 min` or `3 h 20 min`.
+ * @param {number} seconds
+ */
 function duration(seconds) {
   if (seconds < 90) return text("train.seconds", { seconds: Math.ceil(seconds) });
   const minutes = Math.round(seconds / 60);
@@ -111,6 +134,10 @@ function duration(seconds) {
   return text("train.hours", { hours: Math.floor(minutes / 60), minutes: minutes % 60 });
 }
 
+/**
+ * @param {HTMLElement} target
+ * @param {string} content
+ */
 function write(target, content) {
   if (target.textContent !== content) target.textContent = content;
 }

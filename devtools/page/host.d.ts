@@ -1,0 +1,105 @@
+// What we use of the host's page: its graph library, its application and its server's messages. Written from use, and
+// less than there is; what only some frontends have is optional.
+
+declare const LiteGraph: {
+  NODE_SLOT_HEIGHT: number;
+  NODE_WIDGET_HEIGHT: number;
+  /** Whether nodes are drawn as elements rather than on the canvas. */
+  vueNodesMode?: boolean;
+};
+
+type WidgetValue = string | number | boolean;
+type NodeId = string | number;
+type LinkId = number;
+
+interface Widget {
+  name: string;
+  label?: string;
+  tooltip?: string;
+  value: any; // as the type of the input has it
+  options: { values?: string[]; min?: number; max?: number };
+  serialize?: boolean;
+  y: number;
+  node?: LGraphNode;
+  element?: HTMLElement;
+  callback?(value: WidgetValue, ...more: unknown[]): unknown;
+  computeSize?(width?: number): [number, number];
+  onRemove?(): void;
+}
+
+interface NodeInput {
+  name: string;
+  type: string;
+  label?: string;
+  shape?: number;
+  localized_name?: string;
+  link?: LinkId | null;
+  widget?: { name: string };
+}
+
+interface NodeOutput {
+  name: string;
+  linkIds: LinkId[];
+}
+
+interface LLink {
+  origin_id: NodeId;
+  origin_slot: number;
+  target_slot: number;
+  /** Whether it comes from the edge of a subgraph rather than from a node. */
+  originIsIoNode?: boolean;
+}
+
+interface LGraph {
+  id: string;
+  nodes: LGraphNode[];
+  isRootGraph?: boolean;
+  rootGraph?: LGraph;
+  getNodeById(id: NodeId | undefined): LGraphNode | null;
+  getLink(id: LinkId | null | undefined): LLink | null | undefined;
+  trigger(event: string, detail: object): void;
+  serialize(): object;
+}
+
+/** The graph within a node: its edge has inputs and outputs of its own. */
+interface Subgraph extends LGraph {
+  inputs: NodeInput[];
+  outputs: NodeOutput[];
+}
+
+interface LGraphNode {
+  id: NodeId;
+  type: string;
+  title: string;
+  comfyClass?: string;
+  size: [number, number];
+  properties: Record<string, any>; // whatever extensions keep in a workflow
+  /** Undefined where a node has none. */
+  widgets: Widget[];
+  inputs: NodeInput[];
+  outputs: NodeOutput[];
+  graph: LGraph | Subgraph | null;
+  /** Its class, with what the server tells of it: of each input its type and options. */
+  constructor: Function & { nodeData?: { input?: { optional?: Record<string, [unknown, Record<string, unknown>?]> } } };
+  subgraph?: Subgraph;
+  hideOutputImages?: boolean;
+  addDOMWidget(name: string, type: string, element: HTMLElement, options: object): Widget & { element: HTMLElement };
+  addInput(name: string, type: string, look?: object): NodeInput;
+  computeSize(): [number, number];
+  setSize(size: [number, number]): void;
+  setDirtyCanvas?(foreground: boolean, background: boolean): void;
+  getWidgetFromSlot?(input: NodeInput): Widget | undefined;
+  getLayoutWidgets?(): Widget[];
+  isWidgetVisible?(widget: Widget): boolean;
+  isWidgetRowVisible?(widget: Widget): boolean;
+  isSubgraphNode?(): boolean;
+  configure(data: { inputs?: NodeInput[] }): void;
+  onConfigure?(...given: unknown[]): unknown;
+  onConnectionsChange?(...given: unknown[]): unknown;
+  onGraphConfigured?(...given: unknown[]): unknown;
+  onDrawBackground?(...given: unknown[]): unknown;
+  onExecuted?(output: NodeOutputs, ...rest: unknown[]): void;
+}
+
+/** What a node sent to the page, by key. */
+type NodeOutputs = Record<string, any[]>;

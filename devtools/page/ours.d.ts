@@ -1,0 +1,13 @@
+// What we keep on the host's nodes.
+
+interface LGraphNode {
+  /** Has not said anything since the page knows it. */
+  qrLoRASilent?: boolean;
+  qrLoRATell?(output: NodeOutputs | undefined): void;
+  /** A widget was changed that stands for one of this node. */
+  qrLoRAChanged?(): void;
+  qrLoRAText?(told: string): void;
+  qrLoRASockets?: import("../../web/merge/sockets.js").Socket[];
+  qrLoRADesk?: import("../../web/merge/desk.js").Desk;
+  qrLoRATraining?: import("../../web/train/view.js").TrainingView;
+}
