@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 HELP = sorted((ROOT / "web" / "docs").glob("*.md"))
-GUIDES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+GUIDES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 SOURCES = [
     ROOT / "dev.py",
     *(p for room in ("nodes", "qrlora_core", "devtools", "generators", "cli") for p in (ROOT / room).rglob("*.py")),

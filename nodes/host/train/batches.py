@@ -31,7 +31,7 @@ class Batch:
 
 
 class BatchSampler:
-    """BatchSampler the batches of a training from one seed.
+    """Draws the batches of a training from one seed.
 
     Where several processes train together, each draws the batches of all and takes its own part, so that they see
     together what one process with so many times the batch sees.

@@ -26,7 +26,7 @@ _KEPT_TIMES = 50
 _MOST_LOSSES = 200
 _MOST_SAMPLES = 24
 
-# BatchSampler (losses, sample pictures with their steps) for the preview on the node: a PIL image.
+# Draws (losses, sample pictures with their steps) for the preview on the node: a PIL image.
 Draw = Callable[[Sequence[float], Sequence[tuple[int, Any]]], Any]
 
 
