@@ -33,8 +33,8 @@ class Save(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "format",
-                    options=list(FORMATS),
-                    default=FORMATS[0],
+                    options=[own.name for own in FORMATS],
+                    default=FORMATS[0].name,
                     optional=True,
                     tooltip="full: all of it. compact: about half the size of an ordinary LoRA; the basis is kept once "
                     "per base model in models/qr_lora_bases. lora: an ordinary LoRA for every other tool.",
@@ -61,7 +61,7 @@ class Save(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, adapter: QRLoRA, filename_prefix: str, format: str = FORMATS[0], dtype: str = "auto"
+        cls, adapter: QRLoRA, filename_prefix: str, format: str = FORMATS[0].name, dtype: str = "auto"
     ) -> io.NodeOutput:
         """Save, and show where."""
         path = save(adapter, new_output_path(filename_prefix), format, dtype)

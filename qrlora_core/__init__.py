@@ -14,8 +14,9 @@ from .errors import (
     TargetError,
     TrainingError,
 )
-from .files.adapter_file import FORMATS, load_adapter, save_adapter
+from .files.adapter_file import load_adapter, save_adapter
 from .files.basis_store import BasisStore
+from .files.formats import FORMATS
 from .files.training_state import TrainingState, load_training, save_training
 from .functional.compare import as_table, compare
 from .functional.decompose import Factors, decompose

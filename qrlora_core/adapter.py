@@ -189,7 +189,6 @@ class MergeRecord:
 
 
 UNSAVED = "unsaved adapter"
-MERGE_KEY = "qr_lora.merge"  # the name of a merge record in the metadata of a file
 
 
 @dataclass(frozen=True, eq=False)

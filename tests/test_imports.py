@@ -28,6 +28,7 @@ PLACES = {
     "qrlora_core/": "core",
     "qrlora_core/__init__.py": "whole core",
     "qrlora_core/functional/": "functional",
+    "qrlora_core/kinds/": "kinds",
     "qrlora_core/files/": "core files",
     "qrlora_core/train/": "core train",
     "nodes/": "nodes",
@@ -42,7 +43,7 @@ PLACES = {
     "nodes/host/page/": "page",
     "nodes/host/page/server.py": "server",
 }
-CORE = {"core", "whole core", "functional", "core files", "core train"}
+CORE = {"core", "whole core", "functional", "kinds", "core files", "core train"}
 HOST = {"text", "model", "files", "apply", "merge", "train", "page"}
 # Room: outside packages, and rooms of our own, that a file in it may import besides its own room.
 ROOMS = {
@@ -50,7 +51,8 @@ ROOMS = {
     "core": (TENSORS, set()),
     "whole core": (set(), CORE),
     "functional": (TENSORS, {"core"}),
-    "core files": (TENSORS, {"core", "functional"}),
+    "kinds": (TENSORS, {"core", "functional"}),
+    "core files": (TENSORS, {"core", "functional", "kinds"}),
     "core train": (TENSORS | OPTIONAL_OPTIMIZERS, {"core", "functional"}),
     "text": (set(), set()),
     "model": (TENSORS | COMFY | OPTIONAL_FORMATS, CORE | {"text"}),

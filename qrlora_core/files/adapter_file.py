@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..adapter import MERGE_KEY, QRLoRA, is_finite
+from ..adapter import QRLoRA, is_finite
 from ..errors import AdapterError, AdapterFileError
-from . import compact, full, lora
+from ..metadata import ARCHITECTURE, FORMAT_VERSION, MERGE_KEY, METADATA_PREFIX, VERSION_KEY
+from . import compact, lora
 from .basis_store import BasisStore
+from .formats import Contents, Format, Wanted, format_named, format_of
 from .safetensors_io import reading, shown, write
 
-FORMATS = ("full", "compact", "lora")
-FORMAT_VERSION = "1"
-METADATA_PREFIX = "qr_lora."
-BASE_FINGERPRINT = f"{METADATA_PREFIX}base_fingerprint"
-_VERSION_KEY = f"{METADATA_PREFIX}format_version"
 # Tensors of a training that goes on (see `training_state`), which an adapter does not need.
 STATE_PREFIX = "training_state."
 STATE_KEY = f"{METADATA_PREFIX}training_state"
 _LONGEST_NAME = 500
-_ARCHITECTURE = "modelspec.architecture"
 # What reading or one format alone needs to know, so that no other file claims it.
 _OF_ONE_FILE = ("format", compact.BASIS_IDS, lora.PEFT_SETTINGS)
 
@@ -45,8 +41,8 @@ def save_adapter(
     ``full`` keys per term (the published layout): ``{module}.lora.q.weight`` (out, rank), ``.delta_r.weight`` and
     ``.base_r.weight`` (rank, in), and ``.alpha``, a scalar that the published files lack. A layer of the variant
     ``qr``, ``scaling * ((Q + dQ) (R + dR) - Q R)``, is ``{module}.lora_qr.q.weight``, ``.delta_q.weight``,
-    ``.delta_r.weight``, ``.base_r.weight`` and ``.alpha``. ``compact`` and ``lora``: see `compact_layout` and
-    `lora_layout`.
+    ``.delta_r.weight``, ``.base_r.weight`` and ``.alpha``. ``compact`` and ``lora``: see `files.compact` and
+    `files.lora`.
 
     Args:
         adapter: what to save.
@@ -66,27 +62,14 @@ def save_adapter(
         AdapterError: NaN or infinity in the adapter, also after rounding, or a layer that the format cannot hold.
     """
     target = Path(path)
-    if format not in FORMATS:
-        raise AdapterFileError(f"{target.name}: unknown format {format!r}; expected one of {', '.join(FORMATS)}.")
+    chosen = format_named(format, target.name)
     if not adapter.layers:
         raise AdapterFileError(f"{target.name}: the adapter has no layers, so there is nothing to save.")
     adapter.require_finite()
-    tensors = dict(_tensors(adapter, format, dtype, bases))
+    tensors = dict(chosen.write(adapter, Wanted(dtype, bases)))
     _require_finite(tensors)
-    write(target, tensors | dict(extra or {}), _metadata(adapter, target, format))
+    write(target, tensors | dict(extra or {}), _metadata(adapter, target, chosen))
     return target
-
-
-def _tensors(
-    adapter: QRLoRA, format: str, dtype: torch.dtype | None, bases: BasisStore | None
-) -> Iterator[tuple[str, Tensor]]:
-    if format == "lora":
-        return lora.tensors_of(adapter, dtype)
-    if format == "full":
-        return full.tensors_of(adapter, dtype)
-    if bases is None:
-        raise AdapterFileError("the format compact needs a folder for the bases (bases).")
-    return compact.tensors_of(adapter, dtype or torch.float16, bases)
 
 
 def _require_finite(tensors: Mapping[str, Tensor]) -> None:
@@ -95,16 +78,9 @@ def _require_finite(tensors: Mapping[str, Tensor]) -> None:
             raise AdapterError(f"{key}: a number does not fit into {tensor.dtype}; choose bfloat16 or float32.")
 
 
-def _metadata(adapter: QRLoRA, target: Path, format: str) -> dict[str, str]:
+def _metadata(adapter: QRLoRA, target: Path, chosen: Format) -> dict[str, str]:
     kept = {key: value for key, value in adapter.metadata.items() if key not in _OF_ONE_FILE}
-    if format == "lora":  # our names for what it was trained as would pass for a claim about this file
-        kept = {key: value for key, value in kept.items() if key != f"{METADATA_PREFIX}variant"}
-        if _ARCHITECTURE in kept:
-            kept[_ARCHITECTURE] = kept[_ARCHITECTURE].replace("/qr-lora", "/lora")
-    else:
-        kept = {**kept, _VERSION_KEY: FORMAT_VERSION}
-    ids = compact.basis_ids(adapter) if format == "compact" else {}
-    return {**kept, **_merge_text(adapter), **ids, "modelspec.title": target.stem}
+    return {**chosen.metadata(adapter, kept), **_merge_text(adapter), "modelspec.title": target.stem}
 
 
 def _merge_text(adapter: QRLoRA) -> dict[str, str]:
@@ -144,14 +120,8 @@ def load_adapter(
         _refuse_newer(source, metadata)
         _refuse_unreadable(source, names)
         keys = [name for name in names if not name.startswith(STATE_PREFIX)]
-        get = file.get_tensor
-        if compact.is_compact(keys):
-            layers = compact.layers_of(source, keys, get, metadata, bases, rebuild)
-            adapter = QRLoRA(layers, metadata)
-        elif lora.is_lora(keys) and not any(map(full.is_layout_key, keys)):
-            adapter = lora.adapter_of(source, keys, get, metadata, rename)
-        else:
-            adapter = QRLoRA(full.layers_of(source, keys, get), metadata)
+        contents = Contents(source, keys, file.get_tensor, metadata, bases, rebuild, rename)
+        adapter = format_of(keys).read(contents)
     kept = {key: value for key, value in adapter.metadata.items() if key not in ("format", STATE_KEY)}
     adapter = replace(adapter, metadata=kept, name=source.name)
     try:
@@ -162,7 +132,7 @@ def load_adapter(
 
 
 def _refuse_newer(source: Path, metadata: Mapping[str, str]) -> None:
-    version = metadata.get(_VERSION_KEY, FORMAT_VERSION)
+    version = metadata.get(VERSION_KEY, FORMAT_VERSION)
     if version != FORMAT_VERSION:
         raise AdapterFileError(
             f"{source.name}: format version {version[:20]!r}, expected {FORMAT_VERSION!r}. A newer ComfyUI QR-LoRA "
@@ -203,7 +173,7 @@ def describe(
     }
     modelspec = {
         "modelspec.sai_model_spec": "1.0.1",
-        _ARCHITECTURE: f"{architecture}/qr-lora",
+        ARCHITECTURE: f"{architecture}/qr-lora",
         "modelspec.implementation": "ComfyUI",
         "modelspec.trigger_phrase": triggers,
     }

@@ -15,9 +15,10 @@ from torch import Tensor
 from ..adapter import Layer, QRLoRA, Term, is_finite
 from ..errors import AdapterError, AdapterFileError, QRLoRAError
 from ..functional.sketch import align, sketch
+from ..kinds.tensors import require_parts
 from ..metadata import json_object
 from .basis_store import BasisStore
-from .parts import names_vector, read_alpha, require_parts, rounded
+from .parts import names_vector, read_alpha, rounded
 from .safetensors_io import plain, shown
 
 BASIS_IDS = "qr_lora.basis_ids"
@@ -28,9 +29,15 @@ _PART_NAMES = {"delta_r.weight": "delta_r", "sketch": "sketch", "alpha": "alpha"
 Rebuild = Callable[[str, int], Tensor]
 
 
-def is_compact(keys: Iterable[str]) -> bool:
+def matches(keys: Iterable[str]) -> bool:
     """True when some key is of a compact file."""
     return any(_KEY.match(key) for key in keys)
+
+
+def header(key: str) -> tuple[str, int] | None:
+    """See `formats.Format`."""
+    match = _KEY.match(key)
+    return (match["path"], 1) if match and match["part"].startswith("delta_r") else None
 
 
 def tensors_of(adapter: QRLoRA, dtype: torch.dtype, bases: BasisStore) -> Iterator[tuple[str, Tensor]]:
@@ -77,7 +84,7 @@ def _single_term(path: str, layer: Layer, is_of_base: bool) -> Term:
     )
 
 
-def layers_of(
+def read(
     source: Path,
     keys: Iterable[str],
     get: Callable[[str], Tensor],

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..adapter import Layer, QRLoRA, Term
 from ..errors import AdapterError, AdapterFileError
-from .parts import names_vector, read_alpha, require_parts, rounded
+from ..kinds.tensors import require_parts
+from .parts import names_vector, read_alpha, rounded
 from .safetensors_io import plain
 
 # `{module}.lora.q.weight` as published; further terms of a layer are `{module}.lora.1.q.weight` and so on.
@@ -24,12 +25,20 @@ _QR_KEY = re.compile(r"^(?P<path>.+)\.lora_qr\.(?P<part>q|delta_q|delta_r|base_r
 _QR = -1  # stands for the index of a term
 
 
-def is_layout_key(key: str) -> bool:
-    """True when the key is one of this layout."""
-    return bool(_KEY.match(key) or _QR_KEY.match(key))
+def matches(keys: Iterable[str]) -> bool:
+    """True when some key is one of this layout."""
+    return any(_KEY.match(key) or _QR_KEY.match(key) for key in keys)
 
 
-def layers_of(source: Path, keys: Iterable[str], get: Callable[[str], Tensor]) -> dict[str, Layer]:
+def header(key: str) -> tuple[str, int] | None:
+    """See `formats.Format`; the variant ``qr`` has two terms of its rank."""
+    for pattern, terms in ((_KEY, 1), (_QR_KEY, 2)):
+        if (match := pattern.match(key)) and match["part"].startswith("delta_r"):
+            return match["path"], terms
+    return None
+
+
+def read(source: Path, keys: Iterable[str], get: Callable[[str], Tensor]) -> dict[str, Layer]:
     """Module path to layer, of a file in this layout.
 
     Raises:

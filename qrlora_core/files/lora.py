@@ -16,71 +16,50 @@ from torch import Tensor
 
 from ..adapter import Layer, Origin, QRLoRA
 from ..errors import AdapterError, AdapterFileError
-from ..functional.lora import from_difference, from_lora, is_nearly_orthonormal, to_lora
+from ..functional.lora import is_nearly_orthonormal, to_lora
+from ..kinds.kind import Kind
+from ..kinds.low_rank import LOW_RANK
+from ..kinds.registry import part_of
 from ..metadata import json_object
-from .parts import names_vector, read_alpha, require_parts, rounded, split_parameter
+from .parts import read_alpha, rounded, split_parameter
 from .safetensors_io import shown
 
-# How a key ends, by what it holds.
-_ENDINGS = {
-    "up": (".lora_up.weight", "_lora.up.weight", ".lora.up.weight", ".lora_linear_layer.up.weight"),
-    "down": (".lora_down.weight", "_lora.down.weight", ".lora.down.weight", ".lora_linear_layer.down.weight"),
-    "mid": (".lora_mid.weight",),
-    "alpha": (".alpha",),
-}
-# PEFT: `.lora_A.weight`, with the adapter's name (`.lora_A.default.weight`), or bare.
-_PEFT = re.compile(r"^(?P<stem>.+)\.lora_(?P<factor>[AB])(?:\.(?!bias$)[^.]+)?(?:\.weight)?$")
-_PEFT_PARTS = {"A": "down", "B": "up"}
-# Kinds that are no product of two matrices added to a weight, by what their keys have.
-_OTHER_KINDS = (
-    ("DoRA", re.compile(r"\.dora_scale$|\.lora_magnitude_vector(\.|$)|\.magnitude$")),
-    ("LoHa", re.compile(r"\.hada_")),
-    ("LoKr", re.compile(r"\.lokr_")),
-    ("OFT", re.compile(r"\.b?oft_")),
-    ("GLoRA", re.compile(r"\.[ab][12]\.weight$")),
-    ("IA3", re.compile(r"\.on_input$|\.ia3_")),
-    ("LoRA that replaces or reshapes weights", re.compile(
-        r"\.set_weight$|\.reshape_weight$|\.lora_B(\.[^.]+)?\.bias$|\.lora_up\.bias$"
-    )),
-)  # fmt: skip
-# Whole differences: of a weight, or of the bias beside it. A vector is a layer under the name of its parameter.
-_DIFFERENCES = {".diff": ".weight", ".w_norm": ".weight", ".diff_b": ".bias", ".b_norm": ".bias"}
 # Embeddings that some trainers put into the file. They are loaded by other nodes; the report says so.
 _EMBEDDING = "bundle_emb."
 # Convolutions in Tucker form are multiplied out, to so many numbers in all, or so many per byte of the file: a kernel
 # of 3 x 3 makes at most nine of one that is stored.
 _SMALL, _LARGEST_GROWTH = 2**22, 4
 _NAME = re.compile(r"[\w.-]+")
+_ALPHA = ".alpha"
 PEFT_SETTINGS = "lora_adapter_metadata"  # where diffusers writes r and lora_alpha
 
 # From a file's tensors by name to the same under names that a host knows.
 Rename = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 
-def is_lora(keys: Iterable[str]) -> bool:
+def matches(keys: Iterable[str]) -> bool:
     """True when some key is of an ordinary LoRA, or of a relative of it that is refused by name."""
-    return any((_split(key) is not None and not key.endswith(".alpha")) or _other_kind(key) for key in keys)
+    return any(part_of(key) for key in keys)
 
 
-def _split(key: str) -> tuple[str, str] | None:
-    """(layer's name, part) of a key; None where it is none of an ordinary LoRA."""
-    for part, endings in _ENDINGS.items():
-        for ending in endings:
-            if key.endswith(ending) and key != ending:
-                return key.removesuffix(ending), part
-    if match := _PEFT.match(key):
-        return match["stem"], _PEFT_PARTS[match["factor"]]
-    for ending, parameter in _DIFFERENCES.items():
-        if key.endswith(ending) and key != ending:
-            return key.removesuffix(ending) + parameter, "difference"
-    return None
+def header(key: str) -> tuple[str, int] | None:
+    """See `formats.Format`."""
+    found = part_of(key)
+    if found is None or found[0].layer is None:
+        return None
+    kind, stem, part = found
+    if not kind.ranked:
+        return stem, 0
+    return (stem, 1) if part == kind.ranked else None
 
 
-def _other_kind(key: str) -> str | None:
-    return next((kind for kind, pattern in _OTHER_KINDS if pattern.search(key)), None)
+def refusal(source: Path, keys: Iterable[str]) -> str:
+    """Why a file is refused for its kind alone; empty where it is not."""
+    refused = (key for key in keys if (found := part_of(key)) and found[0].layer is None)
+    return next((_explain_other(source, key) for key in refused), "")
 
 
-def adapter_of(
+def read(
     source: Path,
     keys: Iterable[str],
     get: Callable[[str], Tensor],
@@ -95,15 +74,15 @@ def adapter_of(
     if rename is not None:
         renamed = _renamed(source, {key: get(key) for key in keys}, rename)
         keys, get = list(renamed), renamed.pop  # each is asked for once, and then not kept
-    parts, embeddings = _group(source, keys)
+    groups, embeddings = _group(source, keys)
     alphas = _Alphas(metadata)
     room = max(_SMALL, _LARGEST_GROWTH * source.stat().st_size)
     layers: dict[str, Layer] = {}
     replaced = 0
-    for stem, names in parts.items():
+    for stem, (kind, names) in groups.items():
         tensors = {part: get(key) for part, key in names.items()}
         try:
-            name, layer = _read_layer(tensors, alphas, stem)
+            name, layer = _read_layer(kind, stem, tensors, alphas)
             if name in layers:
                 raise AdapterError("it has two factors and a whole difference; make the file again with one of them.")
         except (AdapterError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
@@ -112,7 +91,7 @@ def adapter_of(
         room -= layer.terms[0].delta_r.numel() if "mid" in tensors else 0
         if room < 0:
             raise AdapterFileError(_explain_growth(source))
-        replaced += "up" in tensors and "alpha" not in tensors and is_nearly_orthonormal(tensors["up"])
+        replaced += kind is LOW_RANK and "alpha" not in tensors and is_nearly_orthonormal(tensors["up"])
     not_loaded = f"{embeddings} tensors of bundled embeddings" if embeddings else ""
     return QRLoRA(layers, metadata, origin=Origin(True, replaced == len(layers), not_loaded))
 
@@ -134,54 +113,63 @@ def _explain_growth(source: Path) -> str:
     )
 
 
-def _group(source: Path, keys: Iterable[str]) -> tuple[dict[str, dict[str, str]], int]:
-    """Layer's name -> part -> key, and how many tensors are embeddings."""
-    parts: dict[str, dict[str, str]] = {}
+def _group(source: Path, keys: Iterable[str]) -> tuple[dict[str, tuple[Kind, dict[str, str]]], int]:
+    """Layer's name -> its kind, and part -> key; and how many tensors are embeddings."""
+    groups: dict[str, tuple[Kind, dict[str, str]]] = {}
+    alphas: dict[str, str] = {}
     embeddings = 0
     for key in keys:
-        found = _split(key)
+        found = part_of(key)
         if key.startswith(_EMBEDDING):
             embeddings += 1
-        elif found is None:
-            raise AdapterFileError(_explain_other(source, key))
-        elif found[1] in parts.setdefault(found[0], {}):
-            raise AdapterFileError(
-                f"{source.name}: layer {found[0]}: expected each part once, found {parts[found[0]][found[1]]!r} and "
-                f"{key!r}. Two trainers' names stand in one file; make it again with one."
-            )
+        elif found is not None and found[0].layer is not None:
+            kind, stem, part = found
+            own = groups.setdefault(stem, (kind, {}))
+            _add(source, own, kind, stem, part, key)
+        elif found is None and key.endswith(_ALPHA) and key != _ALPHA:
+            alphas[key.removesuffix(_ALPHA)] = key
         else:
-            parts[found[0]][found[1]] = key
-    if not parts:
+            raise AdapterFileError(_explain_other(source, key))
+    for stem, key in alphas.items():
+        groups.setdefault(stem, (LOW_RANK, {}))[1]["alpha"] = key
+    if not groups:
         raise AdapterFileError(
             f"{source.name}: it holds embeddings alone; put it among the embeddings and name it in the prompt."
         )
-    return parts, embeddings
+    return groups, embeddings
+
+
+def _add(source: Path, group: tuple[Kind, dict[str, str]], kind: Kind, stem: str, part: str, key: str) -> None:
+    first, parts = group
+    if first is not kind:
+        raise AdapterFileError(
+            f"{source.name}: layer {stem}: expected one kind, found {first.name} and {kind.name} ({key!r}). Make the "
+            "file again with one."
+        )
+    if part in parts:
+        raise AdapterFileError(
+            f"{source.name}: layer {stem}: expected each part once, found {parts[part]!r} and {key!r}. Two trainers' "
+            "names stand in one file; make it again with one."
+        )
+    parts[part] = key
 
 
 def _explain_other(source: Path, key: str) -> str:
-    if kind := _other_kind(key):
+    if found := part_of(key):
         return (
-            f"{source.name}: this is a {kind} ({key!r}), which is no low-rank sum that a QR form could hold. "
+            f"{source.name}: this is a {found[0].name} ({key!r}), which is no low-rank sum that a QR form could hold. "
             "Load it with ComfyUI's own LoRA loader, before or after QR-LoRA Merge: both act."
         )
     return f"{source.name}: a LoRA with a tensor that no LoRA has: {key!r}. Nothing was loaded; make the file again."
 
 
-def _read_layer(tensors: Mapping[str, Tensor], alphas: _Alphas, stem: str) -> tuple[str, Layer]:
-    """The layer and its name, which for a whole difference of a matrix is that of the weight's module."""
-    if "difference" in tensors:
-        require_parts(tensors, ("difference",))
-        difference = tensors["difference"]
-        if difference.ndim != 1 and stem.endswith(".bias"):
-            raise AdapterError(f"expected the difference of a bias as a vector, found {tuple(difference.shape)}.")
-        if difference.ndim == 1:
-            return stem, Layer((from_difference(difference),), is_vector=names_vector(stem))
-        return stem.removesuffix(".weight"), Layer((from_difference(difference),))
-    require_parts(tensors, ("up", "down"))
+def _read_layer(kind: Kind, stem: str, tensors: Mapping[str, Tensor], alphas: _Alphas) -> tuple[str, Layer]:
     alpha = read_alpha(tensors.get("alpha"))
-    if math.isnan(alpha):
-        alpha = alphas.of(stem, tensors["down"].shape[0] if tensors["down"].ndim else 0)
-    return stem, Layer((from_lora(tensors["up"], tensors["down"], alpha, tensors.get("mid")),))
+    if math.isnan(alpha) and kind.ranked in tensors:
+        down = tensors[kind.ranked]
+        alpha = alphas.of(stem, down.shape[0] if down.ndim else 0)
+    assert kind.layer is not None
+    return kind.layer(stem, tensors, alpha)
 
 
 class _Alphas:

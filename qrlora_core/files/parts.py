@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -12,9 +11,6 @@ from ..errors import AdapterError
 from .safetensors_io import plain
 
 _ROUNDING = 0.01  # relative; bfloat16 has 0.004 at most, and 0.03 would be numbers that vanish in float16
-_FLOATING = {
-    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2,
-}  # fmt: skip
 
 
 def split_parameter(path: str) -> tuple[str, str]:
@@ -28,17 +24,6 @@ def split_parameter(path: str) -> tuple[str, str]:
 def names_vector(path: str) -> bool:
     """True for a name under which files keep the change of a bias, or of the weight of a norm."""
     return split_parameter(path)[1] != ""
-
-
-def require_parts(parts: Mapping[str, Tensor], names: Sequence[str]) -> None:
-    """Raise `AdapterError` where a part is missing or is not floating."""
-    missing = [name for name in names if name not in parts]
-    if missing:
-        expected = ", ".join(f"{name}.weight" for name in names[:-1])
-        raise AdapterError(f"expected {expected} and {names[-1]}.weight, found no {' and no '.join(missing)}.")
-    for name, tensor in parts.items():
-        if name != "alpha" and tensor.dtype not in _FLOATING:
-            raise AdapterError(f"{name}: expected a floating dtype, found {tensor.dtype}.")
 
 
 def read_alpha(alpha: Tensor | None) -> float:

@@ -50,6 +50,16 @@ class SafetensorsFile:
         """Text by name; empty where the file has none."""
         return dict(self._file.metadata() or {})
 
+    def shape(self, key: str) -> tuple[int, ...]:
+        """The shape of a tensor, from the header alone.
+
+        Raises:
+            AdapterFileError: it cannot be read.
+        """
+        with _as_damage(self._source):
+            place = self._places.get(key)
+            return tuple(place[1] if place else self._file.get_slice(key).get_shape())
+
     def get_tensor(self, key: str) -> Tensor:
         """A tensor of the file.
 
@@ -57,11 +67,10 @@ class SafetensorsFile:
             AdapterFileError: it cannot be read.
         """
         with _as_damage(self._source):
-            place = self._places.get(key)
-            shape = place[1] if place else self._file.get_slice(key).get_shape()
+            shape = self.shape(key)
             if len(shape) > _MOST_SIDES:
                 raise ValueError(f"a tensor has {len(shape)} dimensions: {shown(key)}")
-            if place:
+            if place := self._places.get(key):
                 return self._read(*place)
             mapped: Tensor = self._file.get_tensor(key)
             return mapped.clone()

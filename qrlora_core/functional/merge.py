@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from ..adapter import MERGE_KEY, UNSAVED, Layer, MergeRecord, QRLoRA, Term
+from ..adapter import UNSAVED, Layer, MergeRecord, QRLoRA, Term
 from ..errors import AdapterError
+from ..metadata import MERGE_KEY
 
 
 @dataclass(frozen=True)

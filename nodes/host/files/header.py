@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from ....qrlora_core import AdapterFileError
-from ....qrlora_core.files.adapter_file import METADATA_PREFIX
-from ....qrlora_core.files.compact import is_compact
-from ....qrlora_core.files.full import is_layout_key, layers_of
-from ....qrlora_core.files.lora import adapter_of, is_lora
+from ....qrlora_core.files.formats import Contents, Format, format_of
 from ....qrlora_core.files.safetensors_io import SafetensorsFile, reading
-from ....qrlora_core.metadata import json_object
+from ....qrlora_core.metadata import METADATA_PREFIX, json_object
 
-# One of the two factors of a layer, whose first side is its rank.
-_FACTOR = re.compile(
-    r"(?P<layer>.+?)(?:\.lora(?P<kind>_qr|_compact)?(?:\.\d+)?\.delta_r|[._]lora[._]down|\.lora_linear_layer\.down"
-    r"|\.lora_A(?:\.[^.]+)?)(?:\.weight)?"
-)
-_DIFFERENCE = re.compile(r"(?P<layer>.+)\.(?:diff|w_norm|diff_b|b_norm)")
 _BASE = (f"{METADATA_PREFIX}base_model", "modelspec.architecture", "ss_base_model_version", "ss_sd_model_name")
 _TRIGGERS = (f"{METADATA_PREFIX}triggers", "modelspec.trigger_phrase")
 _ABOUT = ("title", "author", "license", "date", "description", "usage_hint")
@@ -49,42 +37,29 @@ def facts_of(path: Path) -> dict[str, Any]:
     """
     with reading(path) as file:
         keys, metadata = file.keys(), file.metadata()
-        layers = {found["layer"] for key in keys if (found := _FACTOR.fullmatch(key) or _DIFFERENCE.fullmatch(key))}
-        if not layers:
-            _refuse(path, keys, file)
+        own = format_of(keys)
+        if refusal := own.refusal(path, keys):
+            raise AdapterFileError(refusal)
+        ranks = _ranks(file, keys, own)
+        if not ranks:
+            own.read(Contents(path, keys, file.get_tensor, metadata))  # which says what is wrong
+    ranked = [rank for rank in ranks.values() if rank]
     return {
-        "file": path.name, "bytes": path.stat().st_size, "kind": _kind(keys), "layers": len(layers),
-        "ranks": _ranks(path, keys), "base": _first_told(metadata, _BASE, _LONGEST),
+        "file": path.name, "bytes": path.stat().st_size, "kind": own.name, "layers": len(ranks),
+        "ranks": [min(ranked), max(ranked)] if ranked else [], "base": _first_told(metadata, _BASE, _LONGEST),
         "triggers": _first_told(metadata, _TRIGGERS, _LONGEST_PROSE), "tags": _tags(metadata),
         "about": _about(metadata), "training": _training(metadata),
     }  # fmt: skip
 
 
-def _refuse(path: Path, keys: list[str], file: SafetensorsFile) -> None:
-    """With the message that loading it gives: neither reader takes a file without a factor and a difference."""
-    if is_lora(keys):
-        adapter_of(path, keys, file.get_tensor, file.metadata())
-    layers_of(path, keys, file.get_tensor)
-
-
-def _kind(keys: list[str]) -> str:
-    if is_compact(keys):
-        return "compact"
-    return "full" if any(map(is_layout_key, keys)) else "lora"
-
-
-def _ranks(path: Path, keys: Iterable[str]) -> list[int]:
-    """The lowest rank of a layer and the highest; the terms of one layer count together, as in the loaded adapter."""
-    ranks: Counter[str] = Counter()
-    try:
-        with safe_open(path, framework="pt") as file:
-            for key in keys:
-                if found := _FACTOR.fullmatch(key):
-                    terms = 2 if found["kind"] == "_qr" else 1
-                    ranks[found["layer"]] += terms * next(iter(file.get_slice(key).get_shape()), 0)
-    except (SafetensorError, OSError) as error:
-        raise AdapterFileError(f"{path.name}: it changed while it was read; choose it again.") from error
-    return [min(ranks.values()), max(ranks.values())] if ranks else []
+def _ranks(file: SafetensorsFile, keys: Iterable[str], own: Format) -> dict[str, int]:
+    """Layer to its rank, 0 of a whole difference; the terms of one layer count together, as in the loaded adapter."""
+    ranks: dict[str, int] = {}
+    for key in keys:
+        if found := own.header(key):
+            layer, times = found
+            ranks[layer] = ranks.get(layer, 0) + (times * next(iter(file.shape(key)), 0) if times else 0)
+    return ranks
 
 
 def _cut(told: object, longest: int = _LONGEST) -> str:

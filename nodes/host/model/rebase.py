@@ -21,7 +21,7 @@ from ....qrlora_core import (
     require_captured,
 )
 from ....qrlora_core.adapter import Origin
-from ....qrlora_core.files.adapter_file import BASE_FINGERPRINT
+from ....qrlora_core.metadata import BASE_FINGERPRINT
 from ..text import paths_as_text
 from .bases import decompose_target
 from .matching import Names, match, require_some

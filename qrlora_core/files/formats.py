@@ -1,0 +1,137 @@
+"""All file formats: a registry, in the order in which they are offered; the first is the default."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..adapter import QRLoRA
+from ..errors import AdapterFileError
+from ..metadata import ARCHITECTURE, FORMAT_VERSION, VARIANT, VERSION_KEY
+from . import compact, full, lora
+from .basis_store import BasisStore
+
+
+@dataclass(frozen=True)
+class Contents:
+    """An open file, and what a format may need besides it.
+
+    Args:
+        keys: of the adapter's tensors. get: gives a tensor.
+        bases, rebuild, rename: see `adapter_file.load_adapter`.
+    """
+
+    source: Path
+    keys: Sequence[str]
+    get: Callable[[str], Tensor]
+    metadata: Mapping[str, str]
+    bases: BasisStore | None = None
+    rebuild: compact.Rebuild | None = None
+    rename: lora.Rename | None = None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How an adapter is to be written, see `adapter_file.save_adapter`."""
+
+    dtype: torch.dtype | None = None
+    bases: BasisStore | None = None
+
+
+@dataclass(frozen=True)
+class Format:
+    """A way to keep an adapter in a safetensors file.
+
+    Args:
+        name: what users call it, never changed once released.
+        matches: whether a file with these keys is of this format.
+        header: (layer's name, how many times the tensor's first side counts for the layer's rank) of a key; once for
+            each layer, or each term of it. None for its other tensors.
+        read: the adapter in a file.
+        write: (key, tensor) pairs of an adapter.
+        refusal: why a file with these keys is not read although it is of this format, in words; else empty.
+        metadata: what its files tell, from the adapter and what of its metadata is for every file.
+    """
+
+    name: str
+    matches: Callable[[Sequence[str]], bool]
+    header: Callable[[str], tuple[str, int] | None]
+    read: Callable[[Contents], QRLoRA]
+    write: Callable[[QRLoRA, Wanted], Iterator[tuple[str, Tensor]]]
+    metadata: Callable[[QRLoRA, Mapping[str, str]], dict[str, str]]
+    refusal: Callable[[Path, Sequence[str]], str] = lambda source, keys: ""
+
+
+def _read_full(file: Contents) -> QRLoRA:
+    return QRLoRA(full.read(file.source, file.keys, file.get), file.metadata)
+
+
+def _read_compact(file: Contents) -> QRLoRA:
+    layers = compact.read(file.source, file.keys, file.get, file.metadata, file.bases, file.rebuild)
+    return QRLoRA(layers, file.metadata)
+
+
+def _write_compact(adapter: QRLoRA, wanted: Wanted) -> Iterator[tuple[str, Tensor]]:
+    if wanted.bases is None:
+        raise AdapterFileError("the format compact needs a folder for the bases (bases).")
+    return compact.tensors_of(adapter, wanted.dtype or torch.float16, wanted.bases)
+
+
+def _with_version(_adapter: QRLoRA, metadata: Mapping[str, str]) -> dict[str, str]:
+    return {**metadata, VERSION_KEY: FORMAT_VERSION}
+
+
+def _compact_metadata(adapter: QRLoRA, metadata: Mapping[str, str]) -> dict[str, str]:
+    return {**_with_version(adapter, metadata), **compact.basis_ids(adapter)}
+
+
+def _lora_metadata(_adapter: QRLoRA, metadata: Mapping[str, str]) -> dict[str, str]:
+    """Our names for what it was trained as would pass for a claim about this file."""
+    kept = {key: value for key, value in metadata.items() if key != VARIANT}
+    if ARCHITECTURE in kept:
+        kept[ARCHITECTURE] = kept[ARCHITECTURE].replace("/qr-lora", "/lora")
+    return kept
+
+
+FULL = Format(
+    "full",
+    lambda keys: full.matches(keys) and not compact.matches(keys),
+    full.header,
+    _read_full,
+    lambda adapter, wanted: full.tensors_of(adapter, wanted.dtype),
+    _with_version,
+)
+COMPACT = Format("compact", compact.matches, compact.header, _read_compact, _write_compact, _compact_metadata)
+LORA = Format(
+    "lora",
+    lambda keys: lora.matches(keys) and not full.matches(keys) and not compact.matches(keys),
+    lora.header,
+    lambda file: lora.read(file.source, file.keys, file.get, file.metadata, file.rename),
+    lambda adapter, wanted: lora.tensors_of(adapter, wanted.dtype),
+    _lora_metadata,
+    lora.refusal,
+)
+FORMATS: list[Format] = [FULL, COMPACT, LORA]
+
+
+def format_named(name: str, what: str) -> Format:
+    """The format of this name.
+
+    Raises:
+        AdapterFileError: there is none; the message begins with ``what``.
+    """
+    for own in FORMATS:
+        if own.name == name:
+            return own
+    raise AdapterFileError(
+        f"{what}: unknown format {name!r}; expected one of {', '.join(own.name for own in FORMATS)}."
+    )
+
+
+def format_of(keys: Sequence[str]) -> Format:
+    """The format of a file with these keys; `FULL`, which then says what is wrong, where it is none."""
+    return next((own for own in FORMATS if own.matches(keys)), FULL)

@@ -1,0 +1,25 @@
+"""Checks of the tensors of one layer, whatever its kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ..errors import AdapterError
+
+_FLOATING = {
+    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2,
+}  # fmt: skip
+
+
+def require_parts(parts: Mapping[str, Tensor], names: Sequence[str]) -> None:
+    """Raise `AdapterError` where a part is missing or is not floating."""
+    missing = [name for name in names if name not in parts]
+    if missing:
+        expected = ", ".join(f"{name}.weight" for name in names[:-1])
+        raise AdapterError(f"expected {expected} and {names[-1]}.weight, found no {' and no '.join(missing)}.")
+    for name, tensor in parts.items():
+        if name != "alpha" and tensor.dtype not in _FLOATING:
+            raise AdapterError(f"{name}: expected a floating dtype, found {tensor.dtype}.")
