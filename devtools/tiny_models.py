@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NAMES",
+    "TITLES",
     "build",
     "example",
     "lacking",
@@ -43,6 +44,7 @@ class _Architecture:
     """A configuration class of the host, how to fill it, and what its model takes.
 
     Args:
+        title: what people call it.
         config: name in `comfy.supported_models`.
         unet: keyword arguments of the model, as the host's detection would find them.
         latent: shape of one latent, without the batch.
@@ -52,6 +54,7 @@ class _Architecture:
         narrow: replaces what the host gives a fixed width that is too large for a small model.
     """
 
+    title: str
     config: str
     unet: dict[str, Any] = field(repr=False)
     latent: tuple[int, ...]
@@ -368,30 +371,37 @@ class _Operations:
 
 
 _ARCHITECTURES = {
-    "sd15": _Architecture("SD15", _SD15, (4, 16, 16)),
-    "sdxl": _Architecture("SDXL", _SDXL, (4, 16, 16), pooled=1280),
-    "sd3": _Architecture("SD3", _SD3, (16, 16, 16), pooled=2048),
-    "sd35": _Architecture("SD3", _SD3 | {"qk_norm": "rms", "x_block_self_attn_layers": [0]}, (16, 16, 16), pooled=2048),
-    "flux": _Architecture("Flux", _FLUX, (16, 16, 16)),
-    "flux2": _Architecture("Flux2", _FLUX2, (128, 8, 8)),
-    "chroma": _Architecture("Chroma", _CHROMA, (16, 16, 16)),
-    "lumina2": _Architecture("Lumina2", _LUMINA2, (16, 16, 16)),
-    "z_image": _Architecture("ZImage", _Z_IMAGE, (16, 16, 16)),
-    "qwen_image": _Architecture("QwenImage", _QWEN_IMAGE, (16, 1, 16, 16)),
-    "wan": _Architecture("WAN21_T2V", _WAN, (16, 2, 8, 8)),
-    "hunyuan_image": _Architecture("HunyuanImage21", _HUNYUAN_IMAGE, (64, 8, 8)),
-    "hunyuan_video": _Architecture("HunyuanVideo", _HUNYUAN_VIDEO, (16, 2, 8, 8)),
-    "ltxv": _Architecture("LTXV", _LTXV, (128, 2, 4, 4), masked=True),
-    "omnigen2": _Architecture("Omnigen2", _OMNIGEN2, (16, 16, 16), masked=True),
-    "cosmos": _Architecture("CosmosT2V", _COSMOS, (16, 2, 8, 8)),
-    "cosmos_predict2": _Architecture("CosmosT2IPredict2", _COSMOS_PREDICT2, (16, 1, 16, 16)),
-    "pixart": _Architecture("PixArtSigma", _PIXART, (4, 36, 36)),
-    "auraflow": _Architecture("AuraFlow", _AURAFLOW, (4, 16, 16)),
-    "krea2": _Architecture("Krea2", _KREA2, (16, 1, 16, 16)),
-    "anima": _Architecture("Anima", _ANIMA, (16, 1, 16, 16), tokens=True, narrow=_narrow_text_adapter),
+    "sd15": _Architecture("Stable Diffusion 1.5", "SD15", _SD15, (4, 16, 16)),
+    "sdxl": _Architecture("SDXL", "SDXL", _SDXL, (4, 16, 16), pooled=1280),
+    "sd3": _Architecture("Stable Diffusion 3", "SD3", _SD3, (16, 16, 16), pooled=2048),
+    "sd35": _Architecture(
+        "Stable Diffusion 3.5",
+        "SD3",
+        _SD3 | {"qk_norm": "rms", "x_block_self_attn_layers": [0]},
+        (16, 16, 16),
+        pooled=2048,
+    ),
+    "flux": _Architecture("FLUX.1", "Flux", _FLUX, (16, 16, 16)),
+    "flux2": _Architecture("FLUX.2", "Flux2", _FLUX2, (128, 8, 8)),
+    "chroma": _Architecture("Chroma", "Chroma", _CHROMA, (16, 16, 16)),
+    "lumina2": _Architecture("Lumina Image 2", "Lumina2", _LUMINA2, (16, 16, 16)),
+    "z_image": _Architecture("Z-Image", "ZImage", _Z_IMAGE, (16, 16, 16)),
+    "qwen_image": _Architecture("Qwen-Image", "QwenImage", _QWEN_IMAGE, (16, 1, 16, 16)),
+    "wan": _Architecture("Wan 2.1", "WAN21_T2V", _WAN, (16, 2, 8, 8)),
+    "hunyuan_image": _Architecture("HunyuanImage 2.1", "HunyuanImage21", _HUNYUAN_IMAGE, (64, 8, 8)),
+    "hunyuan_video": _Architecture("HunyuanVideo", "HunyuanVideo", _HUNYUAN_VIDEO, (16, 2, 8, 8)),
+    "ltxv": _Architecture("LTX-Video", "LTXV", _LTXV, (128, 2, 4, 4), masked=True),
+    "omnigen2": _Architecture("OmniGen2", "Omnigen2", _OMNIGEN2, (16, 16, 16), masked=True),
+    "cosmos": _Architecture("Cosmos", "CosmosT2V", _COSMOS, (16, 2, 8, 8)),
+    "cosmos_predict2": _Architecture("Cosmos Predict2", "CosmosT2IPredict2", _COSMOS_PREDICT2, (16, 1, 16, 16)),
+    "pixart": _Architecture("PixArt Sigma", "PixArtSigma", _PIXART, (4, 36, 36)),
+    "auraflow": _Architecture("AuraFlow", "AuraFlow", _AURAFLOW, (4, 16, 16)),
+    "krea2": _Architecture("Krea 2", "Krea2", _KREA2, (16, 1, 16, 16)),
+    "anima": _Architecture("Anima", "Anima", _ANIMA, (16, 1, 16, 16), tokens=True, narrow=_narrow_text_adapter),
 }
 
 NAMES: tuple[str, ...] = tuple(_ARCHITECTURES)
+TITLES = {name: architecture.title for name, architecture in _ARCHITECTURES.items()}
 
 
 def lacking(name: str) -> str:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from devtools import tiny_models
 from devtools.environment import ROOT
 from devtools.host import boot, comfyui_dir, import_pack
 from devtools.workspace import host_version
@@ -30,14 +31,6 @@ if TYPE_CHECKING:
     from comfyui_qr_lora.nodes.host.train.settings import TrainingSettings
     from comfyui_qr_lora.qrlora_core import QRLoRA
 
-TITLES = {
-    "sd15": "Stable Diffusion 1.5", "sdxl": "SDXL", "sd3": "Stable Diffusion 3", "sd35": "Stable Diffusion 3.5",
-    "flux": "FLUX.1", "flux2": "FLUX.2", "chroma": "Chroma", "lumina2": "Lumina Image 2", "z_image": "Z-Image",
-    "qwen_image": "Qwen-Image", "wan": "Wan 2.1", "hunyuan_image": "HunyuanImage 2.1",
-    "hunyuan_video": "HunyuanVideo", "ltxv": "LTX-Video", "omnigen2": "OmniGen2", "cosmos": "Cosmos",
-    "cosmos_predict2": "Cosmos Predict2", "pixart": "PixArt Sigma", "auraflow": "AuraFlow", "krea2": "Krea 2",
-    "anima": "Anima",
-}  # fmt: skip
 START, END = "<!-- support: made by python -m generators.support -->", "<!-- /support -->"
 _CONVENTIONS = {"transformer": "diffusers", "unet": "kohya", "diffusion_model": "ComfyUI"}
 # Relative to the adapter's effect. compact rounds dR to float16; float8 is compared with the dequantized base.
@@ -79,7 +72,6 @@ def check(name: str) -> Support:
         AssertionError: a byte of the base weights, or what the model alone predicts, is another one afterwards.
     """
     from comfyui_qr_lora.nodes.host.train.train import train_adapter
-    from devtools import tiny_models
 
     patcher = tiny_models.build(name)
     before = _bytes(patcher)
@@ -112,7 +104,6 @@ def _bytes(patcher: ModelPatcher) -> dict[str, Tensor]:
 
 def _example(name: str, patcher: ModelPatcher) -> TrainingSet:
     from comfyui_qr_lora.nodes.host.train.dataset import collect
-    from devtools import tiny_models
 
     latent, caption = tiny_models.example(name, patcher)
     return collect([latent], [caption])
@@ -166,8 +157,6 @@ def _with_stock_lora(patcher: ModelPatcher, name: str, scale: float) -> ModelPat
 
 def _float8_error(name: str, adapter: QRLoRA) -> float:
     """Live on float8 storage against the dequantized base with exact patches."""
-    from devtools import tiny_models
-
     stored = tiny_models.build(name, dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
     exact = tiny_models.build(name)
     exact.model.load_state_dict({key: value.float() for key, value in stored.model.state_dict().items()})
@@ -176,8 +165,6 @@ def _float8_error(name: str, adapter: QRLoRA) -> float:
 
 
 def _predict(name: str, patcher: ModelPatcher) -> Tensor:
-    from devtools import tiny_models
-
     return tiny_models.predict(patcher, tiny_models.sample_inputs(name, patcher))
 
 
@@ -193,7 +180,7 @@ def _convention(adapter: QRLoRA) -> str:
 def table(columns: dict[str, dict[str, str]]) -> str:
     """Markdown: a row for each model, a column for each ComfyUI, by version."""
     hosts = sorted(columns, key=lambda version: [int(part) for part in re.findall(r"\d+", version)])
-    rows = [[title, *(columns[host].get(title, "") for host in hosts)] for title in TITLES.values()]
+    rows = [[title, *(columns[host].get(title, "") for host in hosts)] for title in tiny_models.TITLES.values()]
     lines = [["Model", *hosts], ["---"] * (len(hosts) + 1), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -214,12 +201,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     boot(nodes=True)
     import_pack()
-    from devtools import tiny_models
-
     _register()
     column = {}
     with torch.inference_mode():
-        for name, title in TITLES.items():
+        for name, title in tiny_models.TITLES.items():
             column[title] = ABSENT if tiny_models.lacking(name) else _checked(name)
     readme = ROOT / "README.md"
     made = table(columns_in(readme.read_text(encoding="utf-8")) | {host_version(comfyui_dir()): column})

@@ -22,16 +22,16 @@ def test_works_in_every_way_and_the_readme_says_so(name: str) -> None:
     assert found.trains(), found.losses
     assert {what: error for what, error in found.errors.items() if not error <= support.LIMITS[what]} == {}
     if HOST in README:
-        assert README[HOST][support.TITLES[name]] == found.cell()
+        assert README[HOST][tiny_models.TITLES[name]] == found.cell()
 
 
 def test_the_readme_names_every_model_once() -> None:
-    assert [*support.TITLES] == [*tiny_models.NAMES]
+    assert [*tiny_models.TITLES] == [*tiny_models.NAMES]
     for column in README.values():
-        assert [*column] == [*support.TITLES.values()]
+        assert [*column] == [*tiny_models.TITLES.values()]
 
 
 @pytest.mark.skipif(HOST not in README, reason=f"the README says nothing of ComfyUI {HOST}")
 def test_the_readme_names_the_models_that_this_host_lacks() -> None:
     absent = {title for title, cell in README[HOST].items() if cell == support.ABSENT}
-    assert absent == {support.TITLES[name] for name in tiny_models.NAMES if tiny_models.lacking(name)}
+    assert absent == {tiny_models.TITLES[name] for name in tiny_models.NAMES if tiny_models.lacking(name)}
