@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from comfy_api.latest import io
 
 from ..qrlora_core import QRLoRA
 from ..qrlora_core.functional.scale_blocks import parse_rules, scale_blocks
+from .host.model.host_types import Patcher
 from .host.model.key_map import host_names
 from .sockets import CATEGORY, QRLoRASocket
 
@@ -43,7 +42,7 @@ class Blocks(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, adapter: QRLoRA, rules: str, model: Any = None) -> io.NodeOutput:
+    def execute(cls, adapter: QRLoRA, rules: str, model: Patcher | None = None) -> io.NodeOutput:
         """Apply the rules."""
         aliases = host_names(model, adapter) if model is not None else None
         return io.NodeOutput(scale_blocks(adapter, parse_rules(rules), aliases))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from comfy_api.latest import io
 
 from ..qrlora_core import QRLoRA
 from ..qrlora_core.functional.compare import as_json, as_table
 from .host.merge.compare import compare_on
+from .host.model.host_types import Patcher
 from .host.page.node_text import show_text
 from .pictures import comparison_plot
 from .sockets import CATEGORY, QRLoRASocket
@@ -47,7 +46,7 @@ class Compare(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, adapter_1: QRLoRA, adapter_2: QRLoRA, model: Any = None) -> io.NodeOutput:
+    def execute(cls, adapter_1: QRLoRA, adapter_2: QRLoRA, model: Patcher | None = None) -> io.NodeOutput:
         """Compare, draw, and show the totals."""
         comparison = compare_on(model, adapter_1, adapter_2)
         show_text(cls, as_table(comparison, rows=0))

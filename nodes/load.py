@@ -10,6 +10,7 @@ from ..qrlora_core import AdapterFileError
 from .host.files.describe import describe_adapter
 from .host.files.folders import adapter_names, adapter_path
 from .host.files.load import FILE_KINDS, load
+from .host.model.host_types import Patcher
 from .host.page.node_text import show_text
 from .sockets import CATEGORY, QRLoRASocket
 
@@ -68,7 +69,7 @@ class Load(io.ComfyNode):
         return f"{adapter_name} {status.st_mtime_ns} {status.st_size}"
 
     @classmethod
-    def execute(cls, adapter_name: str, file_kind: str = FILE_KINDS[0], model: Any = None) -> io.NodeOutput:
+    def execute(cls, adapter_name: str, file_kind: str = FILE_KINDS[0], model: Patcher | None = None) -> io.NodeOutput:
         """Load the file and show what it is."""
         adapter = load(adapter_path(adapter_name), file_kind, model)
         described = describe_adapter(adapter)

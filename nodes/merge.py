@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from .host.apply.source import Source
 from .host.merge.merge import APPLY_MODES, apply_adapters
 from .host.merge.report import as_text
+from .host.model.host_types import Clip, Patcher
 from .host.page.node_text import text_shower
 from .merge_mode import combination, mode_inputs
 from .sockets import CATEGORY, QRLoRASocket, ScheduleSocket
@@ -104,9 +105,9 @@ class Merge(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model: Any,
+        model: Patcher,
         apply: str = APPLY_MODES[0],
-        clip: Any = None,
+        clip: Clip | None = None,
         clip_scale: float = 1.0,
         mode: str | None = None,
         **given: Any,

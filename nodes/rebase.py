@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from comfy_api.latest import io
 
 from ..qrlora_core import QRLoRA
+from .host.model.host_types import Patcher
 from .host.model.rebase import rebase, reduce_rank
 from .host.page.node_text import show_text
 from .sockets import CATEGORY, QRLoRASocket
@@ -58,7 +57,9 @@ class Rebase(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, adapter: QRLoRA, model: Any = None, rank: int = 0, min_energy: float = 0.5) -> io.NodeOutput:
+    def execute(
+        cls, adapter: QRLoRA, model: Patcher | None = None, rank: int = 0, min_energy: float = 0.5
+    ) -> io.NodeOutput:
         """Rebase, and say what was kept."""
         if model is None:
             rebased, report = reduce_rank(adapter, rank, min_energy)

@@ -11,6 +11,7 @@ from comfy_api.latest import io
 from ..qrlora_core import QRLoRA, QRLoRAError
 from .host.apply.source import Source
 from .host.merge.merge import APPLY_MODES, apply_adapters
+from .host.model.host_types import Patcher
 from .merge_mode import combination, mode_inputs
 from .sockets import CATEGORY, GridSocket, QRLoRASocket
 
@@ -72,7 +73,7 @@ class Sweep(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model: Any,
+        model: Patcher,
         adapter_x: QRLoRA,
         scales_x: str,
         adapter_y: QRLoRA | None = None,

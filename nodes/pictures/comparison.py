@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ...qrlora_core.functional.compare import Comparison
-from .drawing import INK, PAPER, as_image
+from .drawing import INK, PAPER, as_image, font_of
 
 _WIDTH, _PANEL, _LEFT, _RIGHT = 960, 190, 64, 16
 _TITLE, _HEADING, _FOOT = 34, 24, 34
@@ -82,9 +82,9 @@ def comparison_plot(comparison: Comparison) -> Tensor:
     """
     height = _TITLE + 3 * (_HEADING + _PANEL + _FOOT)
     canvas = Image.new("RGB", (_WIDTH, height), PAPER)
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=13)
+    draw, font = ImageDraw.Draw(canvas), font_of(13)
     title = f"{_short(comparison.first)}  and  {_short(comparison.second)}"
-    draw.text((_WIDTH // 2, _TITLE // 2), title, fill=INK, font=ImageFont.load_default(size=16), anchor="mm")
+    draw.text((_WIDTH // 2, _TITLE // 2), title, fill=INK, font=font_of(16), anchor="mm")
     tops = [_TITLE + _HEADING + index * (_HEADING + _PANEL + _FOOT) for index in range(3)]
     _energies(comparison, draw, font, tops[0])
     _interference(comparison, draw, font, tops[1])

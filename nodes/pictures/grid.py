@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ...qrlora_core.errors import QRLoRAError
-from .drawing import PAPER, centred
+from .drawing import PAPER, centred, font_of
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def labelled_grid(
     if len(sizes) > 1:
         raise QRLoRAError(f"images: expected all of one size, found {sorted(sizes)}.")
     height, width = sizes.pop()
-    font = ImageFont.load_default(size=max(11, min(28, width // 12)))
+    font = font_of(max(11, min(28, width // 12)))
     line = int(font.size * 1.5)
     left = line + max((int(font.getlength(label)) for label in rows), default=-line) + line // 2 if rows else 0
     top = 2 * line

@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from .drawing import INK, PAPER, centred
+from .drawing import INK, PAPER, centred, font_of
 
 _CURVE, _FAINT = (31, 99, 190), (168, 190, 222)
 _VIEW_WIDTH, _CURVE_HEIGHT, _STRIP = 640, 200, 5
@@ -24,7 +24,7 @@ def training_view(losses: Sequence[float], pictures: Sequence[tuple[int, Tensor]
     """
     shown = list(pictures)[-_STRIP:]
     side = _VIEW_WIDTH // _STRIP
-    font = ImageFont.load_default(size=13)
+    font = font_of(13)
     canvas = Image.new("RGB", (_VIEW_WIDTH, _CURVE_HEIGHT + (side + 20 if shown else 0)), PAPER)
     draw = ImageDraw.Draw(canvas)
     _draw_curve(draw, np.asarray(losses, dtype=np.float64), font)
@@ -65,4 +65,5 @@ def _running_mean(values: np.ndarray) -> np.ndarray:
     sums = np.concatenate([[0.0], np.cumsum(values)])
     ends = np.arange(1, values.size + 1)
     starts = np.maximum(0, ends - span)
-    return (sums[ends] - sums[starts]) / (ends - starts)
+    means: np.ndarray = (sums[ends] - sums[starts]) / (ends - starts)
+    return means

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Set
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import comfy.model_patcher
 import torch
 from torch import Tensor
 
 from ....qrlora_core import QRLoRA, QRLoRAError, Term
+from ..model.host_types import Patcher
 from ..model.key_map import Target
 from ..model.matching import Match, Names, match
 from ..model.memo import Note, recalled, remembered
 from ..model.weights import compute_dtype
 from .live_vector import can_add_vector
+
+
+class _Holder(torch.nn.Module):
+    def __init__(self, tensor: Tensor) -> None:
+        super().__init__()
+        self.tensor = torch.nn.Parameter(tensor, requires_grad=False)
 
 
 class _Factors(torch.nn.Module):
@@ -24,12 +31,10 @@ class _Factors(torch.nn.Module):
     def __init__(self, tensors: dict[str, Tensor]) -> None:
         super().__init__()
         # One small module each: the host loads and offloads module by module.
-        self._holders: dict[str, torch.nn.Module] = {}
+        self._holders: dict[str, _Holder] = {}
         for index, (name, tensor) in enumerate(tensors.items()):
-            holder = torch.nn.Module()
-            holder.tensor = torch.nn.Parameter(tensor, requires_grad=False)
-            self.add_module(str(index), holder)
-            self._holders[name] = holder
+            self._holders[name] = _Holder(tensor)
+            self.add_module(str(index), self._holders[name])
 
     def get(self, name: str) -> Tensor:
         return self._holders[name].tensor  # by name each time: the host may have moved it
@@ -38,13 +43,19 @@ class _Factors(torch.nn.Module):
         return {name: holder.tensor for name, holder in self._holders.items()}
 
 
+class Held(Protocol):
+    """One of the host's patchers, of factors."""
+
+    model: _Factors
+
+
 # Gives the module with the tensors of `Binding.basis` or `Binding.deltas`, or with a copy of them on another device.
-Place = Callable[[Any], _Factors]
+Place = Callable[[Held], _Factors]
 
 
-def own_place(patcher: Any) -> _Factors:
+def own_place(held: Held) -> _Factors:
     """Where the tensors were put first."""
-    return patcher.model  # type: ignore[no-any-return]
+    return held.model
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +71,8 @@ class Binding:
     """
 
     match: Match
-    basis: Any
-    deltas: Any
+    basis: Held
+    deltas: Held
     unrun: set[str] = field(default_factory=set)
     watched: set[str] = field(default_factory=set)
 
@@ -92,7 +103,7 @@ class Binding:
 _BINDING: Note[Binding] = Note("binding")
 
 
-def bind(patcher: Any, adapter: QRLoRA, names: Names) -> Binding:
+def bind(patcher: Patcher, adapter: QRLoRA, names: Names) -> Binding:
     """The adapter's binding to the patcher's model: made at the first call, found again after.
 
     Raises:
@@ -102,20 +113,20 @@ def bind(patcher: Any, adapter: QRLoRA, names: Names) -> Binding:
     return remembered(adapter, patcher.model, _BINDING, lambda: _bind(patcher, match(patcher, adapter, names)))
 
 
-def unrun_layers(patcher: Any, adapter: QRLoRA) -> list[str]:
+def unrun_layers(patcher: Patcher, adapter: QRLoRA) -> list[str]:
     """The names of layers that did not run when the adapter was last live on this model; none where it never was."""
     binding = recalled(adapter, patcher.model, _BINDING)
     return [] if binding is None else binding.unrun_names()
 
 
-def _bind(patcher: Any, matched: Match) -> Binding:
+def _bind(patcher: Patcher, matched: Match) -> Binding:
     for path, target in matched.targets.items():
         _require_hookable(patcher, matched.adapter, path, target)
     with torch.inference_mode(False):  # normal tensors also serve a trainer that runs on a live model
         return _upload(patcher, matched)
 
 
-def _upload(patcher: Any, matched: Match) -> Binding:
+def _upload(patcher: Patcher, matched: Match) -> Binding:
     dtype = compute_dtype(patcher)
     basis, deltas = {}, {}
     for path, target in matched.targets.items():
@@ -128,18 +139,18 @@ def _upload(patcher: Any, matched: Match) -> Binding:
     return Binding(matched, _as_model(patcher, basis), _as_model(patcher, deltas, room))
 
 
-def _as_model(patcher: Any, tensors: dict[str, Tensor], size: int = 0) -> Any:
+def _as_model(patcher: Patcher, tensors: dict[str, Tensor], size: int = 0) -> Held:
     return _patcher_of(_Factors(tensors), patcher.load_device, patcher.offload_device, size)
 
 
-def _patcher_of(factors: _Factors, load_device: torch.device, offload_device: torch.device, size: int) -> Any:
-    made = comfy.model_patcher.ModelPatcher(factors, load_device, offload_device, size=size)
+def _patcher_of(factors: _Factors, load_device: torch.device, offload_device: torch.device, size: int) -> Held:
+    made: Held = comfy.model_patcher.ModelPatcher(factors, load_device, offload_device, size=size)
     if hasattr(made, "cached_patcher_init"):  # how the host makes a copy for another device
         made.cached_patcher_init = _copied, (factors, load_device, offload_device, size)
     return made
 
 
-def _copied(factors: _Factors, load_device: torch.device, offload_device: torch.device, size: int, **_: Any) -> Any:
+def _copied(factors: _Factors, load_device: torch.device, offload_device: torch.device, size: int, **_: Any) -> Held:
     with torch.inference_mode(False):
         tensors = {name: tensor.detach().to(offload_device, copy=True) for name, tensor in factors.tensors().items()}
         return _patcher_of(_Factors(tensors), load_device, offload_device, size)
@@ -149,7 +160,7 @@ def _name(adapter: QRLoRA, path: str, term: Term) -> str:
     return f"{path} {adapter.layers[path].terms.index(term)}"
 
 
-def _require_hookable(patcher: Any, adapter: QRLoRA, path: str, target: Target) -> None:
+def _require_hookable(patcher: Patcher, adapter: QRLoRA, path: str, target: Target) -> None:
     module = patcher.model.get_submodule(target.module)
     if target.vector and can_add_vector(module, target.vector):
         return

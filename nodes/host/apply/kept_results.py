@@ -15,12 +15,13 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor
 
 from ....qrlora_core import ScheduleError
+from ..model.host_types import HostModel, Patcher
 
 # Gives the scales at a noise level, for a model that is sampled.
 ScalesAt = Callable[[torch.nn.Module, Tensor], Sequence[float]]
 
 
-def keep_nothing(patcher: Any, key: str, scales_at: ScalesAt | None = None) -> None:
+def keep_nothing(patcher: Patcher, key: str, scales_at: ScalesAt | None = None) -> None:
     """Make a patcher's samplings begin and end with nothing kept by the model.
 
     Args:
@@ -41,7 +42,7 @@ class _Watch:
         self._last: list[float] | None = None
 
     def __call__(
-        self, executor: Any, model: Any, conds: Any, x: Tensor, timestep: Tensor, options: dict[str, Any]
+        self, executor: Any, model: HostModel, conds: Any, x: Tensor, timestep: Tensor, options: dict[str, Any]
     ) -> Any:
         given = options.get("transformer_options", {})
         _refuse_lazy_cache(given)
@@ -55,14 +56,14 @@ class _Watch:
         return executor(model, conds, x, timestep, options)
 
 
-def forget_network(model: Any) -> None:
+def forget_network(model: HostModel) -> None:
     """Drop what a model keeps of its prompt."""
     for reset in _resets(model):
         reset()
 
 
-def _resets(model: Any) -> list[Callable[[], None]]:
-    network = getattr(model, "diffusion_model", None)
+def _resets(model: HostModel) -> list[Callable[[], None]]:
+    network: Any = getattr(model, "diffusion_model", None)
     resets = [network.clear_kv_cache] if hasattr(network, "clear_kv_cache") else []
     if hasattr(network, "reset_prefix_cache"):
         resets.append(lambda: network.reset_prefix_cache(network.prefix_cache_enabled))
@@ -75,7 +76,7 @@ def forget_nodes(options: Mapping[str, Any]) -> None:
     Args:
         options: the ``transformer_options`` of the sampling.
     """
-    steps = options.get("easycache")
+    steps: Any = options.get("easycache")
     if hasattr(steps, "cumulative_change_rate"):
         steps.cumulative_change_rate = math.inf  # its own reset would have it pass over all steps that are left
     for kept in options.values():

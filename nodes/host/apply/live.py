@@ -9,6 +9,7 @@ from typing import Any
 import comfy.model_patcher
 from comfy.patcher_extension import CallbacksMP
 
+from ..model.host_types import Patcher
 from ..model.matching import Names
 from .device_factors import bind
 from .kept_results import keep_nothing
@@ -18,8 +19,8 @@ from .source import Source
 
 
 def apply_live(
-    patcher: Any, sources: Sequence[Source], names: Names, tell: Callable[[list[str]], None] = lambda lines: None
-) -> Any:
+    patcher: Patcher, sources: Sequence[Source], names: Names, tell: Callable[[list[str]], None] = lambda lines: None
+) -> Patcher:
     """A clone of the model whose layers gain ``Q (sum_i scale_i scaling_i delta_r_i) x`` while it runs.
 
     A scale of zero is dropped: with none left, the clone computes what the given model does, bit for bit.
@@ -47,7 +48,7 @@ def apply_live(
     return clone
 
 
-def _refuse_baking(patcher: Any, _device: Any, _memory: Any, force_patch_weights: bool, *_args: Any) -> None:
+def _refuse_baking(patcher: Patcher, _device: Any, _memory: Any, force_patch_weights: bool, *_args: Any) -> None:
     """Older hosts load a model so when its weights go into a file; a patcher that always does (GGUF) says nothing."""
     if force_patch_weights and type(patcher).load is comfy.model_patcher.ModelPatcher.load:
         raise WeightsAloneError("saving")

@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ....qrlora_core import QRLoRAError
 from ....qrlora_core.functional.merge import Group, group_by_basis
+from ..model.host_types import Patcher
 from ..model.key_map import Target
 from .device_factors import Binding, Place, own_place
 from .live_layer import LiveLayer
@@ -37,8 +38,10 @@ class _Running:
     handles: list[RemovableHandle]
 
     def remove(self) -> None:
-        for hooked in (*self.layers.values(), *self.handles):
-            hooked.remove()
+        for layer in self.layers.values():
+            layer.remove()
+        for handle in self.handles:
+            handle.remove()
 
     def take_ran(self, within: str = "") -> set[str]:
         """The layers that ran since they were asked for the last time."""
@@ -103,7 +106,7 @@ class LiveMerge:
         used = [binding.basis for index, binding in enumerate(self._bindings) if index in leading]
         return list(dict.fromkeys([*used, *(binding.deltas for binding in self._bindings)]))
 
-    def inject(self, patcher: Any) -> None:
+    def inject(self, patcher: Patcher) -> None:
         """Hook all layers for this patcher; hooks that another clone left on its model are replaced."""
         self._remove(patcher.model)
         if isinstance(sys.exc_info()[1], WeightsAloneError):
@@ -123,7 +126,7 @@ class LiveMerge:
         )
         self._set_scales(running, 0.0)
 
-    def _parts_for(self, patcher: Any) -> dict[str, list[Part]]:
+    def _parts_for(self, patcher: Patcher) -> dict[str, list[Part]]:
         """The parts with the factors that the patcher has with it: copies, where it is one for another device."""
         there = {getattr(one, "clone_base_uuid", one): one.model for one in patcher.get_additional_models()}
         own = {one: there.get(getattr(one, "clone_base_uuid", one), one.model) for one in self._models}
@@ -141,16 +144,16 @@ class LiveMerge:
         shares = {key: math.prod(before for _, _, before, *_ in members) for key, members in later.items()}
         return {key: share for key, share in shares.items() if share != 1.0}
 
-    def eject(self, patcher: Any) -> None:
+    def eject(self, patcher: Patcher) -> None:
         """Remove the hooks and free the sums, if it was this patcher that injected."""
         if self._runs_for(patcher):
             self._remove(patcher.model)
 
-    def _runs_for(self, patcher: Any) -> bool:
+    def _runs_for(self, patcher: Patcher) -> bool:
         running = self._running.get(patcher.model)
         return running is not None and running.owner == id(patcher)
 
-    def on_step(self, patcher: Any, timestep: Tensor, *_args: Any) -> None:
+    def on_step(self, patcher: Patcher, timestep: Tensor, *_args: Any) -> None:
         """Before each denoising call: follow the schedules."""
         running = self._running.get(patcher.model)
         if running is not None:
@@ -160,7 +163,7 @@ class LiveMerge:
             self._acted |= {index for index, scale in enumerate(scales) if scale}
         self._steps += 1
 
-    def on_sampled(self, patcher: Any) -> None:
+    def on_sampled(self, patcher: Patcher) -> None:
         """After sampling: what took no part must not pass for what did.
 
         Raises:
@@ -253,7 +256,7 @@ class LiveMerge:
         )
 
 
-def _admission(patcher: Any) -> Callable[[], bool]:
+def _admission(patcher: Patcher) -> Callable[[], bool]:
     """Tells a layer whether the model runs for this patcher: a load that failed may leave our hooks behind."""
     model, owner = weakref.ref(patcher.model), id(patcher)
 
@@ -264,7 +267,7 @@ def _admission(patcher: Any) -> Callable[[], bool]:
     return admit
 
 
-def _refuse_compiled(patcher: Any, modules: Iterable[torch.nn.Module]) -> None:
+def _refuse_compiled(patcher: Patcher, modules: Iterable[torch.nn.Module]) -> None:
     compiled = torch._dynamo.eval_frame.OptimizedModule
     wrapped = any("compile" in str(key) for key in patcher.wrappers.get(WrappersMP.APPLY_MODEL, {}))
     patched = any(isinstance(patch, compiled) for patch in patcher.object_patches.values())

@@ -8,9 +8,10 @@ from typing import Any
 from comfy.patcher_extension import PatcherInjection
 
 from ....qrlora_core import QRLoRAError
+from ..model.host_types import Patcher
 
 
-class LiveInjection(PatcherInjection):  # type: ignore[misc]
+class LiveInjection(PatcherInjection):
     """An injection of live adapters, known by its class."""
 
 
@@ -24,7 +25,7 @@ class WeightsAloneError(QRLoRAError):
         )
 
 
-def refuse_weights_alone(patcher: Any) -> None:
+def refuse_weights_alone(patcher: Patcher) -> None:
     """Make a patcher, and every clone of it, refuse to give weights without the live adapters that it carries.
 
     Stock nodes ask the patcher itself: to save a checkpoint, to extract a LoRA, and for the second model of a merge.

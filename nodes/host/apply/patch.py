@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from comfy.weight_adapter import LoRAAdapter
 from torch import Tensor
 
 from ....qrlora_core import QRLoRA, QRLoRAError, Term
+from ..model.host_types import Entry, Patcher
 from ..model.matching import Match
 from ..model.weights import input_scale
 from .kept_results import keep_nothing
 
 
-def apply_patch(patcher: Any, match: Match) -> Any:
+def apply_patch(patcher: Patcher, match: Match) -> Patcher:
     """A clone of the model with the adapter's layers as weight patches; the given model stays as it is.
 
     ``scaling * q @ delta_r`` is a LoRA with up = q, down = delta_r and the same alpha, so the host's
@@ -31,14 +30,14 @@ def apply_patch(patcher: Any, match: Match) -> Any:
         for term in match.adapter.layers[path].terms
     ]
     while pending:  # a round takes one patch per key; terms of one layer, and names for one weight, need several
-        patches: dict[Any, LoRAAdapter] = {}
+        patches: dict[Entry, LoRAAdapter] = {}
         pending = [(key, lora) for key, lora in pending if patches.setdefault(key, lora) is not lora]
         _add_all(clone, match.adapter, patches)
     keep_nothing(clone, "qr_lora")
     return clone
 
 
-def _add_all(clone: Any, adapter: QRLoRA, patches: dict[Any, LoRAAdapter]) -> None:
+def _add_all(clone: Patcher, adapter: QRLoRA, patches: dict[Entry, LoRAAdapter]) -> None:
     taken = clone.add_patches(patches)
     if len(taken) != len(patches):
         refused = [str(key) for key in patches if key not in taken]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import Any
 
 from torch import Tensor
+
+from ..model.host_types import Patcher
 
 _RESOLUTION = 1000
 
@@ -17,7 +18,7 @@ class SamplingProgress:
         patcher: its ``model_sampling`` may be replaced by another node's.
     """
 
-    def __init__(self, patcher: Any) -> None:
+    def __init__(self, patcher: Patcher) -> None:
         sampling = patcher.get_model_object("model_sampling")
         self._percents = [index / _RESOLUTION for index in range(_RESOLUTION, -1, -1)]
         self._sigmas = [float(sampling.percent_to_sigma(percent)) for percent in self._percents]

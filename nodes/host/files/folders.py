@@ -51,9 +51,10 @@ def _roots() -> Iterator[tuple[str, Path]]:
 
 def _model_folders(label: str) -> list[str]:
     try:
-        return folder_paths.get_folder_paths(label)
+        folders: list[str] = folder_paths.get_folder_paths(label)
     except KeyError:  # `register_folders` is for the server; a training without one needs no models folder
         return []
+    return folders
 
 
 def adapter_names() -> list[str]:

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ....qrlora_core import Layer, QRLoRA
+from ..model.host_types import Patcher
 from ..model.key_map import Target
 from ..model.matching import Names, match
 from ..model.memo import Note, remembered
 
 
-def on_same_layers(patcher: Any, adapters: Sequence[QRLoRA], names: Names) -> list[QRLoRA]:
+def on_same_layers(patcher: Patcher, adapters: Sequence[QRLoRA], names: Names) -> list[QRLoRA]:
     """The adapters with one name for one set of rows: where they cut a weight differently, as the whole weight."""
     targets = [match(patcher, adapter, names).targets for adapter in adapters]
     torn = _torn_keys([target for own in targets for target in own.values()])

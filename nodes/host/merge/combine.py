@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 from ....qrlora_core import QRLoRA
 from ..apply.source import Source
+from ..model.host_types import Patcher
 from ..model.matching import Names
 from ..model.memo import Note, remembered
 from .align import on_same_layers
@@ -31,7 +31,7 @@ class Combination:
         return self.mode.told(self.values, labels)
 
 
-def combine(patcher: Any, sources: Sequence[Source], how: Combination, names: Names) -> list[Source]:
+def combine(patcher: Patcher, sources: Sequence[Source], how: Combination, names: Names) -> list[Source]:
     """The sources with adapters whose weighted sum is the merge in this mode; scales and schedules stay.
 
     Args:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ....qrlora_core import QRLoRA, TargetError, compare
 from ....qrlora_core.functional.compare import Comparison
+from ..model.host_types import Patcher
 from ..model.matching import Names, match, require_some
 from .align import on_same_layers
 
 
-def compare_on(patcher: Any, first: QRLoRA, second: QRLoRA) -> Comparison:
+def compare_on(patcher: Patcher | None, first: QRLoRA, second: QRLoRA) -> Comparison:
     """The comparison, layers matched by the weights of a model, or by name where there is none.
 
     Raises:

@@ -16,6 +16,7 @@ from ..apply.live import apply_live
 from ..apply.patch import apply_patch
 from ..apply.source import Source
 from ..model.base_check import other_base
+from ..model.host_types import Clip, Patcher
 from ..model.matching import Names, match, require_some
 from ..model.memo import Note, remembered
 from .combine import Combination, combine
@@ -36,12 +37,12 @@ class Applied:
         overview: the same for a page, see `report.overview`.
     """
 
-    model: Any
+    model: Patcher
     merged: QRLoRA
     lines: list[str]
     last: list[str]
     overview: dict[str, Any]
-    clip: Any = None
+    clip: Clip | None = None
 
     @property
     def report(self) -> str:
@@ -50,12 +51,12 @@ class Applied:
 
 
 def apply_adapters(
-    patcher: Any,
+    patcher: Patcher,
     sources: Sequence[Source],
     mode: str,
     *,
     how: Combination = _ADD,
-    clip: Any = None,
+    clip: Clip | None = None,
     clip_scale: float = 1.0,
     tell: Callable[[list[str]], None] = lambda lines: None,
 ) -> Applied:
@@ -88,7 +89,7 @@ def apply_adapters(
         report_merge(found, neighbours, on_model.merged, how, clip_scale),
         unrun_lines(found),
         overview(found, neighbours, on_model.merged),
-        _with_patcher(clip, on_clip.apply(mode, told("clip"))) if on_clip is not None else None,
+        _with_patcher(clip, on_clip.apply(mode, told("clip"))) if clip is not None and on_clip is not None else None,
     )
 
 
@@ -109,7 +110,7 @@ def _together(tell: Callable[[list[str]], None]) -> Callable[[str], Callable[[li
 class _Merge:
     """The sources on one host model, the diffusion model or the text encoders: matched, combined and summed."""
 
-    def __init__(self, patcher: Any, sources: Sequence[Source], how: Combination) -> None:
+    def __init__(self, patcher: Patcher, sources: Sequence[Source], how: Combination) -> None:
         self.patcher, self._names = patcher, Names(patcher)
         self.matches = [match(patcher, source.adapter, self._names) for source in sources]
         fitted = [replace(source, adapter=m.adapter) for source, m in zip(sources, self.matches, strict=True)]
@@ -130,7 +131,7 @@ class _Merge:
         """The names of an adapter's layers that did not run when this was last live on the model."""
         return unrun_layers(self.patcher, self._sources[index].adapter)
 
-    def apply(self, mode: str, tell: Callable[[list[str]], None]) -> Any:
+    def apply(self, mode: str, tell: Callable[[list[str]], None]) -> Patcher:
         """A clone of the model with the merge on it."""
         if mode == "live":
             return apply_live(self.patcher, self._sources, self._names, tell)
@@ -184,7 +185,7 @@ def _left_out(report: SourceReport) -> QRLoRA:
     return replace(adapter, layers={path: adapter.layers[path] for path in report.left_out})
 
 
-def _with_patcher(clip: Any, patcher: Any) -> Any:
+def _with_patcher(clip: Clip, patcher: Patcher) -> Clip:
     clone = clip.clone()
     clone.patcher = patcher
     return clone

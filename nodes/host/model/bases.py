@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import comfy.model_management
 import folder_paths
 from torch import Tensor
 
 from ....qrlora_core import AdapterError, BasisStore, Factors, decompose
+from .host_types import Patcher
 from .key_map import KeyMap, Target
 from .weights import base_name, base_weight
 
@@ -25,7 +25,7 @@ def basis_store() -> BasisStore:
 class BaseModel:
     """Decompositions of a host model's layers by an adapter's names for them."""
 
-    def __init__(self, patcher: Any) -> None:
+    def __init__(self, patcher: Patcher) -> None:
         self._patcher, self._key_map = patcher, KeyMap(patcher.model)
 
     def factors(self, path: str, rank: int) -> Factors:
@@ -43,7 +43,7 @@ class BaseModel:
         return self.factors(path, rank).q
 
 
-def decompose_target(patcher: Any, path: str, target: Target, rank: int, alpha: float | None = None) -> Factors:
+def decompose_target(patcher: Patcher, path: str, target: Target, rank: int, alpha: float | None = None) -> Factors:
     """Q and R of a target's unpatched base weight, worked out on the host's device and kept on the CPU."""
     comfy.model_management.throw_exception_if_processing_interrupted()
     weight = base_weight(patcher, target).to(patcher.load_device).flatten(1)

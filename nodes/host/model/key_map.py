@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import comfy.lora
 import comfy.utils
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from ....qrlora_core import QRLoRA
 from ....qrlora_core.files.parts import split_parameter
+from .host_types import Entry, HostModel, Patcher, Reorder, Slice
 
 _WEIGHT = ".weight"
 _HOST_PREFIX = "diffusion_model."
@@ -36,7 +36,7 @@ class Target:
     key: str
     shape: tuple[int, ...]
     rows: tuple[int, int] | None = None
-    reorder: Callable[[Tensor], Tensor] | None = None
+    reorder: Reorder | None = None
     vector: str = ""
 
     @property
@@ -45,7 +45,7 @@ class Target:
         return self.key.removesuffix(self.vector or _WEIGHT)
 
     @property
-    def patch_key(self) -> Any:
+    def patch_key(self) -> Entry:
         """The key as the host's ``add_patches`` takes it."""
         offset = None if self.rows is None else (0, *self.rows)
         if self.reorder is not None:
@@ -65,19 +65,19 @@ class KeyMap:
         model: the host's BaseModel, as in ``ModelPatcher.model``, or its text encoders (``CLIP.cond_stage_model``).
     """
 
-    def __init__(self, model: torch.nn.Module) -> None:
+    def __init__(self, model: HostModel) -> None:
         is_network = hasattr(model, "diffusion_model")
         prefix, list_names = (
             (_HOST_PREFIX, comfy.lora.model_lora_keys_unet) if is_network else ("", comfy.lora.model_lora_keys_clip)
         )
-        lora_names = list_names(model, {})
+        lora_names: dict[str, Entry] = list_names(model, {})
         self._shapes = {key: tuple(shape) for key, shape in _weight_shapes(model, prefix)}
         self._published = self._of_this_model(_published_names(model, lora_names)) if is_network else {}
         self._vectors = dict(_vector_lengths(model, prefix))
         vector_names = _host_names(key for key in self._vectors if key.endswith(_WEIGHT))
         self._names = lora_names | self._published | dict(_host_names(self._shapes)) | dict(vector_names)
 
-    def _of_this_model(self, published: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    def _of_this_model(self, published: Iterable[tuple[str, Entry]]) -> dict[str, Entry]:
         """The published names that the layers of this very model have; the host lists those of its relatives too.
 
         None where slices do not fit (Lumina 2 under the names of Z-Image): a file would mix two conventions. And none
@@ -88,7 +88,7 @@ class KeyMap:
         if None in slices:
             return {}
         rows = Counter[str]()
-        for target in slices:
+        for target in filter(None, slices):
             rows[target.key] += target.shape[0]
         tiled = {key for key, count in rows.items() if count == self._shapes[key][0]}
         return {name: entry for name, entry in names.items() if entry not in tiled}
@@ -146,7 +146,7 @@ class KeyMap:
                 targets[names.get(whole, whole.module)] = whole
         return targets
 
-    def _vector(self, entry: Any, parameter: str) -> Target | None:
+    def _vector(self, entry: Entry, parameter: str) -> Target | None:
         """The vector beside, or in place of, the weight that an entry of the host's tables means."""
         weight, offset, reorder = _parts(entry)
         key = weight.removesuffix(_WEIGHT) + parameter
@@ -158,7 +158,7 @@ class KeyMap:
             return None
         return Target(key, (length if rows is None else rows[1], 1), rows, reorder, parameter)
 
-    def _target(self, entry: Any) -> Target | None:
+    def _target(self, entry: Entry) -> Target | None:
         key, offset, reorder = _parts(entry)
         if key not in self._shapes:
             return None
@@ -171,7 +171,7 @@ class KeyMap:
         return Target(key, (length, *shape[1:]), (start, length), reorder)
 
 
-def _parts(entry: Any) -> tuple[str, Any, Any]:
+def _parts(entry: Entry) -> tuple[str, Slice | None, Reorder | None]:
     """(key, slice, reordering) of an entry of the host's tables."""
     return (entry, None, None) if isinstance(entry, str) else (*entry, None, None)[:3]
 
@@ -189,12 +189,12 @@ def _weight_shapes(model: torch.nn.Module, prefix: str) -> Iterator[tuple[str, t
             yield key, getattr(parameter, "tensor_shape", parameter.shape)
 
 
-def _host_names(keys: Iterable[str]) -> Iterator[tuple[str, Any]]:
+def _host_names(keys: Iterable[str]) -> Iterator[tuple[str, Entry]]:
     for key in keys:
         yield key.removesuffix(_WEIGHT), key
 
 
-def _published_names(model: torch.nn.Module, lora_names: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+def _published_names(model: HostModel, lora_names: dict[str, Entry]) -> Iterator[tuple[str, Entry]]:
     """(diffusers name, host entry): ``transformer.*`` or ``unet.*``, from the host's own tables."""
     for name, entry in comfy.utils.unet_to_diffusers(model.model_config.unet_config).items():
         if name.endswith(_WEIGHT):
@@ -213,7 +213,7 @@ def _is_linear(module: torch.nn.Module) -> bool:
     return hasattr(module, "in_features") and hasattr(module, "out_features") and weight is not None
 
 
-def host_names(patcher: Any, adapter: QRLoRA) -> dict[str, tuple[str, ...]]:
+def host_names(patcher: Patcher, adapter: QRLoRA) -> dict[str, tuple[str, ...]]:
     """Module path to the host's own dotted name of the layer, where the model has it."""
     key_map = KeyMap(patcher.model)
     targets = {path: key_map.find(path) for path in adapter.layers}

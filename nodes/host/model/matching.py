@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 from ....qrlora_core import AdapterError, Layer, QRLoRA, TargetError
 from ..text import paths_as_text
+from .host_types import Patcher
 from .key_map import KeyMap, Target
 from .memo import Note, remembered
 from .weights import base_name
@@ -39,7 +39,7 @@ _MATCH: Note[Match] = Note("match")
 class Names:
     """The key map of one model, made when it is first asked for."""
 
-    def __init__(self, patcher: Any) -> None:
+    def __init__(self, patcher: Patcher) -> None:
         self._model = patcher.model
 
     @cached_property
@@ -48,7 +48,7 @@ class Names:
         return KeyMap(self._model)
 
 
-def match(patcher: Any, adapter: QRLoRA, names: Names | None = None) -> Match:
+def match(patcher: Patcher, adapter: QRLoRA, names: Names | None = None) -> Match:
     """Find the targets of all layers of an adapter.
 
     Raises:
@@ -59,7 +59,7 @@ def match(patcher: Any, adapter: QRLoRA, names: Names | None = None) -> Match:
     )
 
 
-def _match(patcher: Any, adapter: QRLoRA, key_map: KeyMap) -> Match:
+def _match(patcher: Patcher, adapter: QRLoRA, key_map: KeyMap) -> Match:
     found = {path: key_map.find(path) for path in adapter.layers}
     targets: dict[str, Target] = {}
     own_names: dict[str, tuple[str, ...]] = {}
@@ -95,7 +95,7 @@ def _in_shape(layer: Layer, shape: tuple[int, ...]) -> Layer:
     return layer.with_terms(replace(term, delta_r=term.delta_r.reshape(term.rank, *shape[1:])) for term in layer.terms)
 
 
-def require_some(patcher: Any, adapter: QRLoRA, matched: Match) -> None:
+def require_some(patcher: Patcher, adapter: QRLoRA, matched: Match) -> None:
     """Refuse an adapter for another model.
 
     Raises:
@@ -109,7 +109,7 @@ def require_some(patcher: Any, adapter: QRLoRA, matched: Match) -> None:
         )
 
 
-def _check_shape(patcher: Any, adapter: QRLoRA, path: str, target: Target) -> None:
+def _check_shape(patcher: Patcher, adapter: QRLoRA, path: str, target: Target) -> None:
     found, expected = adapter.layers[path].shape, target.shape
     same = (found[0], math.prod(found[1:])) == (expected[0], math.prod(expected[1:]))
     if same and (found == expected or min(_kernel(found), _kernel(expected)) == 1):

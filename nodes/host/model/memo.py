@@ -25,7 +25,7 @@ class Note(Generic[Made]):
     of: Hashable = None
 
 
-def remembered(adapter: QRLoRA, owner: Any, note: Note[Made], make: Callable[[], Made]) -> Made:
+def remembered(adapter: QRLoRA, owner: object, note: Note[Made], make: Callable[[], Made]) -> Made:
     """What was worked out before for an adapter and this model (or another adapter); made at the first call."""
     notes = _memo(adapter).setdefault(owner, {})
     if note not in notes:
@@ -33,9 +33,9 @@ def remembered(adapter: QRLoRA, owner: Any, note: Note[Made], make: Callable[[],
     return notes[note]  # type: ignore[no-any-return]
 
 
-def recalled(adapter: QRLoRA, owner: Any, note: Note[Made]) -> Made | None:
+def recalled(adapter: QRLoRA, owner: object, note: Note[Made]) -> Made | None:
     """The same, or None where it was never worked out."""
-    return _memo(adapter).get(owner, {}).get(note)  # type: ignore[no-any-return]
+    return _memo(adapter).get(owner, {}).get(note)
 
 
 def _memo(adapter: QRLoRA) -> WeakKeyDictionary[Any, dict[Note[Any], Any]]:

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from ....qrlora_core import QRLoRAError
+from .host_types import Patcher
 from .key_map import Target
 
 _FINGERPRINT_SAMPLES = 4096
 
 
-def base_weight(patcher: Any, target: Target) -> Tensor:
+def base_weight(patcher: Patcher, target: Target) -> Tensor:
     """The unpatched base weight of a target: float32, (out, in), on the device where it is stored.
 
     Float8, GGUF and other quantized storage is dequantized, with what the layer multiplies its input by
@@ -52,7 +53,7 @@ def input_scale(module: Any) -> Tensor | None:
     return scale
 
 
-def _stored(patcher: Any, key: str) -> tuple[Tensor, Any]:
+def _stored(patcher: Patcher, key: str) -> tuple[Tensor, Any]:
     """The unpatched weight as it is stored, and the host's function that undoes its scaling, or None."""
     weight, _, convert = comfy.model_patcher.get_key_weight(patcher.model, key)
     if key in patcher.backup:  # a patched weight is in place of the base one
@@ -79,7 +80,7 @@ def _is_packed(weight: Any) -> bool:
 
 def _unpacked(weight: Any) -> Tensor:
     """By the format's own package, which whatever loads such files brings along; a pack's own way is rounded more."""
-    packed = weight.as_subclass(Tensor)
+    packed: Tensor = weight.as_subclass(Tensor)
     if packed.is_floating_point():
         return packed.float()
     try:
@@ -94,7 +95,7 @@ def _unpacked(weight: Any) -> Tensor:
     return values.reshape(tuple(weight.tensor_shape)).to(packed.device)
 
 
-def fingerprint(patcher: Any, targets: Mapping[str, Target]) -> dict[str, str]:
+def fingerprint(patcher: Patcher, targets: Mapping[str, Target]) -> dict[str, str]:
     """Module path to a digest of its base weight as stored, without scales: 4096 entries at even distance, as float32.
 
     Scales stay out, since hosts differ in where they keep those of one and the same file.
@@ -110,12 +111,12 @@ def _digest(weight: Tensor) -> str:
     return hashlib.blake2b(sample.tobytes(), digest_size=8).hexdigest()
 
 
-def base_name(patcher: Any) -> str:
+def base_name(patcher: Patcher) -> str:
     """What the host calls the architecture of the model, for example ``SD3`` or ``Flux``."""
     return type(getattr(patcher.model, "model_config", patcher.model)).__name__
 
 
-def compute_dtype(patcher: Any) -> torch.dtype:
+def compute_dtype(patcher: Patcher) -> torch.dtype:
     """The dtype in which the model computes, which for quantized weights is not their storage dtype."""
     if not hasattr(patcher.model, "manual_cast_dtype"):
         return torch.float32  # text encoders: small, and they may compute in another dtype than they are stored in

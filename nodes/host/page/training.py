@@ -24,13 +24,14 @@ def register_routes() -> None:
     server = running_server()
     if server is None:
         return
+    routes: web.RouteTableDef = server.routes
     trainings = server.app[_KEY] = RunningTrainings(send)
 
-    @server.routes.get("/qr_lora/training")
+    @routes.get("/qr_lora/training")
     async def tell(_request: web.Request) -> web.Response:
         return web.json_response({"running": trainings.all()})
 
-    @server.routes.post("/qr_lora/training/stop")
+    @routes.post("/qr_lora/training/stop")
     async def stop(request: web.Request) -> web.Response:
         asked = trainings.stop(await _asked_node(request))
         if not asked:

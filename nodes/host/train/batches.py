@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ....qrlora_core import TrainingError
 from ....qrlora_core.train import distributed
+from ..model.host_types import ModelSampling
 from .dataset import BatchOrder, Example, TrainingSet
 from .objective import sample_sigmas
 
@@ -43,7 +44,9 @@ class BatchSampler:
         model_sampling: the host's.
     """
 
-    def __init__(self, data: TrainingSet, batch_size: int, seed: int, timesteps: str, model_sampling: Any) -> None:
+    def __init__(
+        self, data: TrainingSet, batch_size: int, seed: int, timesteps: str, model_sampling: ModelSampling
+    ) -> None:
         self._data, self._size, self._timesteps, self._sampling = data, batch_size, timesteps, model_sampling
         self._generator = torch.Generator().manual_seed(seed)
         self._sets = [list(data.examples), *([list(data.prior)] if data.prior else [])]

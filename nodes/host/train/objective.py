@@ -11,13 +11,14 @@ from torch import Tensor
 
 from ....qrlora_core import ObjectiveSettings
 from ....qrlora_core.train.objective import example_losses, loss_weight, sample_levels
+from ..model.host_types import HostModel, ModelSampling
 
 _SMALLEST_SIGMA = 1e-3
 _PUBLISHED = ObjectiveSettings()
 
 
 def sample_sigmas(
-    model_sampling: Any, count: int, generator: torch.Generator, timesteps: str = _PUBLISHED.timesteps
+    model_sampling: ModelSampling, count: int, generator: torch.Generator, timesteps: str = _PUBLISHED.timesteps
 ) -> Tensor:
     """Noise levels at random timesteps: (count,) float32.
 
@@ -31,11 +32,11 @@ def sample_sigmas(
     return torch.tensor([float(model_sampling.percent_to_sigma(float(percent))) for percent in percents])
 
 
-def _is_flow(model_sampling: Any) -> bool:
+def _is_flow(model_sampling: ModelSampling) -> bool:
     return isinstance(model_sampling, comfy.model_sampling.CONST)
 
 
-def encode_conditioning(model: Any, conditioning: dict[str, Any], latent: Tensor, seed: int) -> dict[str, Any]:
+def encode_conditioning(model: HostModel, conditioning: dict[str, Any], latent: Tensor, seed: int) -> dict[str, Any]:
     """What the host's model wants for one caption at one latent shape: name to the host's COND object."""
     entry = {"guidance": 1.0, **conditioning}  # the published guidance, unless the workflow sets one
     encoded = comfy.samplers.encode_model_conds(
@@ -53,7 +54,7 @@ def encode_conditioning(model: Any, conditioning: dict[str, Any], latent: Tensor
 
 
 def objective_loss(
-    model: Any,
+    model: HostModel,
     latent: Tensor,
     conds: list[dict[str, Any]],
     sigma: Tensor,
@@ -84,7 +85,9 @@ def objective_loss(
     return (losses * loss_weight(settings, sigma, output_scale.flatten(), flow=_is_flow(sampling))).mean()
 
 
-def _predict(model: Any, noisy: Tensor, conds: list[dict[str, Any]], sigma: Tensor, options: dict[str, Any]) -> Tensor:
+def _predict(
+    model: HostModel, noisy: Tensor, conds: list[dict[str, Any]], sigma: Tensor, options: dict[str, Any]
+) -> Tensor:
     if all(comfy.samplers.cond_equal_size(conds[0], other) for other in conds[1:]):
         return _apply(model, noisy, conds, sigma, options)
     # Captions whose encodings do not fit in one batch run one by one.
@@ -92,6 +95,8 @@ def _predict(model: Any, noisy: Tensor, conds: list[dict[str, Any]], sigma: Tens
     return torch.cat([_apply(model, x, [cond], s, options) for x, cond, s in singles])
 
 
-def _apply(model: Any, noisy: Tensor, conds: list[dict[str, Any]], sigma: Tensor, options: dict[str, Any]) -> Tensor:
+def _apply(
+    model: HostModel, noisy: Tensor, conds: list[dict[str, Any]], sigma: Tensor, options: dict[str, Any]
+) -> Tensor:
     own = {**options, "cond_or_uncond": [0] * len(conds), "sigmas": sigma}
     return model.apply_model(noisy, sigma, transformer_options=own, **comfy.samplers.cond_cat(conds))

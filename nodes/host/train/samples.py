@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..model.host_types import Guider, HostModel, Vae
 from .graph.training_mode import Inference
 
 _SAMPLER, _SCHEDULER = "euler", "simple"
@@ -34,7 +35,7 @@ class SampleSettings:
     every: int = 0
     steps: int = 20
     cfg: float = 1.0
-    vae: Any = None
+    vae: Vae | None = None
     seed: int = 0
 
 
@@ -67,7 +68,7 @@ class SamplingMode:
 
 
 def draw_sample(
-    guider: Any, settings: SampleSettings, positive: Any, negative: Any, shape: torch.Size, options: dict[str, Any]
+    guider: Guider, settings: SampleSettings, positive: Any, negative: Any, shape: torch.Size, options: dict[str, Any]
 ) -> Tensor | None:
     """Sample once with the host's own sampler on the model that is loaded for training.
 
@@ -96,7 +97,7 @@ def draw_sample(
         guider.conds, guider.cfg = before
 
 
-def _encoded(model: Any, name: str, entries: list[Any], noise: Tensor, settings: SampleSettings) -> list[Any]:
+def _encoded(model: HostModel, name: str, entries: list[Any], noise: Tensor, settings: SampleSettings) -> list[Any]:
     """Conditioning as the model encodes it now: some have a text adapter within, which trains along."""
     encoded: list[Any] = comfy.samplers.encode_model_conds(
         model.extra_conds,
@@ -111,7 +112,7 @@ def _encoded(model: Any, name: str, entries: list[Any], noise: Tensor, settings:
     return encoded
 
 
-def _show(latent: Tensor, vae: Any, model: Any) -> Tensor | None:
+def _show(latent: Tensor, vae: Vae | None, model: HostModel) -> Tensor | None:
     if vae is not None and _has_room(vae, latent):
         decoded = vae.decode(model.process_latent_out(latent.float()).to("cpu"))
         return decoded.reshape(-1, *decoded.shape[-3:])[0, ..., :3].float().cpu().clamp(0, 1)
@@ -125,13 +126,13 @@ def _show(latent: Tensor, vae: Any, model: Any) -> Tensor | None:
     return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255.0)
 
 
-def _has_room(vae: Any, latent: Tensor) -> bool:
+def _has_room(vae: Vae, latent: Tensor) -> bool:
     """False where decoding would make the host move the model that trains off the device."""
     device = vae.patcher.load_device
     if device.type == "cpu":
         return True
     needed = vae.memory_used_decode(latent.shape, vae.vae_dtype) + vae.patcher.model_size()
-    free = comfy.model_management.get_free_memory(device) - comfy.model_management.minimum_inference_memory()
+    free: int = comfy.model_management.get_free_memory(device) - comfy.model_management.minimum_inference_memory()
     if needed > free:
         logging.info("QR-LoRA: no memory for the VAE beside the training; the sample shows the latent instead")
     return needed <= free

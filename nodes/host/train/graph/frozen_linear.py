@@ -80,9 +80,9 @@ def _forward(
         if lend is None:  # its backward is a secret of the host's: let autograd record the host's own forward
             y: Tensor = original(x)
             nothing = torch.zeros_like(y).flatten(0, -2)
-            return y + _BranchedLinear.apply(rows, down, places, lambda _: nothing, None, None, *ups).view(y.shape)
+            return y + _branched(rows, down, places, lambda _: nothing, None, None, *ups).view(y.shape)
         linear = dequantized if is_quantized(module.weight) and torch.is_grad_enabled() else original
-        y = _BranchedLinear.apply(rows, down, places, linear, lend, outputs.take(module), *ups)
+        y = _branched(rows, down, places, linear, lend, outputs.take(module), *ups)
         outputs.offer(module, y)
         # A view that autograd knows of: blocks may add to it in place, which the output of a function forbids.
         return y.view(*x.shape[:-1], y.shape[-1])
@@ -154,3 +154,6 @@ class _BranchedLinear(torch.autograd.Function):
             inner = x @ down.T
             grad_ups = [g.narrow(1, s, n).T @ inner.narrow(1, c, k) for s, n, c, k in ctx.places]
         return (grad_x, h.T @ x, None, None, None, None, *grad_ups)
+
+
+_branched: Callable[..., Tensor] = _BranchedLinear.apply

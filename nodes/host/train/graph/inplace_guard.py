@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from .....qrlora_core import TrainingError
+from ...model.host_types import HostModel
 from .modules import blocks, copied, detached, is_floating
 
 
@@ -134,7 +135,7 @@ class _Watching(TorchFunctionMode):
 
 
 @contextlib.contextmanager
-def protected_inputs(model: torch.nn.Module, targets: Iterable[str], guard: InplaceGuard) -> Iterator[None]:
+def protected_inputs(model: HostModel, targets: Iterable[str], guard: InplaceGuard) -> Iterator[None]:
     """Within the context, norms and target layers save copies of their inputs where the guard says so.
 
     Args:
@@ -208,7 +209,9 @@ def _overwriting(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dic
     leaves, outputs = _recorded(forward, args, kwargs)
     try:
         # To the inputs alone, so that no gradient of this trial is left anywhere.
-        torch.autograd.grad(sum(tensor.float().sum() for tensor in outputs), leaves, allow_unused=True)
+        torch.autograd.grad(
+            functools.reduce(torch.add, [tensor.float().sum() for tensor in outputs]), leaves, allow_unused=True
+        )
     except RuntimeError as error:
         if "modified by an inplace operation" not in str(error):
             raise

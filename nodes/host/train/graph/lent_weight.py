@@ -48,6 +48,6 @@ def _is_plain(kind: Any) -> bool:
     return kind.forward_comfy_cast_weights is _HostLinear.forward_comfy_cast_weights
 
 
-def _is_hosts(kind: Any, name: str) -> bool:
+def _is_hosts(kind: type, name: str) -> bool:
     """Whether this is a class of this name that one of the host's functions makes, and no one's own child of it."""
     return kind.__module__ == comfy.ops.__name__ and kind.__qualname__.endswith(f".{name}")

@@ -27,7 +27,8 @@ def aliased_parameters(model: torch.nn.Module) -> Iterator[None]:
     replaced: list[tuple[dict[str, Any], str, Any]] = []
     try:
         for module in model.modules():
-            for store in (module._parameters, module._buffers):
+            stores: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+            for store in stores:
                 for name, tensor in store.items():
                     if tensor is not None and type(tensor.data) is Tensor:
                         replaced.append((store, name, tensor))
