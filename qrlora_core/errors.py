@@ -1,8 +1,31 @@
 """Every error that this package raises on purpose, under one base class."""
 
+from __future__ import annotations
+
+from enum import Enum, auto
+
+
+class Reason(Enum):
+    """Why, where what to do about it depends on the program that uses this package: whoever shows the error adds it."""
+
+    OTHER_BASE = auto()  # made for another base model
+    BASE_NEEDED = auto()  # only the base model can give what the file leaves out
+    NOT_ON_ONE_BASIS = auto()  # more than dR on the basis of the base model
+    OTHER_KIND = auto()  # of a kind that has no QR form
+    OTHER_TRAINING = auto()  # a state of another training
+    DIVERGED = auto()  # a number that is not finite
+
 
 class QRLoRAError(Exception):
-    """Base class. The message names the file or layer, what was expected, what was found, and what to do."""
+    """Base class. The message names the file or layer, what was expected and what was found.
+
+    Args:
+        reason: see `Reason`; None where the message itself says what to do.
+    """
+
+    def __init__(self, message: str = "", reason: Reason | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class DecompositionError(QRLoRAError):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..adapter import Layer, QRLoRA, Term, is_finite
-from ..errors import AdapterError, AdapterFileError, QRLoRAError
+from ..errors import AdapterError, AdapterFileError, QRLoRAError, Reason
 from ..functional.sketch import align, sketch
 from ..kinds.tensors import require_parts
 from ..metadata import json_object
@@ -79,8 +79,8 @@ def _single_term(path: str, layer: Layer, is_of_base: bool) -> Term:
     kind = f"{len(layer.terms)} terms" if len(layer.terms) > 1 else "a basis of its own"
     raise AdapterError(
         f"layer {path}: the format compact keeps dR alone, for one basis that the base model gives; found {kind}, as "
-        "ordinary LoRAs, the variant qr and merges over different bases have. Save as full or lora, or put "
-        "QR-LoRA Rebase before."
+        "ordinary LoRAs, the variant qr and merges over different bases have. Save as full or lora.",
+        Reason.NOT_ON_ONE_BASIS,
     )
 
 
@@ -107,10 +107,12 @@ def read(
                 term = Term(q, tensors["delta_r"], read_alpha(tensors.get("alpha")))
                 layers[path] = Layer((term,), is_vector=names_vector(path))
         except (QRLoRAError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
-            raise AdapterFileError(f"{source.name}: layer {path}: {error}") from error
+            reason = error.reason if isinstance(error, QRLoRAError) else None
+            raise AdapterFileError(f"{source.name}: layer {path}: {error}", reason) from error
         missing += [path] if q is None else []
     if missing:
-        raise AdapterFileError(_explain_missing(source, missing, len(layers) + len(missing), metadata))
+        told = _explain_missing(source, missing, len(layers) + len(missing), metadata)
+        raise AdapterFileError(told, Reason.BASE_NEEDED)
     return layers
 
 
@@ -164,6 +166,6 @@ def _explain_missing(source: Path, missing: list[str], count: int, metadata: Map
     base = shown(metadata.get("qr_lora.base_model", "the model that it was trained on"))
     return (
         f"{source.name}: a compact file, which holds no bases, and those of {len(missing)} of its {count} layers are "
-        f"not in the cache on this machine ({missing[0]} is the first). Connect its base model ({base}) to the input "
-        "model of Load QR-LoRA: they are made again from it and kept."
+        f"not in the cache on this machine ({missing[0]} is the first). They are made again from its base model "
+        f"({base}), and kept."
     )

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..adapter import Layer, Origin, QRLoRA
-from ..errors import AdapterError, AdapterFileError
+from ..errors import AdapterError, AdapterFileError, Reason
 from ..functional.lora import is_nearly_orthonormal, to_lora
 from ..kinds.kind import Kind
 from ..kinds.low_rank import LOW_RANK
@@ -24,7 +24,7 @@ from ..metadata import json_object
 from .parts import read_alpha, rounded, split_parameter
 from .safetensors_io import shown
 
-# Embeddings that some trainers put into the file. They are loaded by other nodes; the report says so.
+# Embeddings that some trainers put into the file. They are loaded elsewhere; the report says so.
 _EMBEDDING = "bundle_emb."
 # Convolutions in Tucker form are multiplied out, to so many numbers in all, or so many per byte of the file: a kernel
 # of 3 x 3 makes at most nine of one that is stored.
@@ -129,7 +129,7 @@ def _group(source: Path, keys: Iterable[str]) -> tuple[dict[str, tuple[Kind, dic
         elif found is None and key.endswith(_ALPHA) and key != _ALPHA:
             alphas[key.removesuffix(_ALPHA)] = key
         else:
-            raise AdapterFileError(_explain_other(source, key))
+            raise AdapterFileError(_explain_other(source, key), Reason.OTHER_KIND if found else None)
     for stem, key in alphas.items():
         groups.setdefault(stem, (LOW_RANK, {}))[1]["alpha"] = key
     if not groups:
@@ -157,8 +157,7 @@ def _add(source: Path, group: tuple[Kind, dict[str, str]], kind: Kind, stem: str
 def _explain_other(source: Path, key: str) -> str:
     if found := part_of(key):
         return (
-            f"{source.name}: this is a {found[0].name} ({key!r}), which is no low-rank sum that a QR form could hold. "
-            "Load it with ComfyUI's own LoRA loader, before or after QR-LoRA Merge: both act."
+            f"{source.name}: this is a {found[0].name} ({key!r}), which is no low-rank sum that a QR form could hold."
         )
     return f"{source.name}: a LoRA with a tensor that no LoRA has: {key!r}. Nothing was loaded; make the file again."
 

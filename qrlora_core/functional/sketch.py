@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import AdapterError
+from ..errors import AdapterError, Reason
 
 # Of the sketch's norm. Another machine, thread count or precision of the decomposition gives 1e-5 to 1e-3 after
 # alignment; a basis of another weight has at least one direction elsewhere.
@@ -72,6 +72,7 @@ def align(q: Tensor, stored: Tensor) -> Tensor:
     if not fits(aligned, stored):
         raise AdapterError(
             f"the basis of this model spans another space: its sketch differs by {differs(aligned, stored):.1%}, "
-            f"at most {_TOLERANCE:.0%} is expected. The adapter was made for another base model; connect that one."
+            f"at most {_TOLERANCE:.0%} is expected. The adapter was made for another base model.",
+            Reason.OTHER_BASE,
         )
     return aligned.float()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..adapter import QRLoRA
-from ..errors import TrainingError
+from ..errors import Reason, TrainingError
 from . import distributed
 from .delta import TrainableDelta
 from .optimizers import MovingAverage, OptimizerSettings, make_optimizer, rate_factor
@@ -162,7 +162,7 @@ class Trainer:
                 tensor.copy_(tensors[name])
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             raise TrainingError(
-                f"the training state does not fit this training ({error}). Start a new run, without resume_from."
+                f"the training state does not fit this training ({error}).", Reason.OTHER_TRAINING
             ) from error
 
     def _require_fit(self, own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
@@ -180,6 +180,5 @@ class Trainer:
 def _require_finite(name: str, value: float) -> None:
     if not math.isfinite(value):
         raise TrainingError(
-            f"the {name} became {value}. dR is kept as it was before this step; lower learning_rate, "
-            "or choose training_dtype fp32."
+            f"the {name} became {value}. dR is kept as it was before this step; lower learning_rate.", Reason.DIVERGED
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ....qrlora_core import AdapterFileError
+from ....qrlora_core.errors import Reason
 from ....qrlora_core.files.formats import Contents, Format, format_of
 from ....qrlora_core.files.safetensors_io import SafetensorsFile, reading
 from ....qrlora_core.metadata import METADATA_PREFIX, json_object
@@ -39,7 +40,7 @@ def facts_of(path: Path) -> dict[str, Any]:
         keys, metadata = file.keys(), file.metadata()
         own = format_of(keys)
         if refusal := own.refusal(path, keys):
-            raise AdapterFileError(refusal)
+            raise AdapterFileError(refusal, Reason.OTHER_KIND)
         ranks = _ranks(file, keys, own)
         if not ranks:
             own.read(Contents(path, keys, file.get_tensor, metadata))  # which says what is wrong

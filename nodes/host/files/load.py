@@ -11,6 +11,7 @@ import comfy.lora_convert
 from ....qrlora_core import AdapterError, AdapterFileError, QRLoRA, load_adapter
 from ....qrlora_core.adapter import Origin
 from ....qrlora_core.functional.lora import subtract_cores
+from ..advice import advised
 from ..model.bases import BaseModel, basis_store
 
 FILE_KINDS = ("auto", "published qr")
@@ -27,12 +28,13 @@ def load(path: Path, kind: str = FILE_KINDS[0], patcher: Any = None) -> QRLoRA:
         AdapterFileError: see `load_adapter`; or a kind that the file is not of, or that needs the model.
     """
     base = None if patcher is None else BaseModel(patcher)
-    adapter = load_adapter(
-        path,
-        bases=basis_store(),
-        rebuild=None if base is None else base.basis,
-        rename=comfy.lora_convert.convert_lora,
-    )
+    with advised():
+        adapter = load_adapter(
+            path,
+            bases=basis_store(),
+            rebuild=None if base is None else base.basis,
+            rename=comfy.lora_convert.convert_lora,
+        )
     return adapter if kind == FILE_KINDS[0] else _as_published_qr(adapter, kind, base)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from ....qrlora_core import AdapterFileError, QRLoRA, save_adapter
+from ..advice import advised
 from ..model.bases import basis_store
 
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -20,4 +21,5 @@ def save(adapter: QRLoRA, path: Path, format: str, dtype: str) -> Path:
     """
     if dtype not in DTYPES:
         raise AdapterFileError(f"dtype: expected one of {', '.join(DTYPES)}, found {dtype!r}.")
-    return save_adapter(adapter, path, format=format, dtype=DTYPES[dtype], bases=basis_store())
+    with advised():
+        return save_adapter(adapter, path, format=format, dtype=DTYPES[dtype], bases=basis_store())

@@ -14,6 +14,7 @@ from typing import Any
 from aiohttp import web
 
 from ....qrlora_core import AdapterFileError
+from ..advice import advised
 from ..files.folders import adapter_names, adapter_path
 from ..files.header import facts_of
 from ..files.previews import TYPES, pictures_beside, with_preview
@@ -83,7 +84,8 @@ def _path(name: str) -> Path:
 def _facts(name: str) -> dict[str, Any]:
     path = _path(name)
     try:
-        facts = facts_of(path)
+        with advised():
+            facts = facts_of(path)
     except AdapterFileError as error:
         raise _Refused(400, str(error)) from error
     pictures = pictures_beside(path)

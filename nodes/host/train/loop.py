@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ....qrlora_core import ObjectiveSettings, QRLoRAError, TrainableDelta, Trainer, TrainingError, TrainingState
 from ....qrlora_core.train import distributed
+from ..advice import advised
 from ..files.checkpoints import Run
 from ..model.key_map import Target
 from .batches import Batch, BatchSampler
@@ -259,8 +260,9 @@ def _end_well(running: _Running, prepare: Callable[[], None]) -> None:
     """Prepare and train; whatever ends it, what was trained is on the disk, and the user reads where."""
     loop = running.loop
     try:
-        prepare()
-        running.train()
+        with advised():
+            prepare()
+            running.train()
     except _INTERRUPTED:
         loop.monitor.warn(f"interrupted at step {loop.trainer.updates}. {_where(loop, running.keep())}")
         loop.monitor.tell()

@@ -14,6 +14,7 @@ import torch
 
 from ....qrlora_core import Factors, QRLoRA, TrainableDelta, Trainer, TrainingState, load_training, select
 from ....qrlora_core.train import distributed
+from ..advice import advised
 from ..files.checkpoints import Run, checkpoint_name, checkpoint_path, latest_checkpoint, new_run, resumed_run
 from ..model.bases import decompose_target
 from ..model.key_map import KeyMap, Target
@@ -69,7 +70,8 @@ def train_adapter(
         trainer = Trainer(deltas, settings.whole_optimizer(), steps=settings.steps)
         monitor = _monitor(patcher, status, view, folder)
         if source is not None and resumed is not None:
-            trainer.restore(resumed.tensors, resumed.record["trainer"])
+            with advised():
+                trainer.restore(resumed.tensors, resumed.record["trainer"])
             monitor.resume(resumed.tensors["losses"].tolist(), checkpoint_name(source))
         loop = Loop(
             trainer=trainer, targets=targets, data=data, objective=settings.objective, samples=run.samples,

@@ -80,21 +80,21 @@ NAMINGS = {
 
 # What else may stand in such a file, and what a user must read.
 BESIDE = {
-    ".dora_scale": ["DoRA", "LoRA loader"],
-    ".lora_magnitude_vector": ["DoRA", "LoRA loader"],
-    ".lora_magnitude_vector.weight": ["DoRA", "LoRA loader"],
-    ".lora_magnitude_vector.default.weight": ["DoRA", "LoRA loader"],
-    ".hada_w1_a": ["LoHa", "LoRA loader"],
-    ".lokr_w1": ["LoKr", "LoRA loader"],
-    ".oft_blocks": ["OFT", "LoRA loader"],
-    ".oft_diag": ["OFT", "LoRA loader"],
-    ".a1.weight": ["GLoRA", "LoRA loader"],
-    ".on_input": ["IA3", "LoRA loader"],
-    ".set_weight": ["replaces or reshapes weights", "LoRA loader"],
-    ".reshape_weight": ["replaces or reshapes weights", "LoRA loader"],
-    ".lora_B.bias": ["replaces or reshapes weights", "LoRA loader"],
-    ".lora_B.default.bias": ["replaces or reshapes weights", "LoRA loader"],
-    ".lora_up.bias": ["replaces or reshapes weights", "LoRA loader"],
+    ".dora_scale": ["DoRA", "no low-rank sum"],
+    ".lora_magnitude_vector": ["DoRA", "no low-rank sum"],
+    ".lora_magnitude_vector.weight": ["DoRA", "no low-rank sum"],
+    ".lora_magnitude_vector.default.weight": ["DoRA", "no low-rank sum"],
+    ".hada_w1_a": ["LoHa", "no low-rank sum"],
+    ".lokr_w1": ["LoKr", "no low-rank sum"],
+    ".oft_blocks": ["OFT", "no low-rank sum"],
+    ".oft_diag": ["OFT", "no low-rank sum"],
+    ".a1.weight": ["GLoRA", "no low-rank sum"],
+    ".on_input": ["IA3", "no low-rank sum"],
+    ".set_weight": ["replaces or reshapes weights", "no low-rank sum"],
+    ".reshape_weight": ["replaces or reshapes weights", "no low-rank sum"],
+    ".lora_B.bias": ["replaces or reshapes weights", "no low-rank sum"],
+    ".lora_B.default.bias": ["replaces or reshapes weights", "no low-rank sum"],
+    ".lora_up.bias": ["replaces or reshapes weights", "no low-rank sum"],
     ".unknown": ["a tensor that no LoRA has", "Nothing was loaded"],
     ".lora_A.bias": ["a tensor that no LoRA has", "Nothing was loaded"],
     ".lora_embedding_A.weight": ["a tensor that no LoRA has", "Nothing was loaded"],
@@ -215,7 +215,7 @@ class TestOtherKinds:
     @pytest.mark.parametrize("layer", ["lora_unet_blocks_0_attn_qkv", "diffusion_model.blocks.0.attn.qkv"])
     def test_are_refused_by_name_with_what_to_do(self, tmp_path, kind, keys, layer):
         tensors = {f"{layer}.{key}": torch.ones(2, 2) if key != "alpha" else torch.tensor(1.0) for key in keys}
-        message = refuses(saved(tmp_path, tensors), kind, f"'{layer}.", "ComfyUI's own LoRA loader")
+        message = refuses(saved(tmp_path, tensors), kind, f"'{layer}.", "no low-rank sum")
         assert len(message) < 500
 
     def test_embeddings_alone(self, tmp_path):
