@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..qrlora_core import QRLoRA
-from ..qrlora_core.functional.compare import as_json, as_table
+from ..qrlora_core import QRLoRA, as_table
+from ..qrlora_core.functional.compare import as_json
 from .host.merge.compare import compare_on
 from .host.model.host_types import Patcher
 from .host.page.node_text import show_text

@@ -4,7 +4,7 @@ Method: Yang et al., "QR-LoRA: Efficient and Disentangled Fine-tuning via QR Dec
 Generation", ICCV 2025 (arXiv 2507.04599). Not to be confused with arXiv 2508.21810 of the same name.
 """
 
-from .adapter import Layer, QRLoRA, Term
+from .adapter import Layer, Origin, QRLoRA, Term
 from .errors import (
     AdapterError,
     AdapterFileError,
@@ -18,12 +18,13 @@ from .files.adapter_file import load_adapter, save_adapter
 from .files.basis_store import BasisStore
 from .files.formats import FORMATS
 from .files.training_state import TrainingState, load_training, save_training
-from .functional.compare import as_table, compare
+from .functional.compare import Comparison, as_table, compare
 from .functional.decompose import Factors, decompose
 from .functional.merge import merge
 from .functional.null_space import null_space
 from .functional.rebase import Rebased, overall_energy, rebase_layer, reduce_layer, require_captured
 from .functional.ties import ties
+from .metadata import BASE_FINGERPRINT, json_object
 from .schedule import Schedule
 from .train.delta import TrainableDelta
 from .train.objective import ObjectiveSettings
@@ -32,16 +33,19 @@ from .train.targets import PRESETS, select
 from .train.trainer import Trainer
 
 __all__ = [
+    "BASE_FINGERPRINT",
     "FORMATS",
     "PRESETS",
     "AdapterError",
     "AdapterFileError",
     "BasisStore",
+    "Comparison",
     "DecompositionError",
     "Factors",
     "Layer",
     "ObjectiveSettings",
     "OptimizerSettings",
+    "Origin",
     "QRLoRA",
     "QRLoRAError",
     "Rebased",
@@ -56,6 +60,7 @@ __all__ = [
     "as_table",
     "compare",
     "decompose",
+    "json_object",
     "load_adapter",
     "load_training",
     "merge",

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ....qrlora_core import QRLoRA
-from ....qrlora_core.metadata import json_object
+from ....qrlora_core import QRLoRA, json_object
 from ..text import ranks_as_text
 
 _LONGEST = 500

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ....qrlora_core import AdapterFileError
+from ....qrlora_core import AdapterFileError, json_object
 from ....qrlora_core.errors import Reason
 from ....qrlora_core.files.formats import Contents, Format, format_of
 from ....qrlora_core.files.safetensors_io import SafetensorsFile, reading
-from ....qrlora_core.metadata import METADATA_PREFIX, json_object
+from ....qrlora_core.metadata import METADATA_PREFIX
 
 _BASE = (f"{METADATA_PREFIX}base_model", "modelspec.architecture", "ss_base_model_version", "ss_sd_model_name")
 _TRIGGERS = (f"{METADATA_PREFIX}triggers", "modelspec.trigger_phrase")

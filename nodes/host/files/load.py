@@ -8,8 +8,7 @@ from typing import Any
 
 import comfy.lora_convert
 
-from ....qrlora_core import AdapterError, AdapterFileError, QRLoRA, load_adapter
-from ....qrlora_core.adapter import Origin
+from ....qrlora_core import AdapterError, AdapterFileError, Origin, QRLoRA, load_adapter
 from ....qrlora_core.functional.lora import subtract_cores
 from ..advice import advised
 from ..model.bases import BaseModel, basis_store

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ....qrlora_core import QRLoRA, TargetError, compare
-from ....qrlora_core.functional.compare import Comparison
+from ....qrlora_core import Comparison, QRLoRA, TargetError, compare
 from ..model.host_types import Patcher
 from ..model.matching import Names, match, require_some
 from .align import on_same_layers

@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from ....qrlora_core import QRLoRA, QRLoRAError, Term
-from ....qrlora_core.metadata import BASE_FINGERPRINT, json_object
+from ....qrlora_core import BASE_FINGERPRINT, QRLoRA, QRLoRAError, Term, json_object
 from .matching import Match
 from .memo import Note, remembered
 from .weights import base_weight, fingerprint

@@ -12,7 +12,9 @@ import comfy.model_management
 import comfy.utils
 
 from ....qrlora_core import (
+    BASE_FINGERPRINT,
     Layer,
+    Origin,
     QRLoRA,
     Rebased,
     overall_energy,
@@ -20,8 +22,6 @@ from ....qrlora_core import (
     reduce_layer,
     require_captured,
 )
-from ....qrlora_core.adapter import Origin
-from ....qrlora_core.metadata import BASE_FINGERPRINT
 from ..text import paths_as_text
 from .bases import decompose_target
 from .matching import Names, match, require_some

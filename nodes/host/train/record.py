@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 
-from ....qrlora_core import Trainer, TrainingError, TrainingState
+from ....qrlora_core import BASE_FINGERPRINT, Trainer, TrainingError, TrainingState
 from ....qrlora_core.files.adapter_file import describe
-from ....qrlora_core.metadata import BASE_FINGERPRINT
 from ....qrlora_core.train import distributed
 from ..model.key_map import Target
 from ..model.weights import base_name, fingerprint
