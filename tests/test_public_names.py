@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = "examples/core.py"
 SEVERAL = 2
 PUBLIC = set(qrlora_core.__all__)
-ERRORS = {name for name, own in vars(qrlora_core.errors).items() if isinstance(own, type)}
+ERRORS = {name for name in vars(qrlora_core.errors) if name.endswith("Error")}
 PICTURES = "nodes/pictures/"  # may take what is drawn from where it is made, and nothing of core as a whole
 
 

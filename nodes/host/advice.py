@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from ...qrlora_core.errors import QRLoRAError, Reason
+from ...qrlora_core import QRLoRAError, Reason
 
 _ADVICE = {
     Reason.OTHER_BASE: "Connect that model.",
