@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import comfy.lora_convert
 
@@ -12,11 +11,12 @@ from ....qrlora_core import AdapterError, AdapterFileError, Origin, QRLoRA, load
 from ....qrlora_core.functional.lora import subtract_cores
 from ..advice import advised
 from ..model.bases import BaseModel, basis_store
+from ..model.host_types import Patcher
 
 FILE_KINDS = ("auto", "published qr")
 
 
-def load(path: Path, kind: str = FILE_KINDS[0], patcher: Any = None) -> QRLoRA:
+def load(path: Path, kind: str = FILE_KINDS[0], patcher: Patcher | None = None) -> QRLoRA:
     """The adapter in a file.
 
     Args:

@@ -36,19 +36,20 @@ def register_library() -> None:
     server = running_server()
     if server is None:
         return
+    routes: web.RouteTableDef = server.routes
 
-    @server.routes.get("/qr_lora/adapters")
+    @routes.get("/qr_lora/adapters")
     async def adapters(_request: web.Request) -> web.Response:
         return web.json_response({"adapters": await asyncio.to_thread(_all)})
 
-    @server.routes.get("/qr_lora/adapter")
+    @routes.get("/qr_lora/adapter")
     async def adapter(request: web.Request) -> web.Response:
         try:
             return web.json_response(await asyncio.to_thread(_facts, _asked(request)))
         except _Refused as refused:
             return _as_answer(refused)
 
-    @server.routes.get("/qr_lora/picture")
+    @routes.get("/qr_lora/picture")
     async def picture(request: web.Request) -> web.StreamResponse:
         try:
             path = await asyncio.to_thread(_picture, _asked(request), request.query.get("index", "0"))

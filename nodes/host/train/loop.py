@@ -16,6 +16,7 @@ from ....qrlora_core import ObjectiveSettings, QRLoRAError, TrainableDelta, Trai
 from ....qrlora_core.train import distributed
 from ..advice import advised
 from ..files.checkpoints import Run
+from ..model.host_types import Guider
 from ..model.key_map import Target
 from .batches import Batch, BatchSampler
 from .dataset import TrainingSet
@@ -113,7 +114,7 @@ class _Running:
     def __init__(
         self,
         loop: Loop,
-        guider: Any,
+        guider: Guider,
         conds: dict[int, Any],
         options: dict[str, Any],
         outputs: ActivationCache,
@@ -240,7 +241,8 @@ class _Running:
 
 def _budget(device: torch.device) -> float:
     """Bytes that blocks which run twice may keep: a share of what is free, the rest being for everything else."""
-    return _KEPT_SHARE * comfy.model_management.get_free_memory(device)
+    free: int = comfy.model_management.get_free_memory(device)
+    return _KEPT_SHARE * free
 
 
 def _masks(batch: Batch, latent: Tensor) -> Tensor | None:

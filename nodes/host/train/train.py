@@ -17,6 +17,7 @@ from ....qrlora_core.train import distributed
 from ..advice import advised
 from ..files.checkpoints import Run, checkpoint_name, checkpoint_path, latest_checkpoint, new_run, resumed_run
 from ..model.bases import decompose_target
+from ..model.host_types import Patcher
 from ..model.key_map import KeyMap, Target
 from ..text import paths_as_text
 from .dataset import TrainingSet
@@ -45,7 +46,7 @@ class View:
 
 
 def train_adapter(
-    patcher: Any,
+    patcher: Patcher,
     data: TrainingSet,
     settings: TrainingSettings,
     run: RunSettings | None = None,
@@ -123,13 +124,13 @@ def _run_folder(run: RunSettings, source: Path | None) -> Run:
     return resumed_run(source, run.run_name, run.keep_checkpoints)
 
 
-def _choose(patcher: Any, settings: TrainingSettings) -> dict[str, Target]:
+def _choose(patcher: Patcher, settings: TrainingSettings) -> dict[str, Target]:
     available = KeyMap(patcher.model).linear(patcher.model)
     return {path: available[path] for path in select(available, settings.targets)}
 
 
 def _deltas(
-    patcher: Any, targets: Mapping[str, Target], settings: TrainingSettings, resumed: TrainingState | None
+    patcher: Patcher, targets: Mapping[str, Target], settings: TrainingSettings, resumed: TrainingState | None
 ) -> dict[str, TrainableDelta]:
     """What is trained, on the device; Q and R stay on the CPU, for the adapter, but for what the products need."""
     device, dtype = patcher.load_device, DTYPES[settings.training_dtype]
@@ -147,13 +148,13 @@ def _deltas(
     return deltas
 
 
-def _decompose(patcher: Any, path: str, target: Target, settings: TrainingSettings) -> Factors:
+def _decompose(patcher: Patcher, path: str, target: Target, settings: TrainingSettings) -> Factors:
     rank = min(settings.rank, *target.shape)  # a layer narrower than the rank keeps the scaling at its full rank
     scaling = (settings.alpha or settings.rank) / settings.rank
     return decompose_target(patcher, path, target, rank, scaling * rank)
 
 
-def _monitor(patcher: Any, status: TrainingStatus, view: View, folder: Run) -> Monitor:
+def _monitor(patcher: Patcher, status: TrainingStatus, view: View, folder: Run) -> Monitor:
     logs = folder.folder / "tensorboard" if folder.writes and not distributed.rank() else None
     return Monitor(
         status,
@@ -165,7 +166,7 @@ def _monitor(patcher: Any, status: TrainingStatus, view: View, folder: Run) -> M
     )
 
 
-def run_loop(patcher: Any, loop: Loop, dtype: torch.dtype) -> None:
+def run_loop(patcher: Patcher, loop: Loop, dtype: torch.dtype) -> None:
     """Run the loop as a sampler in the host's guider, which loads the model and processes the captions."""
     clone = patcher.clone()
     # Always: what the model computes in now may be the doing of another clone, undone when this one is loaded.
