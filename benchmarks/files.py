@@ -227,7 +227,7 @@ def show_times(kinds: Mapping[str, Mapping[str, File]], quick: bool) -> None:
 
 def first_compact(file: File) -> float:
     """Seconds of the first compact file after a start: the numbers behind a sketch are drawn as well."""
-    basis_module._gaussian.cache_clear()
+    basis_module._stream.cache_clear()
     return clock(lambda: file.load(file.path))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..qrlora_core import QRLoRA, QRLoRAError
+from ..qrlora_core.text import listed
 from .host.apply.source import Source
 from .host.merge.merge import APPLY_MODES, apply_adapters
 from .host.model.host_types import Patcher
@@ -108,7 +109,7 @@ def _sources(adapter_x: QRLoRA, x: float, adapter_y: QRLoRA | None, y: float | N
 
 def _scales(name: str, text: str) -> tuple[float, ...]:
     try:
-        scales = tuple(float(part) for part in text.replace("\n", ",").split(",") if part.strip())
+        scales = tuple(float(part) for part in listed(text))
     except ValueError:
         raise QRLoRAError(f"{name}: expected numbers with commas such as 0, 0.5, 1, found {text!r}.") from None
     if not all(map(math.isfinite, scales)):

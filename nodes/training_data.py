@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..qrlora_core import TrainingError
+from ..qrlora_core.text import listed
 from .host.train.dataset import DataSettings, collect_examples
 from .sockets import CATEGORY, TrainingDataSocket
 
@@ -93,7 +94,7 @@ class TrainingData(io.ComfyNode):
 
 def _read_repeats(text: str) -> tuple[int, ...]:
     try:
-        numbers = tuple(int(part) for part in text.split(",") if part.strip())
+        numbers = tuple(int(part) for part in listed(text))
     except ValueError as error:
         raise TrainingError(f"repeats: expected whole numbers with commas such as 1, 3, 1, found {text!r}.") from error
     if any(number < 1 for number in numbers):

@@ -7,6 +7,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 
 from .errors import ScheduleError
+from .text import listed
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,6 @@ class Schedule:
         (left, start), (right, end) = self.points[after - 1], self.points[after]
         return start + (end - start) * (progress - left) / (right - left)
 
-    @property
-    def is_constant(self) -> bool:
-        """True when the factor never changes."""
-        return len({factor for _, factor in self.points}) == 1
-
 
 def parse_points(text: str) -> Schedule:
     """``0:1, 0.5:0.3, 1:0`` as a schedule.
@@ -56,7 +52,7 @@ def parse_points(text: str) -> Schedule:
         ScheduleError: text that does not read so; names the part.
     """
     points = []
-    for part in filter(None, (piece.strip() for piece in text.replace("\n", ",").split(","))):
+    for part in listed(text):
         try:
             progress, factor = (float(number) for number in part.split(":"))
         except ValueError:

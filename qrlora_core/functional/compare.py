@@ -109,6 +109,18 @@ class Comparison:
     only_second: tuple[str, ...]
 
 
+def interference(
+    product: float, energy_first: float, energy_second: float, scale_first: float = 1.0, scale_second: float = 1.0
+) -> float:
+    """``2 <a D_a, b D_b> / (|a D_a|^2 + |b D_b|^2)``: what share of energy a merge at the scales a, b gains or loses.
+
+    Args:
+        product: ``<D_a, D_b>``. energy_first, energy_second: ``|D_a|_F^2`` and ``|D_b|_F^2``.
+    """
+    energy = scale_first**2 * energy_first + scale_second**2 * energy_second
+    return 2 * scale_first * scale_second * product / energy if energy else 0.0
+
+
 def compare(first: QRLoRA, second: QRLoRA) -> Comparison:
     """Compare two adapters, of any number of terms and any ranks, without forming a delta.
 
@@ -174,7 +186,7 @@ def _compare_layer(path: str, first: Layer, second: Layer, a: Spectrum, b: Spect
         column_overlap=_overlap(columns[: a.content, : b.content]),
         row_overlap=_overlap(a.right.T @ b.right),
         delta_cosine=product / norms if norms else None,
-        interference=_interference(product, a.energy + b.energy),
+        interference=interference(product, a.energy, b.energy),
         energy_first=a.energy,
         energy_second=b.energy,
     )
@@ -197,10 +209,6 @@ def _overlap(products: Tensor) -> float | None:
     return float(products.square().sum()) / min(products.shape) if products.numel() else None
 
 
-def _interference(product: float, energy: float) -> float:
-    return 2 * product / energy if energy else 0.0
-
-
 def _product(layer: LayerComparison) -> float:
     """``<D_a, D_b>`` again."""
     return layer.interference * (layer.energy_first + layer.energy_second) / 2
@@ -218,7 +226,7 @@ def _totals(layers: Sequence[LayerComparison], energies: Sequence[_Energies]) ->
     energy_first = math.fsum(layer.first for layer in energies)
     energy_second = math.fsum(layer.second for layer in energies)
     return Totals(
-        interference=_interference(math.fsum(map(_product, layers)), energy_first + energy_second),
+        interference=interference(math.fsum(map(_product, layers)), energy_first, energy_second),
         energy_first=energy_first,
         energy_second=energy_second,
         **{name: _weighted_mean(layers, name) for name in _SIMILARITIES},
@@ -243,7 +251,7 @@ def _blocks(layers: Iterable[LayerComparison], energies: Iterable[_Energies]) ->
 def _block(block: str, members: Sequence[_Energies], products: Mapping[str, float]) -> BlockComparison:
     product = math.fsum(products.get(layer.path, 0.0) for layer in members)
     first, second = math.fsum(layer.first for layer in members), math.fsum(layer.second for layer in members)
-    return BlockComparison(block, _interference(product, first + second), first, second)
+    return BlockComparison(block, interference(product, first, second), first, second)
 
 
 def block_of(path: str) -> str:

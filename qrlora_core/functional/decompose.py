@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -65,7 +63,7 @@ def decompose(
     filled with an orthonormal completion, and their rows of `R` are zero.
 
     Args:
-        base_weight: (out, in), any floating dtype and device; not modified. The work is done in float32 there.
+        base_weight: (out, in), any floating dtype and device; not modified. The work is done there, in float32.
         rank: between 1 and min(out, in).
         alpha: positive; default `rank`, that is a scaling of 1.
         method: "exact" captures at least 0.999999 of the energy that the best rank-r subspace captures,
@@ -83,8 +81,9 @@ def decompose(
     alpha = float(rank) if alpha is None else alpha
     _check_arguments(base_weight, rank, alpha, method, prefix)
     # Leaving inference mode makes `q` and `base_r` normal tensors, which a trainer may save for backward.
-    with torch.inference_mode(False), torch.no_grad(), _plain_float32(base_weight.device.type):
-        weight = base_weight.detach().to(torch.float32)
+    plain = torch.autocast(base_weight.device.type, enabled=False)
+    with torch.inference_mode(False), torch.no_grad(), plain:
+        weight = base_weight.detach().to(torch.float32).to(_dtype_of_work())
         peak = _largest_entry(weight, prefix)
         exponent = 0 if peak == 0 or _SAFE_PEAK[0] < peak < _SAFE_PEAK[1] else math.frexp(peak)[1]
         if exponent:
@@ -94,8 +93,8 @@ def decompose(
         except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
             raise DecompositionError(f"{prefix}eigendecomposition failed ({error}); check the weight") from error
         energy = _squared_norm(projection) / _squared_norm(weight) if peak else 1.0
-        base_r = projection * math.ldexp(rank / alpha, exponent)
-    return Factors(q, base_r, rank, float(alpha), min(energy, 1.0))
+        base_r = (projection * math.ldexp(rank / alpha, exponent)).float()
+    return Factors(q.float(), base_r, rank, float(alpha), min(energy, 1.0))
 
 
 def _check_arguments(base_weight: Tensor, rank: int, alpha: float, method: str, prefix: str) -> None:
@@ -131,27 +130,20 @@ def _largest_entry(weight: Tensor, prefix: str) -> float:
     return peak
 
 
-@contextmanager
-def _plain_float32(device_type: str) -> Iterator[None]:
-    """Keep autocast, TF32 and bfloat16 matmuls, which a caller may have on, away from the basis."""
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.autocast(device_type, enabled=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(precision)
+def _dtype_of_work() -> torch.dtype:
+    """float32; float64 where the process rounds its products to TF32 or bfloat16, which no thread can undo alone."""
+    return torch.float32 if torch.get_float32_matmul_precision() == "highest" else torch.float64
 
 
 def _factorize(weight: Tensor, rank: int, tolerance: float) -> tuple[Tensor, Tensor]:
     """Return `Q` (out, rank) and `Q^T W` (rank, in), upper triangular with diagonal >= 0."""
-    left = _left_basis(weight, rank, tolerance)
-    inside = left.T @ weight
+    left = _left_basis(weight, rank, tolerance)  # (out, block)
+    inside = left.T @ weight  # (block, in)
     rotation, values, _ = torch.linalg.svd(torch.linalg.qr(inside.T, mode="r").R.T)
-    rotation, values = rotation[:, :rank], values[:rank]
+    rotation, values = rotation[:, :rank], values[:rank]  # (block, rank)
     content = int((values > _NEGLIGIBLE * values[0]).sum())
     leading, completion = left @ rotation[:, :content], left @ rotation[:, content:]
-    inner_q, triangle = torch.linalg.qr(rotation[:, :content].T @ inside)
+    inner_q, triangle = torch.linalg.qr(rotation[:, :content].T @ inside)  # (content, content), (content, in)
     signs = torch.where(triangle.diagonal() < 0, -1.0, 1.0)
     q = torch.cat([leading @ (inner_q * signs), completion], dim=1)
     projection = torch.cat([triangle * signs[:, None], triangle.new_zeros(rank - content, weight.shape[1])])
@@ -189,12 +181,12 @@ def _block_krylov(matrix: Tensor, rank: int, block: int, tolerance: float) -> Te
     side = matrix.shape[1]
     generator = torch.Generator("cpu").manual_seed(_SEED)
     start = torch.randn(side, block, generator=generator, device="cpu", dtype=torch.float32)
-    latest = space = _orthonormal(start.to(matrix.device))
+    latest = space = _orthonormal(start.to(matrix))  # (side, block); space grows by a block at a time
     projected = space.new_zeros(0, 0)
     next_check = 2 * block
     while space.shape[1] <= side * 2 // 3:
-        image = matrix.T @ (matrix @ latest)
-        coefficients = space.T @ image
+        image = matrix.T @ (matrix @ latest)  # (side, block)
+        coefficients = space.T @ image  # (width of space, block)
         # space.T @ G @ space, of which eigh reads the lower triangle alone.
         projected = torch.cat([torch.nn.functional.pad(projected, (0, block)), coefficients.T])
         rest, coupling = torch.linalg.qr(image - space @ coefficients)

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 
 from ..adapter import Layer, QRLoRA, Term
 from ..errors import TargetError
+from ..text import listed
 
 Rule = tuple[str, float]
 
@@ -20,7 +21,7 @@ def parse_rules(text: str) -> list[Rule]:
         TargetError: text that does not read so; names the part.
     """
     rules = []
-    for part in filter(None, (piece.strip() for piece in text.replace("\n", ",").split(","))):
+    for part in listed(text):
         pattern, _, number = part.rpartition(":")
         try:
             factor = float(number)

@@ -14,6 +14,7 @@ from ..errors import AdapterError, Reason
 # alignment; a basis of another weight has at least one direction elsewhere.
 _TOLERANCE = 1e-2
 _SEED = 0
+_KEPT_NUMBERS = 2**21  # 17 MB; a longer stream takes their place
 # A sketch in float16 would lose 3e-4 of a basis that is rebuilt; above this rank it would outgrow what it saves.
 _FULL_SKETCH_RANK = 64
 
@@ -28,10 +29,16 @@ def sketch(q: Tensor) -> Tensor:
     return found.to(torch.float32 if q.shape[1] <= _FULL_SKETCH_RANK else torch.float16)
 
 
-@lru_cache(maxsize=8)
 def _gaussian(rows: int, columns: int) -> Tensor:
+    """G (rows, columns) float64: of every shape the beginning of one stream of numbers."""
+    count = rows * columns
+    return _stream(max(_KEPT_NUMBERS, count))[:count].view(rows, columns)
+
+
+@lru_cache(maxsize=1)
+def _stream(count: int) -> Tensor:
     # This generator's stream is frozen for all versions of numpy, which torch promises for none of its own.
-    return torch.from_numpy(np.random.RandomState(_SEED).standard_normal((rows, columns)))
+    return torch.from_numpy(np.random.RandomState(_SEED).standard_normal(count))
 
 
 def differs(q: Tensor, stored: Tensor) -> float:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from ..errors import TargetError
+from ..text import listed
 
 # The published FLUX list, by dotted suffix.
 _PUBLISHED = (
@@ -89,8 +90,7 @@ def _of_preset(paths: Sequence[str], choice: str) -> list[str]:
 
 
 def _patterns(choice: str | Sequence[str]) -> list[str]:
-    parts = re.split(r"[,\n]", choice) if isinstance(choice, str) else choice
-    return [part.strip() for part in parts if part.strip()]
+    return listed(choice) if isinstance(choice, str) else [part.strip() for part in choice if part.strip()]
 
 
 def _inventory(paths: Sequence[str], limit: int = 40) -> str:

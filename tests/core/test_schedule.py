@@ -26,7 +26,6 @@ def test_constant_is_off_outside_its_window() -> None:
     assert [gate.at(x) for x in (0.0, 0.24, 0.25, 0.7, 0.75, 1.0)] == [0, 0, 1, 1, 0, 0]
     whole = make_curve("constant")
     assert [whole.at(x) for x in (0.0, 0.5, 1.0)] == [1, 1, 1]
-    assert whole.is_constant
 
 
 def test_early_and_late_mirror_each_other() -> None:

@@ -16,12 +16,11 @@ from pathlib import Path
 import folder_paths
 
 from ....qrlora_core import AdapterFileError
+from ....qrlora_core.text import UNREADABLE
 
 FOLDER = "qr_loras"
 _SUFFIX = ".safetensors"
 _OUTPUT_LABEL = f"output/{FOLDER}"
-# Control characters, those that turn the direction of text, and bytes that are no text.
-_UNREADABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _MARKUP = re.compile("[<>]")  # one of the host's renderers shows the entries of a list as HTML
 _UNPORTABLE = re.compile('[<>:"|?*]')  # what Windows allows in no name
 _DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])", re.IGNORECASE)
@@ -196,7 +195,7 @@ def relative_parts(name: str, what: str, folder: str, *, added: str | None = Non
 
 def _fault(part: str, forbidden: re.Pattern[str]) -> str | None:
     """What is wrong with the name of one file or folder."""
-    if _UNREADABLE.search(part):
+    if UNREADABLE.search(part):
         return "the name has characters that cannot be shown"
     if found := forbidden.search(part):
         return f"the name has the character {found[0]}"

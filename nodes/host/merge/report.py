@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ....qrlora_core import QRLoRA
 from ....qrlora_core.adapter import MergeRecord
+from ....qrlora_core.functional.compare import interference
 from ..apply.took_part import describe_unrun
 from ..text import paths_as_text, ranks_as_text
 
@@ -105,9 +106,8 @@ class Neighbours:
     energy_second: float
 
     def interference(self, first: float, second: float) -> float:
-        """``2 <a D_a, b D_b> / (|a D_a|^2 + |b D_b|^2)`` at the scales a, b: the share of energy gained or lost."""
-        energy = first**2 * self.energy_first + second**2 * self.energy_second
-        return 2 * first * second * self.product / energy if energy else 0.0
+        """See `compare.interference`, at these scales."""
+        return interference(self.product, self.energy_first, self.energy_second, first, second)
 
 
 def overview(reports: Sequence[SourceReport], neighbours: Sequence[Neighbours], merged: QRLoRA) -> dict[str, Any]:

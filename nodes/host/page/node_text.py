@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 from comfy_api.latest import io
 
+from ....qrlora_core.text import UNREADABLE
 from .server import running_server
 
 _LONGEST = 20_000
-# Control characters, those that turn the direction of text, and halves of characters, which no message can carry.
-_NO_TEXT = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_NO_TEXT = re.compile(rf"(?!\n){UNREADABLE.pattern}")
 _BRACKETS = str.maketrans("<>", "‹›")
 # What the renderers make a link, a picture or a character of, and a placeholder that one of them trips over.
 _ACTIVE = re.compile(r"\[(?=\[)|\](?=[(:\[])|:(?=//)|www(?=\.)|@|&(?=[#\w])|_(?=_LNK\d)", re.IGNORECASE)
