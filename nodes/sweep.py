@@ -8,8 +8,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..qrlora_core import QRLoRA, QRLoRAError
-from ..qrlora_core.text import listed
+from ..qrlora_core import QRLoRA, QRLoRAError, listed
 from .host.apply.source import Source
 from .host.merge.merge import APPLY_MODES, apply_adapters
 from .host.model.host_types import Patcher

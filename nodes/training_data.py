@@ -6,8 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..qrlora_core import TrainingError
-from ..qrlora_core.text import listed
+from ..qrlora_core import TrainingError, listed
 from .host.train.dataset import DataSettings, collect_examples
 from .sockets import CATEGORY, TrainingDataSocket
 

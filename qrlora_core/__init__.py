@@ -27,6 +27,7 @@ from .functional.rebase import Rebased, overall_energy, rebase_layer, reduce_lay
 from .functional.ties import ties
 from .metadata import BASE_FINGERPRINT, json_object
 from .schedule import Schedule
+from .text import UNREADABLE, listed
 from .train.delta import TrainableDelta
 from .train.objective import ObjectiveSettings
 from .train.optimizers import OptimizerSettings
@@ -37,6 +38,7 @@ __all__ = [
     "BASE_FINGERPRINT",
     "FORMATS",
     "PRESETS",
+    "UNREADABLE",
     "AdapterError",
     "AdapterFileError",
     "BasisStore",
@@ -63,6 +65,7 @@ __all__ = [
     "compare",
     "decompose",
     "json_object",
+    "listed",
     "load_adapter",
     "load_training",
     "merge",

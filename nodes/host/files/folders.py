@@ -15,8 +15,7 @@ from pathlib import Path
 
 import folder_paths
 
-from ....qrlora_core import AdapterFileError
-from ....qrlora_core.text import UNREADABLE
+from ....qrlora_core import UNREADABLE, AdapterFileError
 
 FOLDER = "qr_loras"
 _SUFFIX = ".safetensors"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from comfy_api.latest import io
 
-from ....qrlora_core.text import UNREADABLE
+from ....qrlora_core import UNREADABLE
 from .server import running_server
 
 _LONGEST = 20_000
