@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import re
+import time
 from pathlib import Path
 
 import torch
@@ -29,11 +32,14 @@ class BasisStore:
 
     def find(self, basis_id: str, stored: Tensor) -> Tensor | None:
         """The basis of this name if it is there, undamaged and has this sketch, else None."""
+        path = self._path(basis_id, stored.shape[0])
         try:
-            with reading(self._path(basis_id, stored.shape[0])) as file:
+            with reading(path) as file:
                 q, digest = file.get_tensor("q"), file.metadata().get(_DIGEST)
         except AdapterFileError:
             return None  # a damaged cache entry is one that is missing
+        with contextlib.suppress(OSError):  # a folder that can only be read
+            os.utime(path, (time.time(), path.stat().st_mtime))  # used now; a file system alone may not note it
         whole = q.is_floating_point() and _digest(q) == digest
         return q if whole and fits(q, stored) else None
 
@@ -44,6 +50,27 @@ class BasisStore:
             AdapterFileError: the folder cannot be written.
         """
         write(self._path(basis_id, q.shape[1]), {"q": plain(q)}, {_DIGEST: _digest(q)})
+
+    def prune(self, limit: int) -> int:
+        """Delete the bases that were not used for the longest time until the others have at most `limit` bytes.
+
+        Returns:
+            How many were deleted.
+        """
+        used: list[tuple[float, int, Path]] = []
+        for path in self._folder.glob(f"rank_*/*{SUFFIX}"):
+            with contextlib.suppress(OSError):  # another process may have deleted it
+                found = path.stat()
+                used.append((max(found.st_atime, found.st_mtime), found.st_size, path))
+        total, deleted = sum(size for _, size, _ in used), 0
+        for _, size, path in sorted(used):
+            if total <= limit:
+                break
+            with contextlib.suppress(OSError):
+                path.unlink()
+                deleted += 1
+            total -= size
+        return deleted
 
     def _path(self, basis_id: str, rank: int) -> Path:
         if not _BASIS_ID.fullmatch(basis_id):  # it comes from a file and becomes a path

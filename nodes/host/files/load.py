@@ -27,10 +27,10 @@ def load(path: Path, kind: str = FILE_KINDS[0], patcher: Patcher | None = None) 
         AdapterFileError: see `load_adapter`; or a kind that the file is not of, or that needs the model.
     """
     base = None if patcher is None else BaseModel(patcher)
-    with advised():
+    with advised(), basis_store() as bases:
         adapter = load_adapter(
             path,
-            bases=basis_store(),
+            bases=bases,
             rebuild=None if base is None else base.basis,
             rename=comfy.lora_convert.convert_lora,
         )

@@ -21,5 +21,5 @@ def save(adapter: QRLoRA, path: Path, format: str, dtype: str) -> Path:
     """
     if dtype not in DTYPES:
         raise AdapterFileError(f"dtype: expected one of {', '.join(DTYPES)}, found {dtype!r}.")
-    with advised():
-        return save_adapter(adapter, path, format=format, dtype=DTYPES[dtype], bases=basis_store())
+    with advised(), basis_store() as bases:
+        return save_adapter(adapter, path, format=format, dtype=DTYPES[dtype], bases=bases)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,11 +18,19 @@ from .key_map import KeyMap, Target
 from .weights import base_name, base_weight
 
 _FOLDER = "qr_lora_bases"
+_MOST_BYTES = 32 * 2**30
 
 
-def basis_store() -> BasisStore:
-    """Where the bases of compact files lie: ``models/qr_lora_bases``, which may be deleted at any time."""
-    return BasisStore(Path(folder_paths.models_dir) / _FOLDER)
+@contextlib.contextmanager
+def basis_store() -> Iterator[BasisStore]:
+    """Where the bases of compact files lie: ``models/qr_lora_bases``, which may be deleted at any time.
+
+    Behind the context, what lies there has at most 32 GiB: some sixty base models at rank 64.
+    """
+    store = BasisStore(Path(folder_paths.models_dir) / _FOLDER)
+    yield store
+    if deleted := store.prune(_MOST_BYTES):
+        logging.info("QR-LoRA: %d bases that were not used for the longest time left %s", deleted, _FOLDER)
 
 
 class BaseModel:

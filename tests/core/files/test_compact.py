@@ -81,6 +81,26 @@ def saved(tmp_path, bases):
     return save
 
 
+class TestPruning:
+    def test_keeps_what_was_used_last(self, tmp_path):
+        store = BasisStore(tmp_path)
+        bases = [Term(orthonormal(OUT, RANK, seed=seed), torch.ones(RANK, 2)) for seed in range(4)]
+        for age, term in enumerate(bases):
+            store.put(term.basis_id, term.q)
+            (path,) = tmp_path.glob(f"rank_{RANK}/{term.basis_id}.safetensors")
+            os.utime(path, (1e9 + age, 1e9 + age))
+        size = path.stat().st_size
+        assert store.find(bases[0].basis_id, sketch(bases[0].q)) is not None  # used now
+        assert store.prune(2 * size) == 2
+        there = [store.find(term.basis_id, sketch(term.q)) is not None for term in bases]
+        assert there == [True, False, False, True]
+        assert store.prune(2 * size) == 0
+        assert store.prune(0) == 2
+
+    def test_of_a_folder_that_is_not_there(self, tmp_path):
+        assert BasisStore(tmp_path / "none").prune(0) == 0
+
+
 class TestRoundTrip:
     @pytest.mark.parametrize(("dtype", "rounding"), [(None, 2**-11), (torch.float16, 2**-11), (torch.bfloat16, 2**-8)])
     @pytest.mark.parametrize("size", [1e-30, 1e-9, 1e-5, 1.0, 1e6, 1e15])

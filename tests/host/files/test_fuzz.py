@@ -648,7 +648,8 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def goods(tmp_path_factory: pytest.TempPathFactory) -> list[Parsed]:
-    paths = good_files(tmp_path_factory.mktemp("good") / "files", basis_store())
+    with basis_store() as bases:
+        paths = good_files(tmp_path_factory.mktemp("good") / "files", bases)
     return [Parsed(kind, path.read_bytes()) for kind, path in paths.items()]
 
 
