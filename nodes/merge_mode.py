@@ -13,7 +13,7 @@ from .host.merge.modes.mode import Mode, Parameter
 from .host.merge.modes.registry import MODES, mode_named
 
 
-def mode_inputs(slots: int) -> list[Any]:
+def mode_inputs(slots: int) -> list[io.Input]:
     """``mode`` and what each mode needs; they are optional, so that they may stand last in a released node."""
     texts = [f"{mode.name}: {mode.text}" for mode in MODES]
     names = [mode.name for mode in MODES]
@@ -21,7 +21,7 @@ def mode_inputs(slots: int) -> list[Any]:
     return [choice, *(_input(mode, own, slots) for mode in MODES for own in mode.parameters)]
 
 
-def _input(mode: Mode, own: Parameter, slots: int) -> Any:
+def _input(mode: Mode, own: Parameter, slots: int) -> io.Input:
     """The widget of a parameter; the page reads beside it to which mode it belongs, and whether it names a slot."""
     tooltip = f"{mode.name}: {own.text}"
     if own.names_adapter:

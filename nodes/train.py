@@ -10,6 +10,7 @@ from comfy_api.latest import io, ui
 from ..qrlora_core import PRESETS, AdapterFileError, ObjectiveSettings, OptimizerSettings
 from ..qrlora_core.train.delta import VARIANTS
 from .host.files.checkpoints import checkpoint_names, checkpoint_path
+from .host.model.host_types import Conditioning, Latent, Patcher
 from .host.page.node_text import node_id, show_text, text_shower
 from .host.page.training import current_trainings
 from .host.train.dataset import DataSettings, collect
@@ -60,8 +61,8 @@ class Train(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: list[Any], latents: list[Any], positive: list[Any], targets: list[str],
-        custom_targets: list[str] | None = None, negative: list[Any] | None = None, **settings: list[Any],
+        cls, model: list[Patcher], latents: list[Latent], positive: list[Conditioning], targets: list[str],
+        custom_targets: list[str] | None = None, negative: list[Conditioning] | None = None, **settings: list[Any],
     ) -> io.NodeOutput:  # fmt: skip
         """Train on all latents and captions at once; every other input is a list of one."""
         given = {name: values[0] for name, values in settings.items() if values}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from comfy_api.latest import io
 
 from ..qrlora_core import TrainingError, listed
-from .host.train.dataset import DataSettings, collect_examples
+from .host.model.host_types import Conditioning, Latent
+from .host.train.dataset import DataSettings, Example, collect_examples
 from .sockets import CATEGORY, TrainingDataSocket
 
 
@@ -77,8 +76,8 @@ class TrainingData(io.ComfyNode):
         repeats: list[str],
         caption_dropout: list[float],
         prior_weight: list[float],
-        prior_latents: list[Any] | None = None,
-        prior_positive: list[Any] | None = None,
+        prior_latents: list[Latent] | None = None,
+        prior_positive: list[Conditioning] | None = None,
     ) -> io.NodeOutput:
         """Pack the settings; every input but the last two is a list of one."""
         settings = DataSettings(
@@ -101,7 +100,7 @@ def _read_repeats(text: str) -> tuple[int, ...]:
     return numbers
 
 
-def _prior(latents: list[Any] | None, positive: list[Any] | None) -> list[Any]:
+def _prior(latents: list[Latent] | None, positive: list[Conditioning] | None) -> list[Example]:
     if (latents is None) != (positive is None):
         raise TrainingError("prior_latents and prior_positive belong together: connect both, or neither.")
     return [] if latents is None else collect_examples(latents, positive or [], what="prior_latents")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,17 +28,17 @@ class Change:
         return self.changed(parameter)
 
 
-def may_be_bypassed(module: Any) -> bool:
+def may_be_bypassed(module: object) -> bool:
     """Whether the host hands out this layer's weight, and has a reason to: it is quantized, or that of a norm."""
     return hands_out(module) and (not _is_product(module) or hasattr(getattr(module, "weight", None), "_qdata"))
 
 
-def hands_out(module: Any) -> bool:
+def hands_out(module: object) -> bool:
     """Whether the host's `cast_bias_weight` serves this layer."""
     return all(hasattr(module, name) for name in _LISTS)
 
 
-def _is_product(module: Any) -> bool:
+def _is_product(module: object) -> bool:
     return hasattr(module, "in_features") or hasattr(module, "kernel_size")
 
 
@@ -92,10 +91,10 @@ class _WhileNotCalled(list[Callable[[Tensor], Tensor]]):
             return []
         return [change for change in self.ours if change.acts()]
 
-    def _enter(self, *_: Any) -> None:
+    def _enter(self, *_: object) -> None:
         self._called = True
 
-    def _leave(self, *_: Any) -> None:
+    def _leave(self, *_: object) -> None:
         self._called = False
 
     def put_back(self) -> None:

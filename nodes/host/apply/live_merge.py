@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from ....qrlora_core import QRLoRAError
-from ....qrlora_core.functional.merge import Group, group_by_basis
+from ....qrlora_core.functional.merge import Group, Member, group_by_basis
 from ..model.host_types import Patcher
 from ..model.key_map import Target
-from .device_factors import Binding, Place, own_place
+from .device_factors import Binding, Held, Place, own_place
 from .live_layer import LiveLayer
 from .live_patcher import WeightsAloneError
 from .part import Part
@@ -67,7 +67,7 @@ class LiveMerge:
         self,
         sources: Sequence[Source],
         bindings: Sequence[Binding],
-        patches: Mapping[str, Sequence[Any]],
+        patches: Mapping[str, Sequence[tuple[Any, ...]]],
         tell: Callable[[list[str]], None],
     ) -> None:
         self._sources, self._bindings, self._tell = list(sources), list(bindings), tell
@@ -87,7 +87,7 @@ class LiveMerge:
         self._acted: set[int] = set()
 
     @property
-    def models(self) -> list[Any]:
+    def models(self) -> list[Held]:
         """What the host must have on the device: all deltas, and the bases that some group uses."""
         return self._models
 
@@ -101,7 +101,7 @@ class LiveMerge:
         running = self._running.get(model)
         return self._scales(running.progress.at(sigma) if running and running.progress else 0.0)
 
-    def _used_models(self) -> list[Any]:
+    def _used_models(self) -> list[Held]:
         leading = {group[0].source for groups in self._groups.values() for group in groups}
         used = [binding.basis for index, binding in enumerate(self._bindings) if index in leading]
         return list(dict.fromkeys([*used, *(binding.deltas for binding in self._bindings)]))
@@ -128,14 +128,15 @@ class LiveMerge:
 
     def _parts_for(self, patcher: Patcher) -> dict[str, list[Part]]:
         """The parts with the factors that the patcher has with it: copies, where it is one for another device."""
-        there = {getattr(one, "clone_base_uuid", one): one.model for one in patcher.get_additional_models()}
+        beside = patcher.get_additional_models()
+        there: dict[object, Any] = {getattr(one, "clone_base_uuid", one): one.model for one in beside}
         own = {one: there.get(getattr(one, "clone_base_uuid", one), one.model) for one in self._models}
         shares = self._shares_left(patcher.patches)
         if not shares and all(model is one.model for one, model in own.items()):
             return self._parts
         return self._collect_parts(own.__getitem__, shares)
 
-    def _shares_left(self, patches: Mapping[str, Sequence[Any]]) -> dict[str, float]:
+    def _shares_left(self, patches: Mapping[str, Sequence[tuple[Any, ...]]]) -> dict[str, float]:
         """By weight, how much of it nodes behind the merge have left: what stands beside it is scaled along.
 
         Merging models does so to the first one. The third item of a patch is the strength of what was there before it.
@@ -244,7 +245,7 @@ class LiveMerge:
         return parts
 
     def _part(self, path: str, target: Target, group: Group, place: Place, share: float) -> Part:
-        def factor(member: Any) -> Callable[[], Tensor]:
+        def factor(member: Member) -> Callable[[], Tensor]:
             return lambda: self._bindings[member.source].delta_r(path, member.term, place)
 
         first = group[0]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 
 from ....qrlora_core import BASE_FINGERPRINT, QRLoRA, QRLoRAError, Term, json_object
+from .host_types import Patcher
 from .matching import Match
 from .memo import Note, remembered
 from .weights import base_weight, fingerprint
@@ -18,7 +18,7 @@ _NO_CHANGE = 1e-3
 _OTHER_BASE: Note[str] = Note("other base")
 
 
-def other_base(patcher: Any, adapter: QRLoRA, matched: Match) -> str:
+def other_base(patcher: Patcher, adapter: QRLoRA, matched: Match) -> str:
     """One sentence on how the model differs from the adapter's base; empty where it does not, or nothing tells.
 
     The fingerprint in the file says which layers have other weights, and ``scaling * R = Q^T W`` of the old base says
@@ -27,14 +27,14 @@ def other_base(patcher: Any, adapter: QRLoRA, matched: Match) -> str:
     return remembered(adapter, patcher.model, _OTHER_BASE, lambda: _told(patcher, adapter, matched))
 
 
-def _told(patcher: Any, adapter: QRLoRA, matched: Match) -> str:
+def _told(patcher: Patcher, adapter: QRLoRA, matched: Match) -> str:
     try:
         return _other_base(patcher, adapter, matched)
     except (QRLoRAError, RuntimeError, TypeError, ValueError) as error:  # stored in a way that only its pack can read
         return f"whether this is its base model cannot be told, as the weights cannot be read here ({error})"
 
 
-def _other_base(patcher: Any, adapter: QRLoRA, matched: Match) -> str:
+def _other_base(patcher: Patcher, adapter: QRLoRA, matched: Match) -> str:
     told = json_object(adapter.metadata, BASE_FINGERPRINT)
     known = {own: matched.targets[name] for name, owns in matched.own_names.items() for own in owns if own in told}
     found = fingerprint(patcher, known)
@@ -49,7 +49,7 @@ def _other_base(patcher: Any, adapter: QRLoRA, matched: Match) -> str:
     return "another base model: " + "; ".join(filter(None, [share if told else "", moved]))
 
 
-def _changes(patcher: Any, matched: Match) -> Iterator[float]:
+def _changes(patcher: Patcher, matched: Match) -> Iterator[float]:
     """By how much Q^T W has moved, in a few layers at even distance."""
     with_r = [
         (name, layer.terms[0])

@@ -11,6 +11,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+Latent = dict[str, Any]  # LATENT: ``samples``, and what nodes add
+Caption = Sequence[Any]  # an entry of CONDITIONING: a tensor, and options by name
+Conditioning = Sequence[Caption]
 Slice = tuple[int, int, int]  # dimension, start, length
 Reorder = Callable[[Tensor], Tensor]  # of rows
 # A weight as patches and tables of names have it: its key, or that with a slice of it and its order.

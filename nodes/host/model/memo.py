@@ -38,8 +38,8 @@ def recalled(adapter: QRLoRA, owner: object, note: Note[Made]) -> Made | None:
     return _memo(adapter).get(owner, {}).get(note)
 
 
-def _memo(adapter: QRLoRA) -> WeakKeyDictionary[Any, dict[Note[Any], Any]]:
+def _memo(adapter: QRLoRA) -> WeakKeyDictionary[object, dict[Note[Any], Any]]:
     """Kept with the adapter itself, as a cached property is: what is remembered refers back to the adapter, so that a
     table elsewhere would keep both forever."""
-    memo: WeakKeyDictionary[Any, dict[Note[Any], Any]] = vars(adapter).setdefault(_ATTRIBUTE, WeakKeyDictionary())
+    memo: WeakKeyDictionary[object, dict[Note[Any], Any]] = vars(adapter).setdefault(_ATTRIBUTE, WeakKeyDictionary())
     return memo

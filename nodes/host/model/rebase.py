@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
 
 import comfy.model_management
 import comfy.utils
@@ -24,6 +23,7 @@ from ....qrlora_core import (
 )
 from ..text import paths_as_text
 from .bases import decompose_target
+from .host_types import Patcher
 from .matching import Names, match, require_some
 from .weights import base_name, fingerprint
 
@@ -31,7 +31,7 @@ _SHOWN_LAYERS = 5
 _WHOLE = 0.9999  # of a layer's energy: nothing to tell
 
 
-def rebase(patcher: Any, adapter: QRLoRA, rank: int, minimum: float) -> tuple[QRLoRA, str]:
+def rebase(patcher: Patcher, adapter: QRLoRA, rank: int, minimum: float) -> tuple[QRLoRA, str]:
     """The adapter on the basis of the model at a rank (0: each layer's own), and what of its energy that keeps.
 
     ``dR' = (scaling / scaling') Q'^T Q dR``, with the new alpha equal to the new rank. Layers that the model lacks,

@@ -39,12 +39,12 @@ def base_weight(patcher: Patcher, target: Target) -> Tensor:
     return target.of(convert(weight.float(), inplace=False)).float()
 
 
-def is_quantized(weight: Any) -> bool:
+def is_quantized(weight: object) -> bool:
     """Whether the host stores a weight in a tensor of its own kind, which knows how it is to be read."""
     return hasattr(weight, "_qdata")
 
 
-def input_scale(module: Any) -> Tensor | None:
+def input_scale(module: object) -> Tensor | None:
     """(in,): what a layer multiplies its input by, as ModelOpt's checkpoints have it, or None.
 
     Its stored weight is divided by that, so that both together are the base: ``W x = (W / s) (s x)``.
@@ -73,7 +73,7 @@ def _layout_in_float32(weight: Any) -> tuple[str, Any]:
     return weight._layout_cls, dataclasses.replace(weight._params, orig_dtype=torch.float32)
 
 
-def _is_packed(weight: Any) -> bool:
+def _is_packed(weight: object) -> bool:
     """Whether this is a tensor of a GGUF file: bytes, and beside them of which kind and shape they are."""
     return hasattr(weight, "tensor_type") and hasattr(weight, "tensor_shape")
 

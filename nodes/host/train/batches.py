@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ....qrlora_core import TrainingError
 from ....qrlora_core.train import distributed
-from ..model.host_types import ModelSampling
+from ..model.host_types import Caption, ModelSampling
 from .dataset import BatchOrder, Example, TrainingSet
 from .objective import sample_sigmas
 
@@ -26,7 +25,7 @@ class Batch:
     """
 
     examples: list[Example]
-    captions: list[Any]
+    captions: list[Caption]
     sigma: Tensor
     noise: Tensor
 
@@ -90,10 +89,10 @@ class BatchSampler:
         own = slice(first, first + self._size)
         return Batch(chosen[own], captions[own], sigma[own], noise[own])
 
-    def _caption(self, example: Example) -> Any:
-        dropout = self._data.caption_dropout
-        if dropout and float(torch.rand((), generator=self._generator)) < dropout:
-            return self._data.empty_caption
+    def _caption(self, example: Example) -> Caption:
+        dropout, empty = self._data.caption_dropout, self._data.empty_caption
+        if dropout and empty is not None and float(torch.rand((), generator=self._generator)) < dropout:
+            return empty
         if len(example.captions) == 1:
             return example.captions[0]
         return example.captions[int(torch.randint(len(example.captions), (), generator=self._generator))]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ....qrlora_core import TrainingError
+from ..model.host_types import Caption, Conditioning, Latent
 from .graph.modules import detached
 
 
@@ -27,7 +28,7 @@ class Example:
     """
 
     latent: Tensor
-    captions: tuple[Any, ...]
+    captions: tuple[Caption, ...]
     mask: Tensor | None = None
     repeats: int = 1
 
@@ -59,7 +60,7 @@ class TrainingSet:
     prior: tuple[Example, ...] = ()
     prior_weight: float = 1.0
     caption_dropout: float = 0.0
-    empty_caption: Any = None
+    empty_caption: Caption | None = None
 
     def fingerprint(self) -> str:
         """Digest of every picture, caption and mask that is drawn: a training goes on exactly only from the same."""
@@ -75,10 +76,10 @@ class TrainingSet:
 
 
 def collect(
-    latents: Sequence[dict[str, Any]],
-    positive: Sequence[Any],
+    latents: Sequence[Latent],
+    positive: Sequence[Conditioning],
     settings: DataSettings | None = None,
-    empty_caption: Sequence[Any] = (),
+    empty_caption: Sequence[Conditioning] = (),
 ) -> TrainingSet:
     """Put together what a training sees.
 
@@ -114,7 +115,7 @@ def collect(
 
 
 def collect_examples(
-    latents: Sequence[dict[str, Any]], positive: Sequence[Any], captions_per_image: int = 1, *, what: str = "latents"
+    latents: Sequence[Latent], positive: Sequence[Conditioning], captions_per_image: int = 1, *, what: str = "latents"
 ) -> list[Example]:
     """Pair images and captions; one caption, or one set of captions, serves all images.
 
@@ -167,7 +168,7 @@ def _images(latent: dict[str, Any]) -> Iterator[tuple[Tensor, Tensor | None]]:
         yield detached(image[None]), mask
 
 
-def _leaves(value: Any) -> Iterator[Any]:
+def _leaves(value: object) -> Iterator[Tensor | int | float | str]:
     """The tensors, numbers and texts in nested conditioning, in order; other objects are passed over."""
     if isinstance(value, (Tensor, int, float, str)):
         yield value

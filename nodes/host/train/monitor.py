@@ -17,6 +17,7 @@ from typing import Any
 import comfy.utils
 import torch
 from comfy_api.latest import ui
+from torch import Tensor
 
 from .status import TrainingStatus
 
@@ -27,7 +28,7 @@ _MOST_LOSSES = 200
 _MOST_SAMPLES = 24
 
 # Draws (losses, sample pictures with their steps) for the preview on the node: a PIL image.
-Draw = Callable[[Sequence[float], Sequence[tuple[int, Any]]], Any]
+Draw = Callable[[Sequence[float], Sequence[tuple[int, Tensor]]], Any]
 
 
 class Monitor:
@@ -59,7 +60,7 @@ class Monitor:
         self._logs = logs
         self._writer: Any = None
         self.losses: list[float] = []
-        self.pictures: list[tuple[int, Any]] = []
+        self.pictures: list[tuple[int, Tensor]] = []
         self.warnings: list[str] = []
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
@@ -82,7 +83,7 @@ class Monitor:
         if time.monotonic() - self._shown >= _SECONDS_BETWEEN or step == self._status.steps:
             self.show()
 
-    def picture(self, step: int, picture: Any) -> None:
+    def picture(self, step: int, picture: Tensor) -> None:
         """Add a sample: (height, width, 3) float tensor on the CPU, 0 to 1."""
         self.pictures.append((step, picture))
         if self._status.node_id:  # else there is no page to show it
@@ -91,7 +92,7 @@ class Monitor:
             self._writer.add_image("sample", picture, step, dataformats="HWC")
         self.show()
 
-    def _kept(self, step: int, picture: Any) -> list[dict[str, Any]]:
+    def _kept(self, step: int, picture: Tensor) -> list[dict[str, Any]]:
         """One entry of the status, the picture being a file of the host's temporary folder from now on."""
         try:
             (saved,) = ui.PreviewImage(picture[None]).as_dict()["images"]

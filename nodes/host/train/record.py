@@ -14,6 +14,7 @@ import torch
 from ....qrlora_core import BASE_FINGERPRINT, Trainer, TrainingError, TrainingState
 from ....qrlora_core.files.adapter_file import describe
 from ....qrlora_core.train import distributed
+from ..model.host_types import Patcher
 from ..model.key_map import Target
 from ..model.weights import base_name, fingerprint
 from .dataset import TrainingSet
@@ -25,7 +26,7 @@ class TrainingRecord:
     """Describes one training."""
 
     def __init__(
-        self, patcher: Any, targets: Mapping[str, Target], data: TrainingSet, settings: TrainingSettings
+        self, patcher: Patcher, targets: Mapping[str, Target], data: TrainingSet, settings: TrainingSettings
     ) -> None:
         self._settings, self._images = settings, len(data.examples)
         self._base, self._fingerprint = base_name(patcher), fingerprint(patcher, targets)
@@ -99,13 +100,13 @@ class TrainingRecord:
         ]
 
 
-def _noise_levels(patcher: Any) -> list[float]:
+def _noise_levels(patcher: Patcher) -> list[float]:
     """What another node's shift would change."""
     sampling = patcher.get_model_object("model_sampling")
     return [round(float(sampling.percent_to_sigma(percent)), 6) for percent in (0.25, 0.5, 0.75)]
 
 
-def _patches(patcher: Any) -> str:
+def _patches(patcher: Patcher) -> str:
     """Which weights other nodes changed, and how strongly: LoRA loaders before the training."""
     strengths = {str(key): [patch[0] for patch in patches] for key, patches in patcher.patches.items()}
     text = json.dumps(strengths, sort_keys=True, default=str)

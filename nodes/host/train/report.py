@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+
+from torch import Tensor
 
 from ....qrlora_core import QRLoRA
 from ..text import ranks_as_text
@@ -26,7 +27,7 @@ class TrainingResult:
     losses: list[float]
     narrow_layers: int
     status: TrainingStatus
-    pictures: list[tuple[int, Any]] = field(default_factory=list)
+    pictures: list[tuple[int, Tensor]] = field(default_factory=list)
     stopped: bool = False
     checkpoint: str | None = None
     notes: Sequence[str] = ()

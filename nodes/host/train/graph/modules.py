@@ -60,7 +60,7 @@ def copied(value: Any) -> Any:
     return value.clone() if is_floating(value) else value
 
 
-def is_floating(value: Any) -> bool:
+def is_floating(value: object) -> bool:
     """True for a tensor that may have a gradient."""
     return isinstance(value, Tensor) and value.is_floating_point()
 
