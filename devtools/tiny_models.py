@@ -16,7 +16,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 if TYPE_CHECKING:
-    from comfy.model_patcher import ModelPatcher
+    from comfyui_qr_lora.nodes.host.model.host_types import HostModel, Patcher
 
 __all__ = [
     "NAMES",
@@ -419,7 +419,7 @@ def build(
     compute_dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
     seed: int = 0,
-) -> ModelPatcher:
+) -> Patcher:
     """A tiny model with seeded random weights, as the host's loaders would return it.
 
     Args:
@@ -474,7 +474,7 @@ def quantized(
     device: str | torch.device = "cpu",
     seed: int = 0,
     only: Callable[[str], bool] = lambda path: True,
-) -> ModelPatcher:
+) -> Patcher:
     """A tiny model whose linear layers are quantized, as the host loads such checkpoints.
 
     Args:
@@ -505,7 +505,7 @@ def _quantizes_by_entry() -> bool:
 
 def _load_quantized(
     architecture: _Architecture, state: dict[str, Tensor], paths: list[str], form: str, compute_dtype: torch.dtype
-) -> nn.Module:
+) -> HostModel:
     import comfy.quant_ops
     import comfy.utils
 
@@ -526,10 +526,10 @@ def _load_quantized(
     config = _config(architecture)
     config.quant_config = comfy.utils.detect_layer_quantization(state, "")
     config.set_inference_dtype(compute_dtype, compute_dtype)
-    model = config.get_model({}, "")
+    model: HostModel = config.get_model({}, "")
     architecture.narrow(model.diffusion_model)
     model.diffusion_model.load_state_dict(state)
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def _smoothing(weight: Tensor) -> Tensor:
@@ -540,7 +540,7 @@ def _smoothing(weight: Tensor) -> Tensor:
 
 def _load_float8_of_old(
     architecture: _Architecture, state: dict[str, Tensor], paths: list[str], form: str, compute_dtype: torch.dtype
-) -> nn.Module:
+) -> HostModel:
     config = _config(architecture)
     if form == "scaled":
         config.scaled_fp8 = torch.float8_e4m3fn
@@ -548,10 +548,10 @@ def _load_float8_of_old(
     else:
         config.layer_quant_config = {path: {"format": "float8_e4m3fn"} for path in paths}
         config.set_inference_dtype(compute_dtype, compute_dtype)
-    model = config.get_model({}, "")
+    model: HostModel = config.get_model({}, "")
     name = {"scaled": "scale_weight", "mixed": "weight_scale"}[form]
     model.diffusion_model.load_state_dict(_scaled_float8(state, paths, name))
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def _scaled_float8(state: dict[str, Tensor], paths: list[str], scale_name: str) -> dict[str, Tensor]:
@@ -572,7 +572,7 @@ def real_width_flux(
     compute_dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
     seed: int = 0,
-) -> ModelPatcher:
+) -> Patcher:
     """FLUX.1-dev with its true widths and few blocks, for benchmarks: 545 million parameters at the defaults.
 
     Args:
@@ -586,7 +586,7 @@ def real_width_flux(
     return _patcher(replace(_ARCHITECTURES["flux"], unet=_FLUX | widths | depths), dtype, compute_dtype, device, seed)
 
 
-def sample_inputs(name: str, patcher: ModelPatcher, *, batch: int = 1, seed: int = 1) -> dict[str, Any]:
+def sample_inputs(name: str, patcher: Patcher, *, batch: int = 1, seed: int = 1) -> dict[str, Any]:
     """Keyword arguments of the host's `apply_model`: a noisy latent, a sigma, a text and what else the model takes.
 
     Args:
@@ -622,7 +622,7 @@ def sample_inputs(name: str, patcher: ModelPatcher, *, batch: int = 1, seed: int
     }
 
 
-def example(name: str, patcher: ModelPatcher, *, seed: int = 1) -> tuple[dict[str, Any], list[Any]]:
+def example(name: str, patcher: Patcher, *, seed: int = 1) -> tuple[dict[str, Any], list[Any]]:
     """A picture and its caption, as the host's nodes give them: LATENT and CONDITIONING.
 
     Args:
@@ -648,7 +648,7 @@ def _text_options(architecture: _Architecture, generator: Generator) -> dict[str
     return options
 
 
-def predict(patcher: ModelPatcher, inputs: dict[str, Any]) -> Tensor:
+def predict(patcher: Patcher, inputs: dict[str, Any]) -> Tensor:
     """The denoised latent, float32, after the host has loaded the model with its patches and injections.
 
     Args:
@@ -669,17 +669,17 @@ def _patcher(
     compute_dtype: torch.dtype | None,
     device: str | torch.device,
     seed: int,
-) -> ModelPatcher:
+) -> Patcher:
     if dtype.itemsize == 1 and compute_dtype is None:
         compute_dtype = torch.float32
 
-    def make() -> nn.Module:
+    def make() -> HostModel:
         config = _config(architecture)
         config.set_inference_dtype(dtype, compute_dtype)
-        model = config.get_model({}, "")
+        model: HostModel = config.get_model({}, "")
         architecture.narrow(model.diffusion_model)
         _fill(model.diffusion_model, torch.Generator().manual_seed(seed))
-        return model  # type: ignore[no-any-return]
+        return model
 
     return _on(make, device)
 
@@ -717,14 +717,15 @@ def _on_no_memory(kind: Any, unet: dict[str, Any]) -> Any:
     return config.get_model({}, "", device=torch.device("meta"))
 
 
-def _on(make: Callable[[], nn.Module], device: str | torch.device) -> ModelPatcher:
+def _on(make: Callable[[], HostModel], device: str | torch.device) -> Patcher:
     import comfy.model_patcher
 
     load_device = torch.empty(0, device=device).device  # "cuda" with its index, as the host compares devices
     patcher = comfy.model_patcher.ModelPatcher(make(), load_device, torch.device("cpu"))
     # As loaders leave it on newer hosts: how to have the model a second time.
     patcher.cached_patcher_init = (lambda *, disable_dynamic=False: _on(make, device), ())
-    return patcher
+    made: Patcher = patcher
+    return made
 
 
 @torch.no_grad()

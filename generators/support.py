@@ -25,8 +25,7 @@ from devtools.host import boot, comfyui_dir, import_pack
 from devtools.workspace import host_version
 
 if TYPE_CHECKING:
-    from comfy.model_patcher import ModelPatcher
-
+    from comfyui_qr_lora.nodes.host.model.host_types import Patcher
     from comfyui_qr_lora.nodes.host.train.dataset import TrainingSet
     from comfyui_qr_lora.nodes.host.train.settings import TrainingSettings
     from comfyui_qr_lora.qrlora_core import QRLoRA
@@ -97,12 +96,12 @@ def check(name: str) -> Support:
     return Support(name, tuple(result.losses), errors, _convention(result.adapter))
 
 
-def _bytes(patcher: ModelPatcher) -> dict[str, Tensor]:
+def _bytes(patcher: Patcher) -> dict[str, Tensor]:
     saved = patcher.model.state_dict()
     return {key: value.flatten().view(torch.uint8).clone() for key, value in saved.items()}
 
 
-def _example(name: str, patcher: ModelPatcher) -> TrainingSet:
+def _example(name: str, patcher: Patcher) -> TrainingSet:
     from comfyui_qr_lora.nodes.host.train.dataset import collect
 
     latent, caption = tiny_models.example(name, patcher)
@@ -131,7 +130,7 @@ def _load(name: str) -> QRLoRA:
     return adapter
 
 
-def _merged(patcher: ModelPatcher, adapter: QRLoRA, mode: str) -> tuple[ModelPatcher, QRLoRA]:
+def _merged(patcher: Patcher, adapter: QRLoRA, mode: str) -> tuple[Patcher, QRLoRA]:
     """The model, and the merge as an adapter."""
     from comfyui_qr_lora.nodes.merge import Merge
 
@@ -139,7 +138,7 @@ def _merged(patcher: ModelPatcher, adapter: QRLoRA, mode: str) -> tuple[ModelPat
     return model, adapter
 
 
-def _with_stock_lora(patcher: ModelPatcher, name: str, scale: float) -> ModelPatcher:
+def _with_stock_lora(patcher: Patcher, name: str, scale: float) -> Patcher:
     import folder_paths
 
     import nodes as host_nodes
@@ -150,9 +149,10 @@ def _with_stock_lora(patcher: ModelPatcher, name: str, scale: float) -> ModelPat
     copy = folder / f"support_{os.getpid()}.safetensors"
     shutil.copy(adapter_path(name), copy)
     try:
-        return host_nodes.LoraLoaderModelOnly().load_lora_model_only(patcher, copy.name, scale)[0]
+        changed: Patcher = host_nodes.LoraLoaderModelOnly().load_lora_model_only(patcher, copy.name, scale)[0]
     finally:
         copy.unlink()
+    return changed
 
 
 def _float8_error(name: str, adapter: QRLoRA) -> float:
@@ -164,7 +164,7 @@ def _float8_error(name: str, adapter: QRLoRA) -> float:
     return _error(_predict(name, _merged(stored, adapter, "live")[0]), expected, _predict(name, exact))
 
 
-def _predict(name: str, patcher: ModelPatcher) -> Tensor:
+def _predict(name: str, patcher: Patcher) -> Tensor:
     return tiny_models.predict(patcher, tiny_models.sample_inputs(name, patcher))
 
 

@@ -62,6 +62,7 @@ class Patcher(Protocol):
     model: HostModel
     load_device: torch.device
     offload_device: torch.device
+    model_options: Mapping[str, Any]
     patches: Mapping[str, Sequence[tuple[Any, ...]]]
     backup: Mapping[str, Any]
     object_patches: Mapping[str, Any]
