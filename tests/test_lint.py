@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,7 +30,7 @@ class NoEnvironment(Environment):
 @pytest.fixture
 def checked_copy(tmp_path: Path) -> Callable[[], list[int]]:
     """Exit statuses of the checks on a copy of the page's scripts; skipped without Node, but never under CI."""
-    environment = Environment(tmp_path / ".venv")
+    environment = Environment(Path(sys.prefix))  # in which `dev.py lint` has put a Node under CI
     if not [*page_checks(environment)]:
         pytest.skip("no Node with TypeScript and eslint")
     shutil.copytree(ROOT / "web", tmp_path / "web")
