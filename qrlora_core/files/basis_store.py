@@ -39,7 +39,9 @@ class BasisStore:
         except AdapterFileError:
             return None  # a damaged cache entry is one that is missing
         with contextlib.suppress(OSError):  # a folder that can only be read
-            os.utime(path, (time.time(), path.stat().st_mtime))  # used now; a file system alone may not note it
+            os.utime(
+                path, ns=(time.time_ns(), path.stat().st_mtime_ns)
+            )  # used now; a file system alone may not note it
         whole = q.is_floating_point() and _digest(q) == digest
         return q if whole and fits(q, stored) else None
 
