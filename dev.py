@@ -2,7 +2,9 @@
 
     python dev.py run              serve ComfyUI with the example workflow open
     python dev.py run --headless   run the example workflow and write its pictures
-    python dev.py test             run all tests
+    python dev.py test             run the tests, by two workers
+    python dev.py test --quick     run the core's, and those of three models, while one writes
+    python dev.py test --all       run those, too, that else only CI runs
     python dev.py test tests/web --frontend 1.58.1    run those of the page on another frontend
 
 The environment goes to .venv, the host, models and outputs to .run; --home or QRLORA_HOME puts both
@@ -24,7 +26,7 @@ from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
 
-from devtools.environment import ROOT, Environment, SetupError, dev_group, host_group, say
+from devtools.environment import PATIENT, ROOT, Environment, SetupError, dev_group, host_group, say
 from devtools.frontend import VARIABLE, frontend_version
 from devtools.lint import findable_pack, page_checks, python_checks
 from devtools.server import Server, ServerError, exit_on_sigterm, free_port, has_gpu, is_port_free
@@ -34,6 +36,7 @@ EXAMPLE = "compose_content_and_style"
 WORKFLOWS = ROOT / "example_workflows"
 DEFAULT_PORT = 8188
 Command = Callable[[argparse.Namespace], int]
+MEASURED = ("qrlora_core", "nodes")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -88,7 +91,9 @@ def build_parser() -> argparse.ArgumentParser:
     running.add_argument("--listen", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     running.add_argument("--cpu", action="store_true", help="use the CPU even where there is a GPU")
     testing = add("test", test, "Run the tests; further arguments go to pytest.")
-    testing.add_argument("--record", action="store_true", help="keep the counts in docs/hosts.json and README.md")
+    testing.add_argument("--quick", action="store_true", help="the core, and FLUX, SDXL and SD3; no coverage")
+    testing.add_argument("--all", action="store_true", help="benchmarks and the second renderer too, as CI does")
+    testing.add_argument("--record", action="store_true", help="all; keep the counts in docs/hosts.json and README.md")
     add("lint", lint, "Check style, format and types.")
     benching = add("bench", bench, "Run a benchmark; further arguments go to it.")
     benching.add_argument("name", help="as in benchmarks/NAME.py")
@@ -115,11 +120,24 @@ def test(options: argparse.Namespace) -> int:
     environment, host = prepare(options.home, dev=True)
     call([environment.python, "-m", "devtools.browser"])  # without one, the tests that need it are skipped
     say(f"testing with ComfyUI {host_version(host)} in {host}, frontend {frontend_version(environment.python)}")
+    command: list[str | Path] = [environment.python, "-P", "-m", "pytest", *pytest_options(options)]
     if not options.record:
-        return call([environment.python, "-P", "-m", "pytest", *options.rest])
+        return call([*command, *options.rest])
     result = options.home.folder / ".run" / "tests.xml"
-    status = call([environment.python, "-P", "-m", "pytest", f"--junitxml={result}", *options.rest])
+    status = call([*command, f"--junitxml={result}", *options.rest])
     return call([environment.python, "-m", "devtools.hosts", result]) or status
+
+
+def pytest_options(options: argparse.Namespace) -> list[str]:
+    """Two workers, but for files that are named; of a whole run, what took longest and which lines it reached."""
+    chosen = ["--quick"] if options.quick else ["--all"] if options.all or options.record else []
+    if any(".py" in word for word in options.rest):
+        return chosen
+    workers = ["--numprocesses", "2", "--durations", "10", *chosen]
+    if options.quick or options.rest:
+        return workers
+    fewest = ["--cov-fail-under", "95"] if os.environ.get("CI") else []  # percent of the lines
+    return [*workers, *(f"--cov={ROOT / name}" for name in MEASURED), "--cov-report", "term:skip-covered", *fewest]
 
 
 def lint(options: argparse.Namespace) -> int:
@@ -221,8 +239,9 @@ def run_headless(home: Home, environment: Environment, workflow: Path, *, port: 
 
 
 def call(command: Sequence[str | Path]) -> int:
-    """Run a command from the root. On Ctrl-C, which it gets too, wait for it to end by itself."""
-    with subprocess.Popen([str(part) for part in command], cwd=ROOT) as process:
+    """Run a command from the root, its threads waiting patiently. On Ctrl-C, which it gets too, wait for its end."""
+    environment = {**PATIENT, **os.environ}
+    with subprocess.Popen([str(part) for part in command], cwd=ROOT, env=environment) as process:
         try:
             return process.wait()
         except KeyboardInterrupt:

@@ -68,7 +68,7 @@ async def run_prompt(server: Server, prompt: dict[str, Any]) -> dict[str, Any]:
                 progress.handle(event["type"], event["data"])
                 if event["type"] in _LAST_EVENTS:
                     break
-    return server.result(prompt_id, prompt, timeout=60)
+    return server.result(prompt_id, prompt)
 
 
 def written_since(folder: Path, moment: float) -> list[Path]:

@@ -16,7 +16,7 @@ import platform
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,21 @@ def circumstances(selected: str = "") -> dict[str, str]:
         _installed("torch").partition("+")[0], platform.system(), "GPU" if device == "cuda" else "CPU",
     )  # fmt: skip
     return dict(zip(FACTS, values, strict=True)) | {_SELECTED: selected}
+
+
+def tell(file: Path, facts: Mapping[str, str]) -> None:
+    """Write into a JUnit file, as properties of its run, what it ran with.
+
+    Here, since the workers of one run cannot tell it to the process that writes the file.
+    """
+    tree = ElementTree.parse(file)
+    for suite in tree.getroot().iter("testsuite"):
+        told = suite.find("properties")
+        if told is None:
+            suite.insert(0, told := ElementTree.Element("properties"))
+        for name, value in facts.items():
+            ElementTree.SubElement(told, "property", name=name, value=value)
+    tree.write(file, encoding="utf-8", xml_declaration=True)
 
 
 def _installed(package: str) -> str:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _POLL_SECONDS = 0.05
+_LONGEST_ANSWER = 600.0  # seconds, for a server that computes on a busy machine
 # Newer hosts put the level, in colour, before what they say.
 _LOAD_FAILURE = re.compile(r"(\x1b\[[\d;]*m|\[[A-Z]+\]|\s)*(Cannot import|Error while calling comfy_entrypoint)")
 _ASK_TORCH = "import torch as t; exit(not (t.cuda.is_available() or t.backends.mps.is_available()))"
@@ -121,7 +122,7 @@ class Server:
         cpu: bool | None = None,
         args: Sequence[str] = (),
         quiet: bool = True,
-        timeout: float = 180.0,
+        timeout: float = 600.0,
     ) -> None:
         self._temporary = base is None
         self.base = Path(tempfile.mkdtemp(prefix="qrlora-")) if base is None else Path(base).resolve()
@@ -268,7 +269,7 @@ class Server:
     def _request(self, path: str, payload: Any) -> Any:
         data = None if payload is None else json.dumps(payload).encode()
         request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})
-        with _OPENER.open(request, timeout=60) as answer:
+        with _OPENER.open(request, timeout=_LONGEST_ANSWER) as answer:
             content = answer.read()
             is_json = answer.headers.get_content_type() == "application/json"
         return json.loads(content) if is_json and content else content

@@ -363,8 +363,35 @@ def test_recording_keeps_what_pytest_wrote(
     assert options.command(options) == 0
     result = str(tmp_path / ".run" / "tests.xml")
     assert calls[1:] == [
-        ["-P", "-m", "pytest", f"--junitxml={result}", "tests/web"], ["-m", "devtools.hosts", result],
-    ]  # fmt: skip
+        [
+            "-P",
+            "-m",
+            "pytest",
+            "--numprocesses",
+            "2",
+            "--durations",
+            "10",
+            "--all",
+            f"--junitxml={result}",
+            "tests/web",
+        ],
+        ["-m", "devtools.hosts", result],
+    ]
+
+
+def test_workers_and_coverage(dev: types.ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CI", raising=False)
+
+    def asked(*arguments: str) -> set[str]:
+        return {word.partition("=")[0] for word in dev.pytest_options(dev.parse(["test", *arguments]))}
+
+    assert asked() == {"--numprocesses", "2", "--durations", "10", "--cov", "--cov-report", "term:skip-covered"}
+    assert asked("--quick") == {"--numprocesses", "2", "--durations", "10", "--quick"}
+    assert asked("tests/core", "-x") == {"--numprocesses", "2", "--durations", "10"}
+    assert asked("--all", "tests/web/test_pad.py") == {"--all"}
+    whole = asked()
+    monkeypatch.setenv("CI", "1")
+    assert asked() - whole == {"--cov-fail-under", "95"}
 
 
 def test_errors_are_one_line(

@@ -80,8 +80,9 @@ def test_a_later_result_takes_the_place_of_an_earlier_one(tmp_path: Path) -> Non
 
 
 def test_a_real_run_tells_what_it_ran_with(tmp_path: Path) -> None:
+    """By two workers, which cannot write into the file themselves."""
     result = tmp_path / "real.xml"
-    command = [sys.executable, "-P", "-m", "pytest", "-q", "tests/test_browser.py", f"--junitxml={result}"]
-    subprocess.run([*command, "-k", "browser"], cwd=ROOT, capture_output=True, check=True)
+    command = [sys.executable, "-P", "-m", "pytest", "-q", "-n", "2", "tests/test_browser.py", f"--junitxml={result}"]
+    subprocess.run([*command, "--all", "-k", "browser"], cwd=ROOT, capture_output=True, check=True)
     told = {name: f'name="{name}" value="{value}"' for name, value in hosts.circumstances("browser").items()}
     assert [name for name, line in told.items() if line not in result.read_text("utf-8")] == []

@@ -6,9 +6,19 @@ import pytest
 import torch
 
 from devtools.host import boot
+from devtools.server import Server
+
+from ..support.servers import SharedServer
 
 boot(nodes=True)
 torch.set_num_threads(1)  # tiny models: more threads only wait for each other
+
+
+@pytest.fixture(scope="module")
+def server(shared_server: SharedServer) -> Server:
+    """A real server, with the playground's models and pictures and nothing of other files of tests."""
+    shared_server.tidy()
+    return shared_server
 
 
 @pytest.fixture(autouse=True)

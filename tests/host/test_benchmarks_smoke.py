@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = [pytest.mark.ci, pytest.mark.process, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[2]
 CLAIM = re.compile(r": ratio: \S+ \(bar \S+\)$", re.MULTILINE)
 
@@ -20,7 +21,6 @@ def run_quick(name: str) -> str:
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -22,21 +21,13 @@ FILE = re.compile(r"^\| `(?P<file>[^`]+)` \| `(?P<folder>[^`]+)` \|", re.MULTILI
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    """With the playground's files, and an empty file for each that a note names, so that the loaders list it."""
-    running = Server(args=["--cache-classic"])
-    assemble.furnish(running.base)
+def node_types(server: Server) -> dict[str, Any]:
+    """With an empty file for each that a note names, so that the loaders list it."""
     for name in REAL:
         for file, folder in FILE.findall(workflows.note_of(name)):
-            path = running.models_dir / folder / file
+            path = server.models_dir / folder / file
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
-    with running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def node_types(server: Server) -> dict[str, Any]:
     return server.get("/object_info")
 
 

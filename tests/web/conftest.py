@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from devtools.browser import ARGUMENTS, NONE, find
 from devtools.environment import ROOT
 from devtools.server import Server
-from playground import assemble
 
 from ..support.desk import READY
+from ..support.servers import SharedServer
 
 # Nothing may cover the page: no tour of it, nor of the view without the graph, nor that the host's packages are old.
 SETTINGS = {
@@ -25,25 +26,40 @@ SETTINGS = {
 }
 
 
+# Milliseconds until something counts as hanging, also where much else runs on the machine.
+PATIENCE = 300_000
+expect.set_options(timeout=PATIENCE)
+
+
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
+def opened() -> Iterator[ExitStack]:
+    """What is open for all tests of the page."""
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module", autouse=True)
+def closed_with_the_last_of_them(request: pytest.FixtureRequest, opened: ExitStack) -> None:
+    """Not with the session: while Playwright is there, no test of another folder can run an event loop."""
+    folder = request.node.getparent(pytest.Directory)
+    folder.addfinalizer(opened.close)
+
+
+@pytest.fixture(scope="session")
+def browser(opened: ExitStack) -> Browser:
     """Chromium; the test is skipped where there is none, but never under CI."""
     found = find()
     if found is None:
         pytest.fail(NONE) if os.environ.get("CI") else pytest.skip(NONE)
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
-        yield running
-        running.close()
+    playwright = opened.enter_context(sync_playwright())
+    return opened.enter_context(playwright.chromium.launch(executable_path=found, args=ARGUMENTS))
 
 
 @pytest.fixture(scope="session")
-def web_server(browser: Browser) -> Iterator[Server]:
+def web_server(browser: Browser, shared_server: SharedServer) -> Server:
     """With the playground's models and pictures; after the browser, so that nothing starts in vain without one."""
-    running = Server(args=["--cache-classic"])
-    assemble.furnish(running.base)
-    with running:
-        yield running
+    shared_server.tidy()
+    return shared_server
 
 
 @pytest.fixture(scope="session")
@@ -55,23 +71,23 @@ def adapters(web_server: Server) -> tuple[str, str]:
         prompt[number]["inputs"]["steps"] = 12
         saved = {"adapter": [number, 0], "filename_prefix": trained}
         prompt[f"{number}0"] = {"class_type": "QRLoRA_Save", "inputs": saved}
-    web_server.queue(prompt, timeout=120)
+    web_server.queue(prompt)
     return "output/qr_loras/content_00001_.safetensors", "output/qr_loras/style_00001_.safetensors"
 
 
-@pytest.fixture(params=["canvas", "vue"])
+@pytest.fixture(params=["canvas", pytest.param("vue", marks=pytest.mark.ci)])
 def renderer(request: pytest.FixtureRequest) -> str:
     """Which of the host's two renderers draws the nodes."""
     return str(request.param)
 
 
 @pytest.fixture(scope="session")
-def context(browser: Browser) -> Iterator[BrowserContext]:
+def context(browser: Browser, opened: ExitStack) -> BrowserContext:
     """One for all tests, so that the page's script is compiled once; what a page stores is forgotten by the next."""
-    opened = browser.new_context(viewport={"width": 1600, "height": 1000})
-    opened.add_init_script("localStorage.clear(); sessionStorage.clear()")
-    yield opened
-    opened.close()
+    made = opened.enter_context(browser.new_context(viewport={"width": 1600, "height": 1000}))
+    made.add_init_script("localStorage.clear(); sessionStorage.clear()")
+    made.set_default_timeout(PATIENCE)
+    return made
 
 
 @pytest.fixture
@@ -79,11 +95,11 @@ def page(context: BrowserContext, web_server: Server, renderer: str) -> Iterator
     """The host's page, ready."""
     web_server.post("/api/settings", {**SETTINGS, "Comfy.VueNodes.Enabled": renderer == "vue"})
     web_server.post("/free", {"free_memory": True})  # a node whose output is kept says nothing again
-    opened = context.new_page()
-    opened.goto(web_server.url)
-    opened.wait_for_function(READY, timeout=60_000)
-    yield opened
-    opened.close()
+    made = context.new_page()
+    made.goto(web_server.url)
+    made.wait_for_function(READY)
+    yield made
+    made.close()
 
 
 @pytest.fixture

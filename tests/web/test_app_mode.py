@@ -73,8 +73,8 @@ def test_scales_and_panels_are_set_and_run_without_the_graph(page: Page, app: Ap
     expect(app.item("Adapter file").locator(".qr-lora-load-name")).to_have_text("content_00001_")
 
     app.run.click()
-    expect(desk.root.locator(".qr-lora-merge-result")).to_contain_text("33 of 33 layers", timeout=60_000)
-    page.wait_for_function("node => app.nodeOutputs[node]?.images?.length", arg=PICTURE, timeout=60_000)
+    expect(desk.root.locator(".qr-lora-merge-result")).to_contain_text("33 of 33 layers")
+    page.wait_for_function("node => app.nodeOutputs[node]?.images?.length", arg=PICTURE)
     (run,) = web_server.get("/history?max_items=1").values()
     ran = run["prompt"][2][MERGE]["inputs"]
     assert (ran["scale_1"], ran["scale_2"]) == (0.6, 1.2)

@@ -98,5 +98,5 @@ def test_blueprints_are_listed_and_run_to_a_picture(panels: bool, page: Page, we
     (merge,) = [node["inputs"] for node in built["output"].values() if node["class_type"] == "QRLoRA_Merge"]
     assert (merge["scale_1"], merge["scale_2"]) == (1.0, 0.35)
     page.evaluate("() => window.app.queuePrompt(0)")
-    page.wait_for_function("node => window.app.nodeOutputs[node]?.images?.length", arg=built["save"], timeout=120_000)
+    page.wait_for_function("node => window.app.nodeOutputs[node]?.images?.length", arg=built["save"])
     assert errors == []

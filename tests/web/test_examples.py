@@ -89,7 +89,7 @@ def test_examples_run_from_the_page_to_a_picture(page: Page, web_server: Server)
         page.evaluate(OPEN, editor_form(name))
         shown = picture_node(workflows.prompt_of(name))
         page.evaluate("() => window.app.queuePrompt(0)")
-        page.wait_for_function("node => window.app.nodeOutputs[node]?.images?.length", arg=shown, timeout=120_000)
+        page.wait_for_function("node => window.app.nodeOutputs[node]?.images?.length", arg=shown)
         (image,) = page.evaluate("node => window.app.nodeOutputs[node].images", shown)
         folder = web_server.output_dir if image["type"] == "output" else web_server.base / "temp"
         assert (folder / image["subfolder"] / image["filename"]).stat().st_size > 1000

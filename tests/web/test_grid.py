@@ -48,7 +48,7 @@ def test_a_cell_sets_the_scales_of_the_merge(page: Page, load: Load, adapters: t
     look_at(page, "23")  # out of sight a frontend makes no panel
     page.evaluate("() => window.app.queuePrompt(0)")
     cells = page.locator(".qr-lora-grid-cell")
-    page.wait_for_function("() => document.querySelectorAll('.qr-lora-grid-cell').length === 6", timeout=120_000)
+    page.wait_for_function("() => document.querySelectorAll('.qr-lora-grid-cell').length === 6")
     page.wait_for_function("() => document.querySelector('.qr-lora-grid-frame img').naturalWidth")
 
     def scales() -> tuple[float, float]:

@@ -162,7 +162,7 @@ def test_layer_names_are_text_in_an_error(page: Page, load: Load) -> None:
     seen = watch(page)
     load(merging("layers.safetensors"))
     page.evaluate("() => window.app.queuePrompt(0)")
-    page.wait_for_selector(f"{DIALOG}, {OVERLAY}", timeout=60_000)
+    page.wait_for_selector(f"{DIALOG}, {OVERLAY}")
     if page.locator(OVERLAY).count():
         page.get_by_test_id("error-overlay-see-errors").click()  # into the side panel
     page.wait_for_timeout(600)

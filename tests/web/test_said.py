@@ -27,7 +27,7 @@ def test_what_was_saved_is_told_after_the_run(page: Page, load: Load, adapters: 
     look_at(page, "2")
     page.evaluate("() => window.app.queuePrompt(0)")
     said = page.locator(".qr-lora-said")
-    expect(said).to_contain_text("saved as output/qr_loras/said_", timeout=60_000)
+    expect(said).to_contain_text("saved as output/qr_loras/said_")
     page.wait_for_function(DONE)
     page.wait_for_timeout(1000)
     expect(said).to_be_visible()

@@ -43,9 +43,9 @@ def test_curve_and_samples_while_and_after_it_runs(page: Page, load: Load) -> No
       window.app.api.addEventListener('qr_lora.training', ({ detail }) => told.push([detail.losses.length, count()]));
     }""")
     page.evaluate("() => window.app.queuePrompt(0)")
-    page.wait_for_function(f"() => ({REPORT})()?.samples.length", timeout=120_000)
+    page.wait_for_function(f"() => ({REPORT})()?.samples.length")
     assert page.evaluate(HOST_PICTURES) == 0, "the host's preview is not shown beside ours"
-    page.wait_for_function(f"() => ({REPORT})()?.text", timeout=120_000)
+    page.wait_for_function(f"() => ({REPORT})()?.text")
     told = [pair for pair in page.evaluate("() => window.told") if pair[0]]
     assert len({losses for losses, _ in told}) > 2  # it grew
     assert all(losses == drawn for losses, drawn in told)
@@ -74,7 +74,7 @@ def test_curve_and_samples_while_and_after_it_runs(page: Page, load: Load) -> No
 
 
 def test_stop_and_keep_from_a_page_opened_later(page: Page, load: Load, web_server: Server) -> None:
-    prompt = training(3000, 2)
+    prompt = training(100000, 2)
     running = web_server.submit(prompt)
     while not any(report["step"] > 2 for report in web_server.get("/qr_lora/training")["running"]):
         web_server.get("/system_stats")
@@ -90,38 +90,36 @@ def test_stop_and_keep_from_a_page_opened_later(page: Page, load: Load, web_serv
       return button.textContent;
     }""")
     assert said == "Stopping…"
-    history = web_server.result(running, prompt, timeout=60)
+    history = web_server.result(running, prompt)
     assert len(posts) == 1
     (report,) = history["outputs"]["8"]["qr_lora_training"]
     assert report["state"] == "stopped"
-    assert 2 < report["step"] < 3000
+    assert 2 < report["step"] < 100000
     assert "adapter kept" in report["text"]
     assert list(web_server.output_dir.glob("qr_loras/web_*.safetensors"))
 
 
 def test_stop_and_keep_of_a_run_of_the_page(page: Page, load: Load, web_server: Server) -> None:
-    load(training(3000, 3))
+    load(training(100000, 3))
     button = page.locator(".qr-lora-train-top button")
     page.evaluate("() => window.app.queuePrompt(0)")
-    page.wait_for_function(f"() => ({REPORT})()?.step > 2", timeout=60_000)
+    page.wait_for_function(f"() => ({REPORT})()?.step > 2")
     page.evaluate("() => document.querySelector('.qr-lora-train-top button').click()")
-    page.wait_for_function(f"() => ({REPORT})()?.text", timeout=60_000)
+    page.wait_for_function(f"() => ({REPORT})()?.text")
     assert page.evaluate(REPORT)["state"] == "stopped"
     assert button.inner_text() == "Stopped and kept"
     assert button.is_disabled()
     assert "adapter kept" in page.locator(".qr-lora-train-words").inner_text()
-    page.wait_for_function(
-        "async () => !(await (await window.app.api.fetchApi('/queue')).json()).queue_running.length", timeout=60_000
-    )
+    page.wait_for_function("async () => !(await (await window.app.api.fetchApi('/queue')).json()).queue_running.length")
     assert web_server.get("/qr_lora/training") == {"running": []}
 
 
 def test_another_workflow_with_a_node_of_that_number_shows_nothing_of_it(
     page: Page, load: Load, web_server: Server
 ) -> None:
-    load(training(3000, 4))
+    load(training(100000, 4))
     page.evaluate("() => window.app.queuePrompt(0)")
-    page.wait_for_function(f"() => ({REPORT})()?.step > 2", timeout=60_000)
+    page.wait_for_function(f"() => ({REPORT})()?.step > 2")
     first = page.evaluate("() => JSON.stringify(window.app.graph.serialize())")
     load(training(500, 5))
     step = web_server.get("/qr_lora/training")["running"][0]["step"]
@@ -130,6 +128,6 @@ def test_another_workflow_with_a_node_of_that_number_shows_nothing_of_it(
     assert page.evaluate(REPORT) is None
     assert page.locator(".qr-lora-train-top button").is_disabled()
     page.evaluate("first => window.app.loadGraphData(JSON.parse(first))", first)
-    page.wait_for_function(f"() => ({REPORT})()?.step > {step}", timeout=60_000)
+    page.wait_for_function(f"() => ({REPORT})()?.step > {step}")
     page.evaluate("() => document.querySelector('.qr-lora-train-top button').click()")
-    page.wait_for_function(f"() => ({REPORT})()?.state === 'stopped'", timeout=60_000)
+    page.wait_for_function(f"() => ({REPORT})()?.state === 'stopped'")

@@ -307,6 +307,7 @@ class TestAlignment:
         assert oracle.error(ours, theirs) > 0.1
         assert oracle.error(align(theirs.float(), sketch(ours)), ours) < 1e-3
 
+    @pytest.mark.process
     def test_of_another_thread_count(self, tmp_path, saved):
         weights = {str(zeros): weight(out=600, width=700, zero_columns=zeros) for zeros in (0, 3)}
         save_file(weights, tmp_path / "weights.safetensors")

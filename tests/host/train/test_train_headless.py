@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from devtools.environment import ROOT
 from playground import assemble
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.process, pytest.mark.slow]
 EXAMPLE = json.loads((ROOT / "example_workflows" / "api" / "compose_content_and_style.json").read_text("utf-8"))
 LAUNCHER = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
@@ -57,7 +57,7 @@ def run(launcher: list[str], file: Path, base: Path) -> tuple[int, str]:
 
 
 def _ended(process: subprocess.Popen[str]) -> tuple[int, str]:
-    _, errors = process.communicate(timeout=200)
+    _, errors = process.communicate()
     return process.returncode, errors
 
 

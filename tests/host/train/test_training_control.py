@@ -147,11 +147,12 @@ def test_interrupts_at_every_stage(model: Any) -> None:
     assert {0, 1, 2} <= kept
 
 
+@pytest.mark.process
 def test_a_killed_process_loses_at_most_the_steps_since_its_last_checkpoint(model: Any, tmp_path: Path) -> None:
     every = 2
     ended = subprocess.run(
         [sys.executable, "-m", "tests.support.killed_trainings", str(tmp_path), "12", "5"],
-        cwd=ROOT, capture_output=True, text=True, timeout=240,
+        cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     lines = [json.loads(line) for line in ended.stdout.splitlines() if line.startswith("{")]

@@ -1,0 +1,41 @@
+"""One server for all tests of a worker, put in order before each file of tests that uses it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from devtools.server import Server
+from playground import assemble
+
+BROKEN = "broken.py"
+_FOLDERS = ("models", "input", "output", "temp", "user/default/workflows")
+
+
+class SharedServer(Server):
+    """With the playground's files, and a custom node that cannot be loaded."""
+
+    def __init__(self) -> None:
+        super().__init__(args=["--cache-classic"])
+        assemble.furnish(self.base)
+        broken = self.base / "custom_nodes" / BROKEN
+        broken.parent.mkdir()
+        broken.write_text("raise RuntimeError('on purpose')", encoding="utf-8")
+        self._furnished = set(self._files())
+
+    def tidy(self) -> None:
+        """Forget what others did: what they left running, their files, what is kept of runs, and loaded models."""
+        self.post("/queue", {"clear": True})
+        self.post("/interrupt", {})
+        while self.get("/queue")["queue_running"]:
+            time.sleep(0.05)
+        for path in self._files():
+            if path not in self._furnished:
+                path.unlink()
+        self.post("/history", {"clear": True})
+        self.post("/free", {"unload_models": True, "free_memory": True})
+
+    def _files(self) -> Iterator[Path]:
+        found = (path for name in _FOLDERS for path in (self.base / name).rglob("*"))
+        return (path for path in found if path.is_symlink() or not path.is_dir())
