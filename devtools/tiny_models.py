@@ -35,7 +35,7 @@ _CONTEXT_WIDTH = 96
 _CONTEXT_LENGTH = 12
 _NOISE_LEVEL = 0.5  # share of the sampling schedule at which inputs are made
 _GUIDANCE = 4.0  # 1000 times this is a bfloat16 number: the host embeds it in the model's dtype
-_BLOCK = 1_048_583  # random numbers drawn per tensor; a prime, so that no two rows of a larger one are equal
+BLOCK = 1_048_583  # random numbers drawn per tensor; a prime, so that no two rows of a larger one are equal
 _ROPE_AXES = (8, 12, 12)  # of heads 32 wide
 
 
@@ -741,8 +741,8 @@ def _fill(model: nn.Module, generator: Generator) -> None:
 def _draw(shape: torch.Size, mean: float, spread: float, generator: Generator) -> Tensor:
     """Normal random numbers, float32 whatever the storage: a seed means the same model in every dtype."""
     count = shape.numel()
-    block = torch.empty(min(count, _BLOCK)).normal_(mean, spread, generator=generator)
-    return block.repeat(-(-count // _BLOCK))[:count].reshape(shape)
+    block = torch.empty(min(count, BLOCK)).normal_(mean, spread, generator=generator)
+    return block.repeat(-(-count // BLOCK))[:count].reshape(shape)
 
 
 def _scale_of(module: nn.Module, name: str, tensor: Tensor) -> tuple[float, float]:

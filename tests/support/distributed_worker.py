@@ -64,11 +64,19 @@ def average():
     return [tensor.tolist() for tensor in tensors]
 
 
+def average_of_nothing():
+    """What no process has is not exchanged."""
+    nothing = []
+    distributed.average(nothing)
+    return nothing
+
+
 def everything():
     return {
         "rank": distributed.rank(),
         "world_size": distributed.world_size(),
         "average": average(),
+        "nothing": average_of_nothing(),
         "trained": {variant: train(variant) for variant in ("triu", "qr")},
         "stumble": stumble(),
     }
@@ -76,7 +84,7 @@ def everything():
 
 def everything_in_a_group(meeting, rank, size):
     """The same, as one of `size` processes that meet at a file."""
-    patience = datetime.timedelta(seconds=120)
+    patience = datetime.timedelta(seconds=600)
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{meeting}", rank=rank, world_size=size, timeout=patience
     )

@@ -5,9 +5,10 @@ import re
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from comfyui_qr_lora.qrlora_core import AdapterError, Factors, Layer, QRLoRA, Term, merge
-from comfyui_qr_lora.qrlora_core.functional import lora as lora_module
 from comfyui_qr_lora.qrlora_core.functional.lora import from_lora, is_nearly_orthonormal, subtract_cores, to_lora
 from comfyui_qr_lora.tests.support import oracle
 from comfyui_qr_lora.tests.support.oracle import normal, orthonormal
@@ -169,12 +170,26 @@ class TestConvolutions:
         assert term.rank == 3
         assert oracle.error(delta64(term), stock_delta(up, down, 2.0, mid)) < EXACT
 
-    def test_a_kernel_of_hostile_size_is_refused_before_it_exists(self, monkeypatch):
+    def test_a_kernel_of_hostile_size_is_refused_before_it_exists(self):
         """Small factors, an enormous product."""
-        monkeypatch.setattr(lora_module, "_multiply_out", None)  # would fail if it were called
         up, down, mid = torch.ones(1, 1), torch.ones(1, 2**12, 1, 1), torch.ones(1, 1, 2**6, 2**6)
-        with pytest.raises(AdapterError, match="at most 4194304 entries, found 16777216"):
+        message = "at most 4194304 entries, found 16777216"
+        with Sizes() as sizes, pytest.raises(AdapterError, match=message):
             from_lora(up, down, mid=mid)
+        assert max(sizes.seen, default=0) < 2**24
+
+
+class Sizes(TorchDispatchMode):
+    """Entries of everything that operations give within the context."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        self.seen += [leaf.numel() for leaf in tree_leaves(result) if torch.is_tensor(leaf)]
+        return result
 
 
 class TestShapesThatDoNotFit:

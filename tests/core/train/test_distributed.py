@@ -45,13 +45,14 @@ def found(tmp_path_factory, one_thread):
         try:
             alone = worker.everything()
             this = worker.everything_in_a_group(meeting, 0, 2)
-            output, _ = other.communicate(timeout=60)
+            output, _ = other.communicate()
         finally:
             other.kill()
     assert other.returncode == 0, output
     return [this, json.loads(result.read_text())], alone
 
 
+@pytest.mark.process
 class TestProcesses:
     def test_know_their_place(self, found):
         group, alone = found
@@ -63,6 +64,9 @@ class TestProcesses:
         for process in found[0]:
             assert process["average"] == [5.0, [[0.5] * 3] * 2, [0.0, 1.5, 3.0, 4.5]]
         assert found[1]["average"] == [0.0, [[0.0] * 3] * 2, [0.0, 1.0, 2.0, 3.0]]
+
+    def test_exchange_nothing_where_there_is_nothing(self, found):
+        assert [process["nothing"] for process in (*found[0], found[1])] == [[], [], []]
 
     @pytest.mark.parametrize("variant", ["triu", "qr"])
     def test_hold_the_same_to_the_bit(self, found, variant):
@@ -97,9 +101,6 @@ class TestWithoutAGroup:
         for tensor, (pointer, stride, value) in zip(tensors, before, strict=True):
             assert (tensor.data_ptr(), tensor.stride()) == (pointer, stride)
             assert torch.equal(tensor.view(torch.int32), value.view(torch.int32))
-
-    def test_nothing_has_no_mean(self):
-        distributed.average([])
 
     def test_nor_where_pytorch_has_no_processes(self, monkeypatch):
         monkeypatch.setattr(torch.distributed, "is_available", lambda: False)

@@ -184,7 +184,7 @@ def test_wide_flux_has_independent_rows() -> None:
     boot(nodes=True)
     patcher = tiny_models.real_width_flux(hidden=512)
     weight = patcher.model.diffusion_model.single_blocks[0].linear1.weight
-    assert weight.numel() > tiny_models._BLOCK  # the case in which random numbers repeat
+    assert weight.numel() > tiny_models.BLOCK  # the case in which random numbers repeat
     singular = torch.linalg.svdvals(weight.detach())
     assert singular[-1] > 0.2 * singular[0]
     assert float(weight.detach().std()) == pytest.approx(512**-0.5, rel=0.01)

@@ -26,12 +26,10 @@ from comfyui_qr_lora.nodes.train import Train
 from comfyui_qr_lora.qrlora_core import TargetError, TrainingError
 from devtools import tiny_models
 
-from ...support.adapters import merged, random_adapter, relative_error
+from ...support.adapters import merged, random_adapter
 from ...support.training_task import SETTINGS, assert_unchanged, caption, latent, snapshot, train
 
-
-def _bits(tensor: Tensor) -> Tensor:
-    return tensor.contiguous().flatten().view(torch.uint8)
+NEXT_TO_NOTHING = 1e-30  # a rate at which a training leaves the model as it is
 
 
 @pytest.fixture(scope="module")
@@ -81,21 +79,30 @@ def test_global_random_state_is_untouched(model: Any) -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_the_adapter_predicts_what_training_saw(model: Any) -> None:
-    """The loss of the merged model, live and patched, equals the loss that the next training step would see."""
-    result = train(model, steps=5)
-    inputs = tiny_models.sample_inputs("sd3", model)
-    base = tiny_models.predict(model, inputs)
-    live = tiny_models.predict(merged(model, (result.adapter, 1.0)), inputs)
-    patched = tiny_models.predict(merged(model, (result.adapter, 1.0), apply="patch"), inputs)
-    assert (live - base).norm() > 1e-3 * base.norm()
-    assert relative_error(live, patched, base) < 1e-4
+@pytest.mark.parametrize("apply", ["live", "patch"])
+def test_the_adapter_predicts_what_training_saw(model: Any, apply: str) -> None:
+    """The loss of the merged model on the data of the next step is the loss that this step of the training sees."""
+    done, seed = 5, 3
+    adapter = train(model, steps=done, seed=seed).adapter
+    seen, alone, found = (
+        train(trained, steps=done + 1, seed=seed, learning_rate=rate).losses[done]
+        for trained, rate in (
+            (model, SETTINGS.learning_rate),
+            (model, NEXT_TO_NOTHING),
+            (merged(model, (adapter, 1.0), apply=apply), NEXT_TO_NOTHING),
+        )
+    )
+    effect = abs(seen - alone)
+    assert effect > 1e-2 * alone
+    assert abs(found - seen) < 1e-4 * effect
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("name", ["sd3", "flux", "sd15", "hunyuan_image", "z_image"])
-def test_gradient_equals_autograd_of_the_patched_weight(name: str, checkpointing: bool) -> None:
-    """d loss / d dR through our branches against autograd through ``W + scaling Q dR`` itself, in every slice."""
+@pytest.mark.parametrize("name", ["sd3", "flux", "sd15"])
+def test_gradient_equals_autograd_of_the_patched_weight(name: str) -> None:
+    """d loss / d dR through our branches against autograd through ``W + scaling Q dR`` itself, in every slice.
+
+    Layer by layer, where finite differences (test_frozen_linear) see all at once.
+    """
     patcher = tiny_models.build(name)
     inputs = tiny_models.sample_inputs(name, patcher)
     settings = replace(SETTINGS, targets="attention", alpha=12.0)
@@ -111,7 +118,7 @@ def test_gradient_equals_autograd_of_the_patched_weight(name: str, checkpointing
         protection, outputs = InplaceGuard(), ActivationCache(1e9)
         with (
             aliased_parameters(patcher.model),
-            checkpointed_blocks(patcher.model.diffusion_model, protection, outputs, enabled=checkpointing),
+            checkpointed_blocks(patcher.model.diffusion_model, protection, outputs, enabled=True),
             attached(patcher.model, branches, outputs),
             protected_inputs(patcher.model, {t.module for t in targets.values()}, protection),
         ):
