@@ -103,6 +103,7 @@ def test_the_extra_core_is_what_core_imports() -> None:
     assert {line.split(">=")[0] for line in lines} == imported - sys.stdlib_module_names - OPTIONAL
 
 
+@pytest.mark.process
 def test_the_example_runs_with_the_installed_package(python: Path, tmp_path: Path) -> None:
     example = shutil.copy(EXAMPLE, tmp_path)
     runner = ROOT / "tests" / "support" / "core_example.py"
