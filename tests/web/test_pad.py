@@ -161,9 +161,12 @@ def test_a_kept_merge_tells_a_page_that_was_opened_later(
     prompt["14"]["inputs"]["seed"] += 1
     desk = open_desk(page, load, prompt)
     assert "33 of 33 layers" not in result.inner_text()
+    known = len(web_server.get("/history"))
     page.click(RUN)
     expect(result).to_contain_text("33 of 33 layers")
-    page.wait_for_function("async () => !(await (await fetch('/queue')).json()).queue_running.length")
+    page.wait_for_function(
+        "async known => Object.keys(await (await fetch('/history')).json()).length > known", arg=known
+    )
     (last,) = web_server.get("/history?max_items=1").values()
     assert MERGE not in last["outputs"], "it did not run again"
 
