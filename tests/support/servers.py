@@ -13,6 +13,12 @@ BROKEN = "broken.py"
 _FOLDERS = ("models", "input", "output", "temp", "user/default/workflows")
 
 
+_BLANK = {
+    "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}},
+    "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+}
+
+
 class SharedServer(Server):
     """With the playground's files, and a custom node that cannot be loaded."""
 
@@ -34,7 +40,15 @@ class SharedServer(Server):
             if path not in self._furnished:
                 path.unlink()
         self.post("/history", {"clear": True})
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget what is kept of runs, and loaded models.
+
+        The host looks at this wish before or after the next prompt: only behind one that has ended it is granted.
+        """
         self.post("/free", {"unload_models": True, "free_memory": True})
+        self.queue(_BLANK)
 
     def _files(self) -> Iterator[Path]:
         found = (path for name in _FOLDERS for path in (self.base / name).rglob("*"))

@@ -56,7 +56,7 @@ def browser(opened: ExitStack) -> Browser:
 
 
 @pytest.fixture(scope="session")
-def web_server(browser: Browser, shared_server: SharedServer) -> Server:
+def web_server(browser: Browser, shared_server: SharedServer) -> SharedServer:
     """With the playground's models and pictures; after the browser, so that nothing starts in vain without one."""
     shared_server.tidy()
     return shared_server
@@ -91,10 +91,10 @@ def context(browser: Browser, opened: ExitStack) -> BrowserContext:
 
 
 @pytest.fixture
-def page(context: BrowserContext, web_server: Server, renderer: str) -> Iterator[Page]:
+def page(context: BrowserContext, web_server: SharedServer, renderer: str) -> Iterator[Page]:
     """The host's page, ready."""
     web_server.post("/api/settings", {**SETTINGS, "Comfy.VueNodes.Enabled": renderer == "vue"})
-    web_server.post("/free", {"free_memory": True})  # a node whose output is kept says nothing again
+    web_server.forget()  # a node whose output is kept says nothing again
     made = context.new_page()
     made.goto(web_server.url)
     made.wait_for_function(READY)
