@@ -34,13 +34,22 @@ class SharedServer(Server):
         """Forget what others did: what they left running, their files, what is kept of runs, and loaded models."""
         self.post("/queue", {"clear": True})
         self.post("/interrupt", {})
-        while self.get("/queue")["queue_running"]:
-            time.sleep(0.05)
+        self.settle()
         for path in self._files():
             if path not in self._furnished:
                 path.unlink()
         self.post("/history", {"clear": True})
         self.forget()
+
+    def settle(self) -> None:
+        """Wait until nothing runs and nothing waits. A page cannot: `wait_for_function` takes a promise for a yes."""
+        while any(self.get("/queue").values()):
+            time.sleep(0.05)
+
+    def await_runs(self, count: int) -> None:
+        """Wait until so many runs have ended."""
+        while len(self.get("/history")) < count:
+            time.sleep(0.05)
 
     def forget(self) -> None:
         """Forget what is kept of runs, and loaded models.

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from devtools.server import Server
 
 from ..support.desk import MERGE, READY, Desk, compose, in_page, look_at, sent, undo
+from ..support.servers import SharedServer
 
 pytestmark = [pytest.mark.web, pytest.mark.server]
 
@@ -33,7 +34,7 @@ def open_desk(page: Page, load: Load, prompt: dict[str, Any]) -> Desk:
     return desk
 
 
-def test_one_drag_sets_two_scales(page: Page, load: Load, adapters: tuple[str, str], web_server: Server) -> None:
+def test_one_drag_sets_two_scales(page: Page, load: Load, adapters: tuple[str, str], web_server: SharedServer) -> None:
     desk = open_desk(page, load, compose(adapters))
     desk.root.get_by_text("Pad", exact=True).click()
     square, thumb = desk.root.locator(".qr-lora-pad-square"), desk.root.locator(".qr-lora-pad-thumb")
@@ -76,14 +77,13 @@ def test_one_drag_sets_two_scales(page: Page, load: Load, adapters: tuple[str, s
     page.mouse.move(box["x"] + 90, box["y"] + 90)
     page.mouse.down()
     page.mouse.move(box["x"] + 20, box["y"] + 150, steps=10)
-    told = "async before => Object.keys(await (await fetch('/history')).json()).length > before"
-    page.wait_for_function(told, arg=done)
     steps = "() => app.extensionManager.workflow.activeWorkflow.changeTracker.undoQueue.length"
     undoable = page.evaluate(steps)
     page.mouse.up()
-    assert page.evaluate(steps) == undoable + 1, "rendered while dragging, and still one step"
+    assert page.evaluate(steps) == undoable + 1, "run while dragging, and still one step"
+    web_server.await_runs(done + 1)
     page.evaluate("() => { app.extensionManager.queueSettings.mode = 'disabled' }")
-    page.wait_for_function("async () => !(await (await fetch('/queue')).json()).queue_running.length")
+    web_server.settle()
 
 
 def dense(server: Server, name: str) -> dict[str, torch.Tensor]:
@@ -96,7 +96,7 @@ def dense(server: Server, name: str) -> dict[str, torch.Tensor]:
     }
 
 
-def test_what_was_applied(page: Page, load: Load, adapters: tuple[str, str], web_server: Server) -> None:
+def test_what_was_applied(page: Page, load: Load, adapters: tuple[str, str], web_server: SharedServer) -> None:
     """Layers, basis, interference against dense deltas, and another base model."""
     ours: list[str] = []
 
@@ -148,14 +148,14 @@ def test_what_was_applied(page: Page, load: Load, adapters: tuple[str, str], web
 
 
 def test_a_kept_merge_tells_a_page_that_was_opened_later(
-    page: Page, load: Load, adapters: tuple[str, str], web_server: Server
+    page: Page, load: Load, adapters: tuple[str, str], web_server: SharedServer
 ) -> None:
     prompt = compose(adapters, scales=(0.4, 0.6))
     desk = open_desk(page, load, prompt)
     page.click(RUN)
     result = desk.root.locator(".qr-lora-merge-result")
     expect(result).to_contain_text("33 of 33 layers")
-    page.wait_for_function("async () => !(await (await fetch('/queue')).json()).queue_running.length")
+    web_server.settle()
     page.reload()
     page.wait_for_function(READY)
     prompt["14"]["inputs"]["seed"] += 1
@@ -164,9 +164,7 @@ def test_a_kept_merge_tells_a_page_that_was_opened_later(
     known = len(web_server.get("/history"))
     page.click(RUN)
     expect(result).to_contain_text("33 of 33 layers")
-    page.wait_for_function(
-        "async known => Object.keys(await (await fetch('/history')).json()).length > known", arg=known
-    )
+    web_server.await_runs(known + 1)
     (last,) = web_server.get("/history?max_items=1").values()
     assert MERGE not in last["outputs"], "it did not run again"
 

@@ -9,15 +9,16 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from ..support.desk import look_at
+from ..support.servers import SharedServer
 
 pytestmark = [pytest.mark.web, pytest.mark.server]
 
 Load = Callable[[dict[str, Any]], None]
 
-DONE = "async () => !Object.values(await (await fetch('/queue')).json()).flat().length"
 
-
-def test_what_was_saved_is_told_after_the_run(page: Page, load: Load, adapters: tuple[str, str]) -> None:
+def test_what_was_saved_is_told_after_the_run(
+    page: Page, load: Load, adapters: tuple[str, str], web_server: SharedServer
+) -> None:
     load(
         {
             "1": {"class_type": "QRLoRA_Load", "inputs": {"adapter_name": adapters[0]}},
@@ -28,7 +29,7 @@ def test_what_was_saved_is_told_after_the_run(page: Page, load: Load, adapters: 
     page.evaluate("() => window.app.queuePrompt(0)")
     said = page.locator(".qr-lora-said")
     expect(said).to_contain_text("saved as output/qr_loras/said_")
-    page.wait_for_function(DONE)
+    web_server.settle()
     page.wait_for_timeout(1000)
     expect(said).to_be_visible()
     assert page.locator(".dom-widget, .lg-node-widget").filter(has_text="saved as").count() == 1

@@ -10,7 +10,8 @@ import pytest
 from playwright.sync_api import Page
 
 from devtools.environment import ROOT
-from devtools.server import Server
+
+from ..support.servers import SharedServer
 
 pytestmark = [pytest.mark.web, pytest.mark.server]
 
@@ -73,7 +74,7 @@ def test_curve_and_samples_while_and_after_it_runs(page: Page, load: Load) -> No
     assert page.evaluate(f"() => ({REPORT})().losses.length") == 40
 
 
-def test_stop_and_keep_from_a_page_opened_later(page: Page, load: Load, web_server: Server) -> None:
+def test_stop_and_keep_from_a_page_opened_later(page: Page, load: Load, web_server: SharedServer) -> None:
     prompt = training(100000, 2)
     running = web_server.submit(prompt)
     while not any(report["step"] > 2 for report in web_server.get("/qr_lora/training")["running"]):
@@ -99,7 +100,7 @@ def test_stop_and_keep_from_a_page_opened_later(page: Page, load: Load, web_serv
     assert list(web_server.output_dir.glob("qr_loras/web_*.safetensors"))
 
 
-def test_stop_and_keep_of_a_run_of_the_page(page: Page, load: Load, web_server: Server) -> None:
+def test_stop_and_keep_of_a_run_of_the_page(page: Page, load: Load, web_server: SharedServer) -> None:
     load(training(100000, 3))
     button = page.locator(".qr-lora-train-top button")
     page.evaluate("() => window.app.queuePrompt(0)")
@@ -110,12 +111,12 @@ def test_stop_and_keep_of_a_run_of_the_page(page: Page, load: Load, web_server: 
     assert button.inner_text() == "Stopped and kept"
     assert button.is_disabled()
     assert "adapter kept" in page.locator(".qr-lora-train-words").inner_text()
-    page.wait_for_function("async () => !(await (await window.app.api.fetchApi('/queue')).json()).queue_running.length")
+    web_server.settle()
     assert web_server.get("/qr_lora/training") == {"running": []}
 
 
 def test_another_workflow_with_a_node_of_that_number_shows_nothing_of_it(
-    page: Page, load: Load, web_server: Server
+    page: Page, load: Load, web_server: SharedServer
 ) -> None:
     load(training(100000, 4))
     page.evaluate("() => window.app.queuePrompt(0)")
