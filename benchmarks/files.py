@@ -37,7 +37,7 @@ from safetensors.torch import save_file
 
 from comfyui_qr_lora.nodes.host.model.key_map import KeyMap
 from comfyui_qr_lora.qrlora_core import BasisStore, Layer, QRLoRA, decompose, load_adapter, save_adapter, select
-from comfyui_qr_lora.qrlora_core.functional import sketch as basis_module
+from comfyui_qr_lora.qrlora_core.functional import sketch
 
 RANK, WIDTH, NARROW = 64, 3072, 128
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -227,7 +227,7 @@ def show_times(kinds: Mapping[str, Mapping[str, File]], quick: bool) -> None:
 
 def first_compact(file: File) -> float:
     """Seconds of the first compact file after a start: the numbers behind a sketch are drawn as well."""
-    basis_module._stream.cache_clear()
+    sketch._stream.cache_clear()
     return clock(lambda: file.load(file.path))
 
 

@@ -29,6 +29,7 @@ class BasisStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self.has_grown = False  # since it was made
 
     def find(self, basis_id: str, stored: Tensor) -> Tensor | None:
         """The basis of this name if it is there, undamaged and has this sketch, else None."""
@@ -39,9 +40,8 @@ class BasisStore:
         except AdapterFileError:
             return None  # a damaged cache entry is one that is missing
         with contextlib.suppress(OSError):  # a folder that can only be read
-            os.utime(
-                path, ns=(time.time_ns(), path.stat().st_mtime_ns)
-            )  # used now; a file system alone may not note it
+            # Used now; a file system alone may not note it.
+            os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
         whole = q.is_floating_point() and _digest(q) == digest
         return q if whole and fits(q, stored) else None
 
@@ -52,6 +52,7 @@ class BasisStore:
             AdapterFileError: the folder cannot be written.
         """
         write(self._path(basis_id, q.shape[1]), {"q": plain(q)}, {_DIGEST: _digest(q)})
+        self.has_grown = True
 
     def prune(self, limit: int) -> int:
         """Delete the bases that were not used for the longest time until the others have at most `limit` bytes.

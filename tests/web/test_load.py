@@ -102,7 +102,17 @@ def test_the_panel_shows_the_file_and_copies_its_triggers(page: Page, load: Load
       navigator.clipboard.writeText = () => Promise.reject()
     }""")  # as on a page without https
     panel.get_by_role("button", name="Copy these words").click()
-    page.wait_for_function("async () => await navigator.clipboard.readText() === 'xyz style'")
+    assert (
+        page.evaluate("""async () => {
+      let text = null;
+      for (let tried = 0; tried < 100 && text !== 'xyz style'; tried++) {
+        await new Promise((done) => setTimeout(done, 50));
+        text = await navigator.clipboard.readText();
+      }
+      return text;
+    }""")
+        == "xyz style"
+    )
     panel.get_by_role("button", name="What the file tells").click()
     for told in ("steps_done", "1000", "learning_rate", "0.0001", "adamw"):
         expect(panel.get_by_role("group", name="Settings")).to_contain_text(told)

@@ -29,7 +29,7 @@ def basis_store() -> Iterator[BasisStore]:
     """
     store = BasisStore(Path(folder_paths.models_dir) / _FOLDER)
     yield store
-    if deleted := store.prune(_MOST_BYTES):
+    if store.has_grown and (deleted := store.prune(_MOST_BYTES)):
         logging.info("QR-LoRA: %d bases that were not used for the longest time left %s", deleted, _FOLDER)
 
 
