@@ -27,7 +27,7 @@ SETTINGS = {
 
 
 # Milliseconds until something counts as hanging, also where much else runs on the machine.
-PATIENCE = 300_000
+PATIENCE = 1000 * int(os.environ.get("QRLORA_PATIENCE", "300"))
 expect.set_options(timeout=PATIENCE)
 
 

@@ -68,6 +68,8 @@ def test_a_cell_sets_the_scales_of_the_merge(page: Page, load: Load, adapters: t
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Enter")
     assert scales() == (1, 0.25)
+    page.evaluate("() => window.app.graph.getNodeById(23).onExecuted(window.app.nodeOutputs['23'])")  # it ran again
+    assert page.evaluate("() => document.activeElement === document.querySelectorAll('.qr-lora-grid-cell')[2]")
 
     page.evaluate("""() => {
       const merge = window.app.graph.getNodeById(10);

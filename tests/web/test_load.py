@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 from safetensors.torch import save_file
 
 from devtools.server import Server
@@ -137,6 +137,60 @@ def test_the_panel_shows_the_file_and_copies_its_triggers(page: Page, load: Load
     assert page.evaluate(HARM) == {"pwned": None, "made": 0}
     assert panel.bounding_box()["height"] == height  # type: ignore[index]
     assert seen == []
+
+
+def test_a_list_that_comes_late_takes_nothing_from_the_keyboard(page: Page, load: Load) -> None:
+    """The picker opens with what the page knows; the server's list comes when it comes."""
+    load(of(STYLE))
+    waiting: list[Route] = []
+    page.route("**/qr_lora/adapters", lambda route: waiting.append(route))
+    opener = page.get_by_role("button", name="Choose an adapter file")
+    dialog = page.locator("dialog.qr-lora-load-picker")
+    cards, folders = page.locator(".qr-lora-load-card"), page.locator(".qr-lora-load-folder")
+
+    def open_picker() -> None:
+        expect(opener).to_be_focused()
+        with page.expect_request("**/qr_lora/adapters"):
+            page.keyboard.press("Enter")
+
+    def answer(without: str) -> None:
+        """The server's list, in which one file is missing, and what the picker shows of it."""
+        count = int(folders.first.locator(".qr-lora-quiet").inner_text())
+        route = waiting.pop()
+        told = route.fetch().json()
+        route.fulfill(json={"adapters": [file for file in told["adapters"] if file["name"] != without]})
+        expect(folders.first.locator(".qr-lora-quiet")).to_have_text(str(count - 1))
+
+    opener.focus()
+    open_picker()
+    page.keyboard.type("many 29")
+    expect(cards).to_have_count(13)
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowRight")
+    expect(cards.nth(1)).to_be_focused()
+    cards.nth(1).evaluate("card => { card.dataset.mark = 'the same' }")
+    answer(without="loras/panel/many/001.safetensors")
+    expect(cards.nth(1)).to_be_focused()
+    expect(cards.nth(1)).to_have_attribute("data-mark", "the same")
+    expect(cards.nth(1)).to_have_attribute("tabindex", "0")
+    page.keyboard.press("Escape")
+
+    open_picker()
+    folder = dialog.locator(".qr-lora-load-folder", has_text="deep")
+    folder.focus()
+    answer(without=HOSTILE_FILE)
+    expect(folder).to_be_focused()
+    page.keyboard.press("Escape")
+
+    open_picker()
+    page.keyboard.type("style")
+    page.keyboard.press("ArrowDown")
+    expect(cards.first).to_be_focused()
+    answer(without=STYLE)
+    expect(dialog.get_by_label("Search")).to_be_focused()
+    page.keyboard.press("Escape")  # empties the search
+    page.keyboard.press("Escape")
+    expect(opener).to_be_focused()
 
 
 def choose_by_list(page: Page, name: str) -> None:

@@ -158,21 +158,58 @@ def test_a_scale_is_linked_at_its_row(page: Page, adapters: tuple[str, str], web
 
 def test_merge_settings(page: Page, desk: Desk) -> None:
     """What a mode needs is shown with it, and sent."""
-    choose = desk.root.locator('[data-widget="mode"]')
+    choose = desk.root.locator('[data-key="mode"]')
     choose.select_option("null_space")
-    desk.root.locator('[data-widget="protect"]').select_option("1")
-    desk.root.locator('[data-widget="mu"]').fill("2.5")
-    desk.root.locator('[data-widget="mu"]').press("Tab")
+    desk.root.locator('[data-key="protect"]').select_option("1")
+    desk.root.locator('[data-key="mu"]').fill("2.5")
+    desk.root.locator('[data-key="mu"]').press("Tab")
     chosen = {"mode": "null_space", "protect": 1, "mu": 2.5}
     assert {key: sent(page)[key] for key in chosen} == chosen
     desk.row(1).locator("button").first.focus()
     page.keyboard.press("ArrowDown")
     assert sent(page)["protect"] == 2, "the same adapter is protected"
     choose.select_option("ties")
-    assert desk.root.locator('[data-widget="mu"]').count() == 0
-    assert desk.root.locator('[data-widget="density"]').input_value() == "0.5"
-    desk.root.locator('[data-widget="apply"]').select_option("patch")
+    assert desk.root.locator('[data-key="mu"]').count() == 0
+    assert desk.root.locator('[data-key="density"]').input_value() == "0.5"
+    desk.root.locator('[data-key="apply"]').select_option("patch")
     assert (sent(page)["mode"], sent(page)["apply"]) == ("ties", "patch")
+
+
+def test_the_keyboard_stays_where_it_is_while_the_desk_changes(page: Page, desk: Desk) -> None:
+    """A mode with settings of its own puts the lines anew; what has the focus keeps it."""
+    choose = desk.root.locator('[data-key="mode"]')
+    choose.focus()
+    for mode in ("null_space", "ties", "add"):
+        choose.select_option(mode)
+        expect(choose).to_be_focused()
+    number = desk.row(2).locator("input")
+    number.focus()
+    in_page(page, "id => app.graph.getNodeById(id).widgets.find((w) => w.name === 'mode').callback('ties')", MERGE)
+    in_page(page, "id => app.graph.getNodeById(id).disconnectInput(1)", MERGE)
+    expect(desk.root.locator(".qr-lora-merge-row")).to_have_count(1)
+    expect(number).to_be_focused()
+
+
+def test_one_change_draws_the_desk_once(page: Page, desk: Desk) -> None:
+    """The widget tells of a step of the slider, the slider itself, and the host where it runs on every change."""
+    in_page(
+        page,
+        """id => {
+          const desk = app.graph.getNodeById(id).qrLoRADesk, draw = desk.draw
+          window.drawn = 0
+          desk.draw = function () { window.drawn += 1; return draw.call(this) }
+        }""",
+        MERGE,
+    )
+    slider = desk.slider(1).element_handle()
+    step = """slider => {
+      window.drawn = 0
+      slider.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowLeft', bubbles: true, cancelable: true}))
+      return new Promise((done) => queueMicrotask(() => queueMicrotask(() => queueMicrotask(() => done(window.drawn)))))
+    }"""
+    in_page(page, "() => { app.extensionManager.queueSettings.mode = 'change' }")
+    assert page.evaluate(step, slider) == 1
+    assert desk.shown(1) == scales(page)[0] == 0.85
 
 
 def test_values_survive(page: Page, desk: Desk, web_server: Server) -> None:

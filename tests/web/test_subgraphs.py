@@ -94,7 +94,7 @@ def test_the_desk_inside_and_the_widgets_outside_agree(page: Page, outer: Outer,
     assert desk.names() == ["content_00001_", "style_00001_"]
     desk.type_scale(2, "1.25")
     desk.drag(1, 1.4)
-    desk.root.locator('[data-widget="apply"]').select_option("patch")
+    desk.root.locator('[data-key="apply"]').select_option("patch")
     assert (desk.shown(1), desk.shown(2)) == (pytest.approx(1.4, abs=0.051), 1.25)
     outer.leave()
     assert outer.values() == {"scale_1": pytest.approx(1.4, abs=0.051), "scale_2": 1.25, "apply": "patch"}

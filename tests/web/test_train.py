@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 from devtools.environment import ROOT
 
@@ -56,6 +56,16 @@ def test_curve_and_samples_while_and_after_it_runs(page: Page, load: Load) -> No
     page.wait_for_function(
         "() => [...document.querySelectorAll('.qr-lora-train-sample img')].every((image) => image.naturalWidth)"
     )
+    last = page.locator(".qr-lora-train-sample a").last
+    last.focus()
+    page.evaluate(f"""() => {{
+      const report = ({REPORT})();
+      const another = {{ ...report.samples[0], step: 41, filename: 'another.png' }};
+      window.app.api.dispatchCustomEvent('qr_lora.training', {{ ...report, samples: [...report.samples, another] }});
+      window.app.api.dispatchCustomEvent('qr_lora.training', report);
+    }}""")
+    expect(last).to_be_focused()
+    assert pictures.count() == 4
     panel = page.locator(".qr-lora:has(.qr-lora-train-curve)").inner_text()
     assert "Finished: 40 steps" in panel
     assert "layers, rank 16" in panel

@@ -9,8 +9,9 @@
  */
 
 import { api } from "../../../scripts/api.js";
-import { element, plainText } from "../lib/dom.js";
+import { element, fill, plainText } from "../lib/dom.js";
 import { allNodes, onExecuted, sourceOf } from "../lib/graph.js";
+import { stepInGrid } from "../lib/keys.js";
 import { addPanel } from "../lib/panel.js";
 import { text } from "../lib/texts.js";
 import { setScales } from "../merge/merge.js";
@@ -57,7 +58,7 @@ class GridView {
     this.frame.style.setProperty("--qr-ratio", String(width / height));
     this.columns = result.cells.filter((cell) => cell.at[1] === result.cells[0].at[1]).length;
     this.cells = result.cells.map((cell, index) => this.newCell(cell, index, result));
-    this.frame.replaceChildren(this.picture, ...this.cells);
+    fill(this.frame, this.picture, ...this.cells);
     this.frame.hidden = false;
     this.message.textContent = text("grid.choose");
   }
@@ -79,6 +80,7 @@ class GridView {
       "aria-label": label,
       "aria-pressed": "false",
       tabindex: index ? "-1" : "0",
+      dataset: { key: index },
       style: { left, top, width, height },
       click: () => this.press(cell, index, scales),
       focus: () => this.cells.forEach((other, place) => (other.tabIndex = place === index ? 0 : -1)),
@@ -105,7 +107,7 @@ class GridView {
    * @param {number} index
    */
   pressKey(event, index) {
-    const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -this.columns, ArrowDown: this.columns }[event.key];
+    const step = stepInGrid(event, this.columns);
     if (!step) return;
     event.preventDefault();
     this.cells[index + step]?.focus();

@@ -44,6 +44,24 @@ export function childrenOf(parent) {
 }
 
 /**
+ * Put these and no others into an element. Whoever has the focus keeps it: itself where it stays, else what says by the
+ * same `data-key` that it is the same thing.
+ * @param {HTMLElement} parent
+ * @param {...HTMLElement} children
+ */
+export function fill(parent, ...children) {
+  const before = childrenOf(parent);
+  if (before.length === children.length && before.every((child, place) => child === children[place])) return;
+  const focused = /** @type {HTMLElement | null} */ (document.activeElement);
+  const had = focused && parent.contains(focused);
+  parent.replaceChildren(...children);
+  if (!had) return;
+  const { key } = focused.dataset;
+  const heir = parent.contains(focused) ? focused : key && parent.querySelector(`[data-key="${CSS.escape(key)}"]`);
+  if (heir) /** @type {HTMLElement} */ (heir).focus({ preventScroll: true });
+}
+
+/**
  * A button with a short face and what a screen reader and a tooltip say.
  * @param {string} face
  * @param {string} label

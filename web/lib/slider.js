@@ -7,6 +7,8 @@
  */
 
 import { element } from "./dom.js";
+import { drag, placeIn } from "./drag.js";
+import { arrowOf } from "./keys.js";
 
 const PAGE = 5; // steps
 const FINE = 0.2; // of a step, with Shift
@@ -35,7 +37,9 @@ export function slider({ min, max, step, onInput, onChange, reset }) {
     if (event.button !== 0 || isDisabled(made)) return;
     event.preventDefault();
     made.focus();
-    drag(made, event, ({ share }) => move(range.min + share * (range.max - range.min)), onChange);
+    const follow = (/** @type {PointerEvent} */ at) => move(range.min + placeIn(made, at).share * (range.max - range.min));
+    follow(event);
+    drag(made, event, follow, onChange);
   });
   made.addEventListener("dblclick", () => {
     if (reset === undefined || isDisabled(made)) return;
@@ -53,44 +57,6 @@ export function slider({ min, max, step, onInput, onChange, reset }) {
   return Object.assign(made, { show });
 }
 
-/**
- * Follow the pointer over an element: shares from the left and from the bottom, 0 to 1, as often as it is drawn.
- * @param {HTMLElement} target
- * @param {PointerEvent} start
- * @param {(place: { share: number, up: number }) => void} follow
- * @param {() => void} end
- */
-export function drag(target, start, follow, end) {
-  target.setPointerCapture(start.pointerId);
-  const box = target.getBoundingClientRect();
-  /** @type {PointerEvent | null} */
-  let latest = null;
-  const tell = () => {
-    if (!latest) return;
-    const { clientX, clientY } = latest;
-    latest = null;
-    follow({ share: clamped((clientX - box.left) / box.width), up: clamped((box.bottom - clientY) / box.height) });
-  };
-  const note = (/** @type {PointerEvent} */ event) => {
-    if (!latest) requestAnimationFrame(tell);
-    latest = event;
-  };
-  const stop = () => {
-    target.removeEventListener("pointermove", note);
-    tell();
-    end();
-  };
-  latest = start;
-  tell();
-  target.addEventListener("pointermove", note);
-  target.addEventListener("lostpointercapture", stop, { once: true });
-}
-
-/** @param {number} share */
-function clamped(share) {
-  return Math.min(1, Math.max(0, share));
-}
-
 /** @param {HTMLElement} made */
 function isDisabled(made) {
   return made.getAttribute("aria-disabled") === "true";
@@ -102,12 +68,10 @@ function isDisabled(made) {
  * @param {Range} range
  * @returns {number | null}
  */
-function targetOf({ key, shiftKey }, value, { min, max, step }) {
-  const small = shiftKey ? step * FINE : step;
-  /** @type {Record<string, number>} */
-  const steps = { ArrowLeft: -small, ArrowDown: -small, ArrowRight: small, ArrowUp: small, PageUp: PAGE * step, PageDown: -PAGE * step };
-  if (key in steps) return value + steps[key];
-  return { Home: min, End: max }[key] ?? null;
+function targetOf(event, value, { min, max, step }) {
+  const arrow = arrowOf(event);
+  if (arrow) return value + (arrow[0] + arrow[1]) * (event.shiftKey ? step * FINE : step);
+  return { PageUp: value + PAGE * step, PageDown: value - PAGE * step, Home: min, End: max }[event.key] ?? null;
 }
 
 /**

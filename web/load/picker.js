@@ -5,12 +5,12 @@
  * @typedef {AdapterFile & { found: string }} Listed `found` is what is searched
  */
 
-import { button, childrenOf, element, plainText } from "../lib/dom.js";
+import { button, childrenOf, element, fill, plainText } from "../lib/dom.js";
+import { stepInGrid, stepInList } from "../lib/keys.js";
 import { text } from "../lib/texts.js";
 import { pictureAddress } from "./library.js";
 
 const MOST_SHOWN = 240;
-const STEPS = { ArrowLeft: -1, ArrowRight: 1 };
 
 /**
  * Ask for one of the files; resolves to its name, or to null. `later` brings the list once more, fresh.
@@ -34,6 +34,8 @@ class Picker {
     this.chosen = chosen;
     this.resolve = resolve;
     this.folder = "";
+    /** Cards by the name of their file. @type {Map<string, HTMLElement>} */
+    this.made = new Map();
     /** @type {string | null} */
     this.picked = null;
     this.search = element("input", {
@@ -42,7 +44,7 @@ class Picker {
       placeholder: text("load.search"),
       "aria-label": text("load.search"),
       autofocus: true,
-      input: () => this.show(),
+      input: () => this.find(),
       keydown: (event) => this.#searchKeys(event),
     });
     this.folders = element("div", { class: "qr-lora-load-folders qr-lora-scroll", role: "group", "aria-label": text("load.folders") });
@@ -60,13 +62,17 @@ class Picker {
     later.then((files) => this.root.open && this.refresh(files), (error) => this.#tell(error));
   }
 
-  /** @param {AdapterFile[]} files */
+  /**
+   * Show others than before. Who is at a card or a folder stays there.
+   * @param {AdapterFile[]} files
+   */
   refresh(files) {
     const isChosen = (/** @type {AdapterFile} */ file) => file.name === this.chosen;
     const ordered = [...files.filter(isChosen), ...files.filter((file) => !isChosen(file))];
     this.files = listed(ordered);
     this.showFolders();
     this.show();
+    if (!this.root.contains(document.activeElement)) this.search.focus(); // the file is gone
   }
 
   showFolders() {
@@ -75,8 +81,15 @@ class Picker {
     const all = this.#folderButton("", text("load.all_folders"), this.files.length, 0);
     const below = [...counts].filter(([folder]) => folder).sort(([a], [b]) => (a < b ? -1 : 1));
     const made = below.slice(0, MOST_SHOWN).map(([folder, count]) => this.#folderButton(folder, ...lastPart(folder, count)));
-    this.folders.replaceChildren(all, ...made);
+    fill(this.folders, all, ...made);
     this.#markFolder();
+  }
+
+  /** Show what is found from its start. */
+  find() {
+    this.show();
+    this.cards.scrollTop = 0;
+    roveTo(childrenOf(this.cards)[0], false);
   }
 
   show() {
@@ -84,12 +97,12 @@ class Picker {
     const found = this.files.filter(
       (file) => isBelow(file.name, this.folder) && words.every((word) => file.found.includes(word)),
     );
-    this.cards.replaceChildren(...found.slice(0, MOST_SHOWN).map((file) => this.#card(file)));
-    this.cards.scrollTop = 0;
+    fill(this.cards, ...found.slice(0, MOST_SHOWN).map((file) => this.#card(file)));
     const more = found.length - MOST_SHOWN;
     const key = more > 0 ? "load.more" : found.length ? "load.found" : "load.none_found";
     this.count.textContent = text(key, { count: Math.min(found.length, MOST_SHOWN), more });
-    roveTo(childrenOf(this.cards)[0], false);
+    const cards = childrenOf(this.cards);
+    roveTo(cards.find((card) => card === document.activeElement) ?? cards[0], false);
   }
 
   #dialog() {
@@ -142,7 +155,7 @@ class Picker {
         type: "button",
         class: "qr-lora-load-folder",
         title: plainText(folder) || label,
-        dataset: { folder },
+        dataset: { key: folder },
         style: { paddingInlineStart: `${6 + 12 * depth}px` },
         click: () => this.#enter(folder),
       },
@@ -155,24 +168,32 @@ class Picker {
   #enter(folder) {
     this.folder = folder;
     this.#markFolder();
-    this.show();
+    this.find();
   }
 
   #markFolder() {
     for (const item of childrenOf(this.folders)) {
-      const isHere = item.dataset.folder === this.folder;
+      const isHere = item.dataset.key === this.folder;
       item.setAttribute("aria-pressed", String(isHere));
       item.tabIndex = isHere ? 0 : -1;
     }
   }
 
-  /** @param {AdapterFile} file */
+  /**
+   * The card of a file, the same one as long as the dialog is open.
+   * @param {AdapterFile} file
+   */
   #card(file) {
+    const card = this.made.get(file.name) ?? this.#newCard(file);
+    this.made.set(file.name, card);
+    showPicture(/** @type {HTMLElement} */ (card.firstElementChild), file);
+    return card;
+  }
+
+  /** @param {AdapterFile} file */
+  #newCard(file) {
     const name = plainText(file.name);
     const [folder, stem] = parted(name);
-    const picture = file.picture
-      ? element("img", { loading: "lazy", decoding: "async", alt: "", src: pictureAddress(file.name), draggable: "false" })
-      : element("span", { class: "qr-lora-load-letter", text: [...stem][0]?.toUpperCase() ?? "" });
     return element(
       "button",
       {
@@ -184,7 +205,7 @@ class Picker {
         "aria-selected": String(file.name === this.chosen),
         click: () => this.#choose(file.name),
       },
-      element("span", { class: "qr-lora-load-thumb" }, picture),
+      element("span", { class: "qr-lora-load-thumb" }),
       element("span", { class: "qr-lora-load-stem", text: stem }),
       element("span", { class: "qr-lora-load-place qr-lora-quiet", text: folder }),
     );
@@ -205,7 +226,7 @@ class Picker {
     const cards = childrenOf(this.cards);
     const at = cards.findIndex((card) => card === document.activeElement);
     const columns = cards.filter((card) => card.offsetTop === cards[0].offsetTop).length;
-    const step = { ...STEPS, ArrowUp: -columns, ArrowDown: columns }[event.key];
+    const step = stepInGrid(event, columns);
     if (step) {
       if (at + step < 0 && event.key === "ArrowUp") this.search.focus();
       else roveTo(cards[Math.min(Math.max(at + step, 0), cards.length - 1)], true);
@@ -226,13 +247,29 @@ class Picker {
   /** @param {KeyboardEvent} event */
   #folderKeys(event) {
     const folders = childrenOf(this.folders);
-    const step = { ArrowUp: -1, ArrowDown: 1 }[event.key];
+    const step = stepInList(event);
     const next = step && folders[folders.findIndex((folder) => folder === document.activeElement) + step];
     if (!next) return;
     event.preventDefault();
     next.focus();
-    this.#enter(next.dataset.folder ?? "");
+    this.#enter(next.dataset.key ?? "");
   }
+}
+
+/**
+ * The preview of a file, or its first letter, unless that is what is there.
+ * @param {HTMLElement} thumb
+ * @param {AdapterFile} file
+ */
+function showPicture(thumb, { name, picture }) {
+  if (thumb.dataset.picture === String(picture)) return;
+  thumb.dataset.picture = String(picture);
+  const [, stem] = parted(plainText(name));
+  thumb.replaceChildren(
+    picture
+      ? element("img", { loading: "lazy", decoding: "async", alt: "", src: pictureAddress(name), draggable: "false" })
+      : element("span", { class: "qr-lora-load-letter", text: [...stem][0]?.toUpperCase() ?? "" }),
+  );
 }
 
 /**

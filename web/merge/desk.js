@@ -2,8 +2,8 @@
 
 /** @typedef {import("./result.js").Told} Told */
 
-import { element } from "../lib/dom.js";
-import { isLinked, recordChange } from "../lib/graph.js";
+import { element, fill } from "../lib/dom.js";
+import { debounced, isLinked, recordChange } from "../lib/graph.js";
 import { text } from "../lib/texts.js";
 import * as mix from "./mix.js";
 import { Pad } from "./pad.js";
@@ -31,6 +31,7 @@ export class Desk {
     this.shape = "";
     this.shownHeight = 0;
     this.onResize = this.onMove = () => {};
+    this.refresh = debounced(() => this.draw()); // one change is told of in several ways
     this.list = element("div", { class: "qr-lora-merge-rows", role: "group", "aria-label": text("merge.rows") });
     this.settings = new Settings(node, () => this.update());
     this.pad = new Pad(node, () => this.refresh());
@@ -73,17 +74,17 @@ export class Desk {
     const slots = mix.connectedSlots(this.node);
     /** @type {import("./row.js").Actions} */
     const actions = { refresh: () => this.refresh(), move: (...how) => this.move(...how), slotAt: (found) => this.slotAt(found) };
-    this.rows = slots.map((slot) => new Row(this.node, slot, actions));
-    this.between = slots.slice(1).map(() => element("div", { class: "qr-lora-merge-between qr-lora-quiet" }));
+    this.rows = slots.map((slot) => this.rows.find((row) => row.slot === slot) ?? new Row(this.node, slot, actions));
+    this.between = slots.slice(1).map((_, index) => this.between[index] ?? element("div", { class: "qr-lora-merge-between qr-lora-quiet" }));
     const parts = this.rows.flatMap(({ root }, index) => [...(index ? [this.between[index - 1]] : []), root]);
     const hint = element("div", { class: "qr-lora-merge-empty qr-lora-quiet", text: text("merge.empty") });
-    this.list.replaceChildren(...(parts.length ? parts : [hint]));
+    fill(this.list, ...(parts.length ? parts : [hint]));
     this.settings.rebuild(this.pad.switch);
     this.pad.setSlots(slots);
   }
 
-  /** Show the present values. */
-  refresh() {
+  /** Show the present values: `refresh` does, once the present burst of changes is over. */
+  draw() {
     const state = mix.stateOf(this.node);
     for (const row of this.rows) row.show(state);
     for (const [index, strip] of this.between.entries()) {

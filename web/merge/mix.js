@@ -41,6 +41,24 @@ export function setPad(node, pad) {
   store(node, { ...stateOf(node), pad });
 }
 
+/**
+ * The inputs that belong to one merge mode each, as the server tells of them.
+ * @param {LGraphNode} node
+ */
+export function modeInputs(node) {
+  const told = Object.entries(node.constructor.nodeData?.input?.optional ?? {});
+  return told.flatMap(([name, [, about]]) => (about?.qr_lora_mode ? [{ name, mode: about.qr_lora_mode, isSlot: Boolean(about.qr_lora_slot) }] : []));
+}
+
+/**
+ * Whether a widget says which of the rows is meant.
+ * @param {LGraphNode} node
+ * @param {string} name
+ */
+export function namesSlot(node, name) {
+  return modeInputs(node).some((input) => input.name === name && input.isSlot);
+}
+
 /** @param {LGraphNode} node */
 export function connectedSlots(node) {
   return SLOTS.filter((slot) => isLinked(node, `adapter_${slot}`));
@@ -167,8 +185,7 @@ export function exchange(node, a, b) {
   setWidget(node, `scale_${a}`, second);
   setWidget(node, `scale_${b}`, first);
   const other = (/** @type {number} */ slot) => ({ [a]: b, [b]: a })[slot] ?? slot;
-  const protectedSlot = widgetOf(node, "protect");
-  if (protectedSlot) setWidget(node, "protect", other(protectedSlot.value));
+  for (const { name, isSlot } of modeInputs(node)) if (isSlot) setWidget(node, name, other(widgetOf(node, name)?.value));
   store(node, {
     ...state,
     kept: Object.fromEntries(Object.entries(state.kept).map(([slot, scale]) => [other(Number(slot)), scale])),

@@ -3,8 +3,9 @@
 /** @typedef {import("./mix.js").PadState} PadState */
 
 import { button, element, plainText } from "../lib/dom.js";
+import { drag, placeIn } from "../lib/drag.js";
 import { recordChange, tellDrag } from "../lib/graph.js";
-import { drag } from "../lib/slider.js";
+import { arrowOf } from "../lib/keys.js";
 import { text } from "../lib/texts.js";
 import * as mix from "./mix.js";
 import { nameChoices } from "./settings.js";
@@ -13,10 +14,6 @@ const SIDE = 180; // pixels, as in style.css
 const AXES = 30;
 const RANGE = 2; // scales from 0 to here
 const STEP = 0.05;
-/** @type {Record<string, [number, number]>} */
-const KEYS = {
-  ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowDown: [0, -1], ArrowUp: [0, 1],
-};
 
 export class Pad {
   /**
@@ -138,21 +135,23 @@ export class Pad {
     if (event.button !== 0) return;
     event.preventDefault();
     this.thumb.focus();
-    const follow = (/** @type {{ share: number, up: number }} */ { share, up }) => {
+    const follow = (/** @type {PointerEvent} */ at) => {
+      const { share, up } = placeIn(this.square, at);
       this.set(share * RANGE, up * RANGE);
       tellDrag();
     };
+    follow(event);
     drag(this.square, event, follow, recordChange);
   }
 
   /** @param {KeyboardEvent} event */
   pressKey(event) {
-    const step = KEYS[event.key];
-    if (!step) return;
+    const arrow = arrowOf(event);
+    if (!arrow) return;
     event.preventDefault();
     const { x, y } = this.axes();
     const [a, b] = [x, y].map((slot) => mix.scaleOf(this.node, slot));
-    this.set(a + step[0] * STEP, b + step[1] * STEP);
+    this.set(a + arrow[0] * STEP, b + arrow[1] * STEP);
     tellDrag();
     recordChange();
   }

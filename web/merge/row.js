@@ -6,7 +6,9 @@
  */
 
 import { button, element, plainText } from "../lib/dom.js";
+import { drag } from "../lib/drag.js";
 import { isLinked, recordChange, tellDrag } from "../lib/graph.js";
+import { stepInList } from "../lib/keys.js";
 import { slider } from "../lib/slider.js";
 import { text } from "../lib/texts.js";
 import * as mix from "./mix.js";
@@ -60,7 +62,7 @@ export class Row {
 
   /** @param {KeyboardEvent} event */
   pressKey(event) {
-    const step = { ArrowUp: -1, ArrowDown: 1 }[event.key];
+    const step = stepInList(event);
     if (!step) return;
     event.preventDefault();
     this.actions.move(this.slot, step)?.handle.focus();
@@ -73,17 +75,11 @@ export class Row {
   startDrag(event) {
     if (event.button !== 0) return;
     let slot = this.slot;
-    const follow = (/** @type {PointerEvent} */ { clientX, clientY }) => {
+    drag(this.handle, event, ({ clientX, clientY }) => {
       const over = document.elementsFromPoint(clientX, clientY).map(this.actions.slotAt).find(Boolean);
       if (!over || over === slot) return;
       slot = this.actions.move(slot, Math.sign(over - slot))?.slot ?? slot;
-    };
-    const stop = () => {
-      window.removeEventListener("pointermove", follow, true);
-      window.removeEventListener("pointerup", stop, true);
-    };
-    window.addEventListener("pointermove", follow, true);
-    window.addEventListener("pointerup", stop, true);
+    });
   }
 
   /** @param {State} state */

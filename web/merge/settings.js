@@ -1,6 +1,6 @@
 /** How the adapters are merged: the node's other widgets, those that the present mode needs. */
 
-import { element, plainText } from "../lib/dom.js";
+import { element, fill, plainText } from "../lib/dom.js";
 import { isLinked, recordChange, setWidget, widgetOf } from "../lib/graph.js";
 import * as mix from "./mix.js";
 
@@ -20,7 +20,7 @@ export class Settings {
   /** Names of widgets, line by line. */
   lines() {
     const mode = widgetOf(this.node, "mode")?.value;
-    const extra = Object.keys(optionalInputs(this.node)).filter((name) => toldOf(this.node, name).qr_lora_mode === mode);
+    const extra = mix.modeInputs(this.node).filter((input) => input.mode === mode).map(({ name }) => name);
     const clip = isLinked(this.node, "clip") ? ["clip_scale"] : [];
     return [["apply", "mode"], [...extra, ...clip]].filter((line) => line.length);
   }
@@ -33,7 +33,7 @@ export class Settings {
     this.fields.clear();
     const made = this.lines().map((names) => element("div", { class: "qr-lora-merge-line" }, ...names.map((name) => this.control(name))));
     made[0].append(last);
-    this.root.replaceChildren(...made);
+    fill(this.root, ...made);
   }
 
   /**
@@ -47,8 +47,8 @@ export class Settings {
   /** @param {string} name */
   control(name) {
     const widget = this.widget(name);
-    const field = toldOf(this.node, name).qr_lora_slot ? choiceOf(mix.connectedSlots(this.node)) : fieldFor(widget);
-    field.dataset.widget = name;
+    const field = mix.namesSlot(this.node, name) ? choiceOf(mix.connectedSlots(this.node)) : fieldFor(widget);
+    field.dataset.key = name;
     this.fields.set(name, field);
     field.addEventListener("change", () => {
       const value = typeof widget.value === "number" ? Number(field.value) : field.value;
@@ -62,25 +62,11 @@ export class Settings {
 
   refresh() {
     for (const [name, field] of this.fields) {
-      if (toldOf(this.node, name).qr_lora_slot) nameChoices(this.node, /** @type {HTMLSelectElement} */ (field));
+      if (mix.namesSlot(this.node, name)) nameChoices(this.node, /** @type {HTMLSelectElement} */ (field));
       field.value = String(this.widget(name).value);
       field.disabled = isLinked(this.node, name);
     }
   }
-}
-
-/** @param {LGraphNode} node */
-function optionalInputs(node) {
-  return node.constructor.nodeData?.input?.optional ?? {};
-}
-
-/**
- * What the server tells of an input besides its widget: the merge mode that it belongs to, whether it names a slot.
- * @param {LGraphNode} node
- * @param {string} name
- */
-function toldOf(node, name) {
-  return optionalInputs(node)[name]?.[1] ?? {};
 }
 
 /** @param {Widget} widget */

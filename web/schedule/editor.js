@@ -3,7 +3,9 @@
 /** @typedef {import("./curve.js").Point} Point */
 
 import { button, element, plainText } from "../lib/dom.js";
+import { drag, placeIn } from "../lib/drag.js";
 import { isLinked, recordChange, setWidget, tellDrag, widgetOf } from "../lib/graph.js";
+import { arrowOf } from "../lib/keys.js";
 import { text } from "../lib/texts.js";
 import { CUSTOM, factorAt, formatPoints, makeCurve, place, ScheduleError, shapeOf } from "./curve.js";
 
@@ -12,10 +14,6 @@ const SVG = "http://www.w3.org/2000/svg";
 const STEP = { progress: 0.01, factor: 0.05 };
 const SHIFT = 10; // times as far
 const HEADROOM = 1.25; // to drag a factor above the highest
-/** @type {Record<string, [number, number]>} */
-const ARROWS = {
-  ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowDown: [0, -1], ArrowUp: [0, 1],
-};
 const WINDOW = ["start_percent", "end_percent"];
 
 export class Editor {
@@ -194,19 +192,16 @@ export class Editor {
     if (event.button !== 0) return;
     event.preventDefault();
     handle.focus();
-    handle.setPointerCapture(event.pointerId);
     this.isDragging = true;
     const follow = (/** @type {PointerEvent} */ moved) => {
       move(this.atPointer(moved));
       tellDrag();
     };
-    handle.addEventListener("pointermove", follow);
-    handle.addEventListener("lostpointercapture", () => {
-      handle.removeEventListener("pointermove", follow);
+    drag(handle, event, follow, () => {
       this.isDragging = false;
       this.draw();
       recordChange();
-    }, { once: true });
+    });
   }
 
   /**
@@ -215,9 +210,8 @@ export class Editor {
    * @returns {Point}
    */
   atPointer(event) {
-    const box = this.plot.getBoundingClientRect();
-    const [across, down] = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height].map((share) => clamp(share, 0, 1));
-    return [across, this.range.high - down * (this.range.high - this.range.low)];
+    const { share, up } = placeIn(this.plot, event);
+    return [share, this.range.low + up * (this.range.high - this.range.low)];
   }
 
   /** @param {number} progress */
@@ -235,7 +229,7 @@ export class Editor {
       event.preventDefault();
       return this.remove(index);
     }
-    const arrow = ARROWS[event.key];
+    const arrow = arrowOf(event);
     if (!arrow) return;
     event.preventDefault();
     const times = event.shiftKey ? SHIFT : 1;
@@ -251,7 +245,7 @@ export class Editor {
    * @param {number} index
    */
   pressWindowKey(event, name, index) {
-    const arrow = ARROWS[event.key];
+    const arrow = arrowOf(event);
     if (!arrow) return;
     event.preventDefault();
     const times = event.shiftKey ? SHIFT : 1;

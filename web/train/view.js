@@ -8,7 +8,7 @@
  */
 
 import { api } from "../../../scripts/api.js";
-import { button, childrenOf, element, plainText } from "../lib/dom.js";
+import { button, childrenOf, element, fill, plainText } from "../lib/dom.js";
 import { text } from "../lib/texts.js";
 import { LossCurve } from "./loss_curve.js";
 
@@ -86,7 +86,7 @@ export class TrainingView {
     const shown = new Map(childrenOf(this.strip).map((tile) => [tile.dataset.file, tile]));
     const hasNew = samples.some((sample) => !shown.has(sample.filename));
     if (!hasNew && samples.length === shown.size) return;
-    this.strip.replaceChildren(...samples.map((sample) => shown.get(sample.filename) ?? newTile(sample)));
+    fill(this.strip, ...samples.map((sample) => shown.get(sample.filename) ?? newTile(sample)));
     this.strip.scrollLeft = this.strip.scrollWidth;
     if (this.hasSamples === Boolean(samples.length)) return;
     this.hasSamples = Boolean(samples.length);
