@@ -378,17 +378,21 @@ class TestMemory:
         tensors[f"{MODULE}.lora.q.weight"] = tensors[f"{MODULE}.lora.q.weight"].reshape(OUT, RANK, *[1] * 60)
         assert len(refuses(saved(tmp_path, tensors), "a tensor has 62 dimensions", f"{MODULE}.lora.q.weight")) < 400
 
-    def test_a_header_longer_than_any(self, tmp_path, monkeypatch):
-        path = saved(tmp_path, published(), metadata={"note": "x" * 2000})
-        monkeypatch.setattr(file_module, "_LONGEST_HEADER", header_length(path))
+    def test_a_header_longer_than_any(self, tmp_path):
+        longest, other = 32 * 2**20, header_length(saved(tmp_path, published(), metadata={"note": ""}))
+        path = saved(tmp_path, published(), metadata={"note": "x" * (longest - other)})
+        assert header_length(path) == longest
         assert load_adapter(path).layers
-        monkeypatch.setattr(file_module, "_LONGEST_HEADER", header_length(path) - 1)
-        refuses(path, f"its header says that it is {header_length(path)} bytes long")
+        path = saved(tmp_path, published(), metadata={"note": "x" * (longest - other + 8)})  # it is filled up to eights
+        refuses(path, f"its header says that it is {longest + 8} bytes long")
 
-    def test_too_many_tensors(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(file_module, "_MOST_TENSORS", 3)
-        assert load_adapter(saved(tmp_path, published())).layers
-        refuses(saved(tmp_path, changed(alpha=torch.tensor(1.0))), "holds 4 tensors")
+    def test_too_many_tensors(self, tmp_path):
+        most = 2**15
+        tensors = {str(number): torch.zeros(1, dtype=torch.uint8) for number in range(most + 1)}
+        refuses(saved(tmp_path, tensors), f"holds {most + 1} tensors")
+        del tensors["0"]
+        with file_module.reading(saved(tmp_path, tensors)) as file:
+            assert len(file.keys()) == most
 
 
 class TestNames:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -25,7 +26,6 @@ from comfyui_qr_lora.qrlora_core import (
     merge,
     save_adapter,
 )
-from comfyui_qr_lora.qrlora_core.files import basis_store as basis_module
 from comfyui_qr_lora.qrlora_core.files.compact import BASIS_IDS
 from comfyui_qr_lora.qrlora_core.functional.sketch import align, differs, fits, sketch
 from comfyui_qr_lora.tests.support import oracle
@@ -411,17 +411,20 @@ class TestBasisStore:
         elif how == "pickle":
             content = b"\x80\x04N."
         cached.write_bytes(bytes(content))
-        tensors = {
-            "another basis": {"q": decompose(weight(9), RANK).q.contiguous()},
-            "zeros": {"q": torch.zeros(OUT, RANK)},
-            "nan": {"q": torch.full((OUT, RANK), math.nan)},
-            "whole numbers": {"q": torch.ones(OUT, RANK, dtype=torch.int64)},
-            "another shape": {"q": torch.ones(OUT, RANK + 1)},
-            "another name": {"p": torch.ones(OUT, RANK)},
+        if how == "another name":
+            save_file({"p": torch.ones(OUT, RANK)}, cached, metadata={"q": ""})
+        q = {
+            "another basis": decompose(weight(9), RANK).q,
+            "zeros": torch.zeros(OUT, RANK),
+            "nan": torch.full((OUT, RANK), math.nan),
+            "whole numbers": torch.ones(OUT, RANK, dtype=torch.int64),
+            "another shape": torch.ones(OUT, RANK + 1),
         }.get(how)
-        if tensors:
-            digest = {"q": ""} if "q" not in tensors else {"digest": basis_module._digest(tensors["q"])}
-            save_file(tensors, cached, metadata=digest)
+        if q is not None:  # stored as it should be, for another name
+            elsewhere = cached.with_name("elsewhere")
+            BasisStore(elsewhere).put("0" * 32, q)
+            (stored_q,) = elsewhere.rglob("*.safetensors")
+            stored_q.replace(cached)
 
     @pytest.mark.parametrize(
         "how",
@@ -486,8 +489,9 @@ class TestHostileFiles:
         path = saved(trained(weight()))
         q = trained(weight()).layers[PATH].terms[0].q
         # Where a path would lead, the very basis lies: it must not be used, nor anything be written.
+        (cached,) = (tmp_path / "bases").rglob("*.safetensors")
         for place in (tmp_path / "x.safetensors", tmp_path / "bases" / "x.safetensors"):
-            save_file({"q": q.contiguous()}, place, metadata={"digest": basis_module._digest(q)})
+            shutil.copy(cached, place)
         tensors, metadata = stored(path)
         save_file(tensors, path, metadata={**metadata, BASIS_IDS: json.dumps({PATH: name})})
         before = files(tmp_path)
