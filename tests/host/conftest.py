@@ -1,6 +1,7 @@
 """One booted host per session, in the inference mode in which it executes nodes."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from devtools.server import Server
 from ..support.servers import SharedServer
 
 boot(nodes=True)
+from devtools import tiny_models  # noqa: E402
+
 torch.set_num_threads(1)  # tiny models: more threads only wait for each other
 
 
@@ -26,3 +29,9 @@ def as_the_host_executes(request: pytest.FixtureRequest) -> Iterator[None]:
     """Nodes run inside `torch.inference_mode`."""
     with torch.inference_mode():
         yield
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    """A tiny SD3, a new one for each file of tests."""
+    return tiny_models.build("sd3")

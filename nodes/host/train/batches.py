@@ -29,6 +29,21 @@ class Batch:
     sigma: Tensor
     noise: Tensor
 
+    def mask(self, latent: Tensor) -> Tensor | None:
+        """(batch, 1, ..., height, width) of the size, dtype and device of the latents; None where no picture has one.
+
+        A picture without a mask has ones.
+        """
+        if all(example.mask is None for example in self.examples):
+            return None
+        size = latent.shape[-2:]
+        whole = torch.ones(1, 1, *size)
+        masks = [
+            whole if example.mask is None else torch.nn.functional.interpolate(example.mask, size=size, mode="area")
+            for example in self.examples
+        ]
+        return torch.cat(masks).reshape(-1, *[1] * (latent.ndim - 3), *size).to(latent)
+
 
 class BatchSampler:
     """Draws the batches of a training from one seed.

@@ -195,7 +195,7 @@ class _Running:
         options = with_gradient(self._options["model_options"].get("transformer_options", {}))
         sigma, noise = batch.sigma.to(self._device), batch.noise.to(self._device)
         return objective_loss(
-            self._model, latent, conds, sigma, noise, options, self.loop.objective, _masks(batch, latent)
+            self._model, latent, conds, sigma, noise, options, self.loop.objective, batch.mask(latent)
         )
 
     def keep(self) -> str | None:
@@ -243,19 +243,6 @@ def _budget(device: torch.device) -> float:
     """Bytes that blocks which run twice may keep: a share of what is free, the rest being for everything else."""
     free: int = comfy.model_management.get_free_memory(device)
     return _KEPT_SHARE * free
-
-
-def _masks(batch: Batch, latent: Tensor) -> Tensor | None:
-    """(batch, 1, ..., height, width) at the size of the latents, ones where a picture has no mask."""
-    if all(example.mask is None for example in batch.examples):
-        return None
-    size = latent.shape[-2:]
-    whole = torch.ones(1, 1, *size)
-    masks = [
-        whole if example.mask is None else torch.nn.functional.interpolate(example.mask, size=size, mode="area")
-        for example in batch.examples
-    ]
-    return torch.cat(masks).reshape(-1, *[1] * (latent.ndim - 3), *size).to(latent)
 
 
 def _end_well(running: _Running, prepare: Callable[[], None]) -> None:

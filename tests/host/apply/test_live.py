@@ -27,16 +27,6 @@ from ...support.sampling import STEPS, conditioning, sample
 
 
 @pytest.fixture(scope="module")
-def model() -> Any:
-    return tiny_models.build("sd3")
-
-
-@pytest.fixture(scope="module")
-def adapter(model: Any) -> QRLoRA:
-    return random_adapter(model, seed=1)
-
-
-@pytest.fixture(scope="module")
 def other(model: Any) -> QRLoRA:
     return random_adapter(model, seed=2)
 

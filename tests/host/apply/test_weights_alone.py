@@ -22,20 +22,10 @@ from comfyui_qr_lora.qrlora_core import Layer, QRLoRA, QRLoRAError
 from devtools import tiny_models
 from playground.text_encoder import weights
 
-from ...support.adapters import merged, random_adapter, relative_error
+from ...support.adapters import merged, relative_error
 from ...support.sampling import sample
 
 REFUSED = pytest.raises(QRLoRAError, match="apply to patch")
-
-
-@pytest.fixture(scope="module")
-def model() -> Any:
-    return tiny_models.build("sd3")
-
-
-@pytest.fixture(scope="module")
-def adapter(model: Any) -> QRLoRA:
-    return random_adapter(model, seed=1)
 
 
 def node(name: str) -> Any:

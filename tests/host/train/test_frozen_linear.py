@@ -26,7 +26,7 @@ from comfyui_qr_lora.nodes.host.train.graph.modules import aliased_parameters, t
 from comfyui_qr_lora.nodes.host.train.graph.training_mode import training_mode
 from comfyui_qr_lora.nodes.host.train.samples import SampleSettings
 from comfyui_qr_lora.nodes.host.train.settings import RunSettings
-from comfyui_qr_lora.qrlora_core import TrainableDelta, decompose, select
+from comfyui_qr_lora.qrlora_core import TrainableDelta, Trainer, decompose, select
 from devtools import tiny_models
 
 from ...support.models import models
@@ -196,30 +196,31 @@ def test_outputs_are_really_kept_and_let_go(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_budget_for_one_step_serves_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Samples in between, and outputs that no backward asked for, use none of it up."""
-    model = tiny_models.build("sd3")
-    kept = []
-    original = ActivationCache.begin
+    """Samples in between, and outputs that no backward asks for (of Chroma's modulations), use none of it up."""
+    model = tiny_models.build("chroma")
+    latent, caption = tiny_models.example("chroma", model)
+    kind, calls = type(model.model.diffusion_model.img_in), [0]
+    forward, step = kind.forward, Trainer.step
+    counts: dict[float, list[int]] = {}
 
-    def begin(outputs: ActivationCache) -> None:
-        kept.append(outputs._used)
-        original(outputs)
-        assert outputs._used == 0
+    def counted(layer: Any, x: Tensor) -> Tensor:
+        calls[0] += 1
+        return forward(layer, x)
 
-    monkeypatch.setattr(ActivationCache, "begin", begin)
-    offered: list[int] = []
-    offer = ActivationCache.offer
+    def counting(trainer: Trainer, losses: Any) -> float:
+        before, loss = calls[0], step(trainer, losses)
+        counts[budget].append(calls[0] - before)
+        return loss
 
-    def count(outputs: ActivationCache, layer: Any, output: Tensor) -> None:
-        before = outputs._used
-        offer(outputs, layer, output)
-        offered.append(outputs._used - before)
-        assert outputs._used == before or torch.is_grad_enabled()
-
-    monkeypatch.setattr(ActivationCache, "offer", count)
-    train(model, steps=4, gradient_checkpointing=True, run=RunSettings(samples=SampleSettings(every=1, steps=2)))
-    assert any(offered)
-    assert kept[1] == kept[2] == kept[3]
+    monkeypatch.setattr(kind, "forward", counted)
+    monkeypatch.setattr(Trainer, "step", counting)
+    monkeypatch.setattr(loop, "ActivationCache", lambda _: ActivationCache(budget))
+    run = RunSettings(samples=SampleSettings(every=1, steps=2))
+    for budget in (0, 5e5, 1e9):
+        counts[budget] = []
+        train(model, [latent], [caption], steps=4, gradient_checkpointing=True, run=run)
+    assert all(own == own[:1] * 4 for own in counts.values()), counts
+    assert counts[0] > counts[5e5] > counts[1e9]
 
 
 @trainable_context()
@@ -313,5 +314,5 @@ def test_giving_up_what_is_kept_changes_nothing(monkeypatch: pytest.MonkeyPatch)
     inputs = {"latents": [{"samples": torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(1))}]}
     text = [[torch.randn(1, 12, 96, generator=torch.Generator().manual_seed(2)), {"pooled_output": torch.ones(1, 768)}]]
     kept = train(model, captions=[text], steps=3, gradient_checkpointing=True, **inputs)
-    monkeypatch.setattr(loop, "_KEPT_SHARE", 0.0)
+    monkeypatch.setattr(loop, "ActivationCache", lambda _: ActivationCache(0))
     assert_same(train(model, captions=[text], steps=3, gradient_checkpointing=True, **inputs).adapter, kept.adapter)

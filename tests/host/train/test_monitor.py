@@ -20,18 +20,12 @@ from comfyui_qr_lora.nodes.host.train.status import TrainingStatus
 from comfyui_qr_lora.nodes.host.train.train import View
 from comfyui_qr_lora.nodes.pictures import as_image, training_view
 from comfyui_qr_lora.qrlora_core import load_adapter, save_adapter
-from devtools import tiny_models
 
 from ...support.training_task import train
 
 
 def nobody(status: TrainingStatus) -> None:
     """Gets what is sent, and drops it."""
-
-
-@pytest.fixture(scope="module")
-def model() -> Any:
-    return tiny_models.build("sd3")
 
 
 @pytest.mark.parametrize(

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from typing import Any
-from unittest import mock
 
 import comfy.model_sampling as sampling
 import pytest
 import torch
 from torch import Tensor
 
-from comfyui_qr_lora.nodes.host.train import loop
-from comfyui_qr_lora.nodes.host.train.batches import BatchSampler
+from comfyui_qr_lora.nodes.host.train.batches import Batch, BatchSampler
 from comfyui_qr_lora.nodes.host.train.dataset import DataSettings, collect, collect_examples
 from comfyui_qr_lora.nodes.host.train.objective import objective_loss, sample_sigmas
 from comfyui_qr_lora.qrlora_core import ObjectiveSettings, TrainingError
@@ -104,11 +102,6 @@ def test_a_weighting_for_flows_on_another_model() -> None:
         train(patcher, [{"samples": torch.randn(1, 4, 8, 8)}], [text], objective=ObjectiveSettings(weighting="cosmap"))
 
 
-@pytest.fixture(scope="module")
-def model() -> Any:
-    return tiny_models.build("sd3")
-
-
 def masked(mask: Tensor) -> dict[str, Tensor]:
     return latent(0) | {"noise_mask": mask}
 
@@ -128,8 +121,7 @@ def test_what_lies_outside_the_mask_is_not_learned() -> None:
     part = torch.zeros(1, 1, 64, 64)
     part[..., :32, :] = 1
     example = collect_examples([{"samples": clean, "noise_mask": part}], [caption(0)])[0]
-    batch = mock.Mock(examples=[example])
-    mask = loop._masks(batch, clean)
+    mask = Batch([example], list(example.captions), torch.tensor([0.5]), noise).mask(clean)
     assert mask is not None
     assert torch.equal(mask, torch.cat([torch.ones(1, 1, 4, 8), torch.zeros(1, 1, 4, 8)], dim=2))
     loss = objective_loss(Network("flow", clean, error), clean, [{}], torch.tensor([0.5]), noise, {}, mask=mask)

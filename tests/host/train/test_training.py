@@ -12,12 +12,9 @@ from torch import Tensor
 
 from comfyui_qr_lora.nodes.host.model.key_map import KeyMap, Target
 from comfyui_qr_lora.nodes.host.model.weights import base_weight, fingerprint
-from comfyui_qr_lora.nodes.host.train import train as training
 from comfyui_qr_lora.nodes.host.train.dataset import BatchOrder, collect_examples
-from comfyui_qr_lora.nodes.host.train.graph.checkpointing import ActivationCache, checkpointed_blocks
 from comfyui_qr_lora.nodes.host.train.graph.differentiable_ops import differentiable_operators
-from comfyui_qr_lora.nodes.host.train.graph.frozen_linear import attached
-from comfyui_qr_lora.nodes.host.train.graph.inplace_guard import InplaceGuard, protected_inputs
+from comfyui_qr_lora.nodes.host.train.graph.inplace_guard import InplaceGuard
 from comfyui_qr_lora.nodes.host.train.graph.modules import aliased_parameters, trainable_context
 from comfyui_qr_lora.nodes.host.train.graph.training_mode import training_mode
 from comfyui_qr_lora.nodes.host.train.objective import encode_conditioning, objective_loss, sample_sigmas
@@ -28,13 +25,9 @@ from devtools import tiny_models
 
 from ...support.adapters import merged, random_adapter
 from ...support.training_task import SETTINGS, assert_unchanged, caption, latent, snapshot, train
+from .test_frozen_linear import Trained
 
 NEXT_TO_NOTHING = 1e-30  # a rate at which a training leaves the model as it is
-
-
-@pytest.fixture(scope="module")
-def model() -> Any:
-    return tiny_models.build("sd3")
 
 
 @pytest.mark.parametrize("variant", ["triu", "full"])
@@ -103,52 +96,27 @@ def test_gradient_equals_autograd_of_the_patched_weight(name: str) -> None:
 
     Layer by layer, where finite differences (test_frozen_linear) see all at once.
     """
-    patcher = tiny_models.build(name)
-    inputs = tiny_models.sample_inputs(name, patcher)
-    settings = replace(SETTINGS, targets="attention", alpha=12.0)
+    task = Trained(name, variant="triu", dtype=torch.float32)
+    with task.ready(checkpointing=True):
+        found = task.loss(0)
+        found.backward()
+    model = task.patcher.model
     with trainable_context(), training_mode(), differentiable_operators():
-        targets = training._choose(patcher, settings)
-        deltas = training._deltas(patcher, targets, settings, None)
-        inputs = {key: value.clone() if isinstance(value, Tensor) else value for key, value in inputs.items()}
-        goal = torch.randn(inputs["x"].shape, generator=torch.Generator().manual_seed(5))
-        generator = torch.Generator().manual_seed(6)
-        for delta in deltas.values():
-            delta.delta_r.data.copy_(0.1 * torch.randn(delta.delta_r.shape, generator=generator).triu())
-        branches = {path: (targets[path], delta) for path, delta in deltas.items()}
-        protection, outputs = InplaceGuard(), ActivationCache(1e9)
-        with (
-            aliased_parameters(patcher.model),
-            checkpointed_blocks(patcher.model.diffusion_model, protection, outputs, enabled=True),
-            attached(patcher.model, branches, outputs),
-            protected_inputs(patcher.model, {t.module for t in targets.values()}, protection),
-        ):
-
-            def differentiate() -> None:
-                for delta in deltas.values():
-                    delta.delta_r.grad = None
-                loss = (patcher.model.apply_model(**inputs, transformer_options={}) - goal).square().mean()
-                loss.backward()
-                losses.append(loss.detach())
-
-            losses: list[Tensor] = []
-            run = lambda: patcher.model.apply_model(**inputs, transformer_options={})  # noqa: E731
-            protection.decide(patcher.model.diffusion_model, run)
-            differentiate()
-        plain = {path: delta.delta_r.detach().clone().requires_grad_() for path, delta in deltas.items()}
-        weights = {}
-        for path, target in targets.items():
-            base = weights.get(target.key, patcher.model.get_parameter(target.key).detach().clone())
+        plain = {path: delta.delta_r.detach().clone().requires_grad_() for path, delta in task.deltas.items()}
+        weights: dict[str, Tensor] = {}
+        for path, delta in task.deltas.items():
+            target = task.targets[path]
+            base = weights.get(target.key, model.get_parameter(target.key).detach().clone())
             start, length = target.rows or (0, base.shape[0])
-            update = deltas[path].factors.scaling * deltas[path].q @ plain[path]
+            update = delta.factors.scaling * delta.q @ plain[path]
             weights[target.key] = base + torch.nn.functional.pad(update, (0, 0, start, base.shape[0] - start - length))
-        with aliased_parameters(patcher.model), torch.autograd.graph.allow_mutation_on_saved_tensors():
+        with aliased_parameters(model), torch.autograd.graph.allow_mutation_on_saved_tensors():
             replaced = {f"model.{key}": weight for key, weight in weights.items()}
-            expected = torch.func.functional_call(_Apply(patcher.model, inputs), replaced, ())
-            loss = (expected - goal).square().mean()
+            loss = torch.func.functional_call(_Apply(model, task.batches[0]), replaced, ()).double().square().mean()
             gradients = torch.autograd.grad(loss, list(plain.values()), allow_unused=True)
             wanted = dict(zip(plain, gradients, strict=True))
-    assert torch.allclose(losses[-1], loss.detach(), rtol=1e-4)
-    for path, delta in deltas.items():
+    assert torch.allclose(found.detach(), loss.detach(), rtol=1e-4)
+    for path, delta in task.deltas.items():
         if wanted[path] is not None:
             assert (delta.delta_r.grad - wanted[path].triu()).norm() < 1e-3 * wanted[path].norm() + 1e-9, path
 

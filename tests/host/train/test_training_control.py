@@ -10,7 +10,7 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from unittest import mock
 import comfy.model_management
 import pytest
 import torch
+from torch import Tensor
 
 from comfyui_qr_lora.nodes.host.files import checkpoints, folders
 from comfyui_qr_lora.nodes.host.files.checkpoints import checkpoint_names, checkpoint_path, latest_checkpoint
@@ -32,6 +33,7 @@ from comfyui_qr_lora.qrlora_core import (
     AdapterFileError,
     ObjectiveSettings,
     OptimizerSettings,
+    Trainer,
     TrainingError,
     load_adapter,
     load_training,
@@ -47,11 +49,6 @@ RESUME = replace(RUN, resume_from=RESUME_LATEST)
 Interrupted = comfy.model_management.InterruptProcessingException
 
 
-@pytest.fixture(scope="module")
-def model() -> Any:
-    return tiny_models.build("sd3")
-
-
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of checkpoints, in an output folder of this test's own."""
@@ -61,17 +58,20 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @contextlib.contextmanager
 def raising(error: Callable[[], BaseException], after: int, times: int = 1) -> Iterator[list[int]]:
-    """Within the context, the step after so many updates raises, when its first loss is computed already."""
-    original, raised = loop._Running._batch_loss, []
+    """Within the context, the step after so many updates raises, when its last loss is computed already."""
+    original, raised = Trainer.step, []
 
-    def batch_loss(running: Any, batch: Any) -> Any:
-        loss = original(running, batch)
-        if torch.is_grad_enabled() and running.loop.trainer.updates == after and len(raised) < times:
-            raised.append(1)
-            raise error()
-        return loss
+    def step(trainer: Trainer, losses: Sequence[Callable[[], Tensor]]) -> float:
+        def last() -> Tensor:
+            loss = losses[-1]()
+            if trainer.updates == after and len(raised) < times:
+                raised.append(1)
+                raise error()
+            return loss
 
-    with mock.patch.object(loop._Running, "_batch_loss", batch_loss):
+        return original(trainer, [*losses[:-1], last])
+
+    with mock.patch.object(Trainer, "step", step):
         yield raised
 
 
@@ -180,8 +180,8 @@ def test_stop_and_keep_ends_early_and_hands_on_the_adapter(model: Any) -> None:
             assert trainings.stop("other") == []
             assert trainings.stop("7") == ["7"]
 
-    with mock.patch("comfyui_qr_lora.nodes.host.train.monitor._SECONDS_BETWEEN", 0.0):
-        result = train(model, steps=50, run=RUN, view=View("7", stop_at_three, trainings=trainings))
+    told_of_each = replace(RUN, samples=SampleSettings(every=1, steps=1))
+    result = train(model, steps=50, run=told_of_each, view=View("7", stop_at_three, trainings=trainings))
     assert result.stopped
     assert len(result.losses) == 3
     assert (result.status.state, result.status.losses) == ("stopped", result.losses)
