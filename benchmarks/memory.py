@@ -70,7 +70,8 @@ def held_while_running(patcher: Any) -> float:
 def _live_bytes(patcher: Any) -> int:
     factors = [p for added in patcher.get_nested_additional_models() for p in added.model.parameters()]
     layers = [item for item in gc.get_objects() if type(item) is LiveLayer]
-    return storage_bytes([*factors, *(layer._sums for layer in layers if layer._sums is not None)])
+    own = [value for layer in layers for value in vars(layer).values() if isinstance(value, Tensor)]
+    return storage_bytes([*factors, *own])
 
 
 def digest(patcher: Any) -> str:

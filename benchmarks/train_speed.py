@@ -33,6 +33,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -258,23 +259,40 @@ def compare(task: Task, sides: tuple[str, ...], *, rounds: int, steps: int, chec
     return medians
 
 
-@contextmanager
-def clocked(target: Any, name: str, spans: dict[str, list[float]]) -> Iterator[None]:
-    """Within the context, every call of a method adds its seconds to ``spans[name]``."""
-    original = getattr(target, name)
+Spans = dict[str, list[float]]
+
+
+def noting(function: Callable[..., Any], name: str, spans: Spans) -> Callable[..., Any]:
+    """The function; every call adds its seconds to ``spans[name]``."""
 
     def run(*args: Any, **kwargs: Any) -> Any:
         start = now()
         try:
-            return original(*args, **kwargs)
+            return function(*args, **kwargs)
         finally:
             spans.setdefault(name, []).append(now() - start)
 
-    setattr(target, name, run)
+    return run
+
+
+@contextmanager
+def clocked(target: Any, name: str, spans: Spans) -> Iterator[None]:
+    """Within the context, every call of a method is noted."""
+    original = getattr(target, name)
+    setattr(target, name, noting(original, name, spans))
     try:
         yield
     finally:
         setattr(target, name, original)
+
+
+@contextmanager
+def clocked_losses(spans: Spans) -> Iterator[None]:
+    """Within the context, every loss of ours is noted, without its backward."""
+    original = Trainer.step
+    step = lambda trainer, losses: original(trainer, [noting(loss, "loss", spans) for loss in losses])  # noqa: E731
+    with mock.patch.object(Trainer, "step", step):
+        yield
 
 
 def where_the_time_goes(task: Task, steps: int) -> None:
@@ -300,26 +318,26 @@ def where_the_time_goes(task: Task, steps: int) -> None:
 
 
 def _parts(side: str, task: Task, steps: int) -> dict[str, float]:
-    spans: dict[str, list[float]] = {}
+    spans: Spans = {}
     network = task.model.model.diffusion_model
     with (
         clocked(network, "forward", spans),
         clocked(Tensor, "backward", spans),
         clocked(torch.autograd, "grad", spans),
-        clocked(Trainer, "_gather", spans),
-        clocked(Trainer, "_update", spans),
+        clocked_losses(spans),
+        clocked(Trainer, "step", spans),
     ):
         seconds = step_times(side, task, steps, False)
     network.__dict__.pop("forward", None)
-    median = {name: statistics.median(values[-steps:]) for name, values in spans.items()}
-    backward = median.get("grad" if side == "floor" else "backward", 0.0)
-    optimizer = median.get("_gather", 0.0) + median.get("_update", 0.0)
-    return {
-        "step": statistics.median(seconds),
-        "forward": median["forward"],
-        "backward": backward,
-        "optimizer": optimizer,
+    losses = zip(spans.get("loss", ()), spans.get("backward", ()), strict=True)
+    rest = [step - loss - backward for step, (loss, backward) in zip(spans.get("step", ()), losses, strict=True)]
+    parts = {
+        "step": seconds,
+        "forward": spans["forward"],
+        "backward": spans["grad" if side == "floor" else "backward"],
+        "optimizer": rest or [0.0],
     }
+    return {name: statistics.median(values[-steps:]) for name, values in parts.items()}
 
 
 def peak_above_model(side: str, task: Task, steps: int) -> float:

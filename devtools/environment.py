@@ -125,7 +125,7 @@ class Environment:
         """
         probe = self._probe()
         if probe is None:
-            self._create()
+            self.create()
             probe = self._probe()
         if probe is None:
             raise SetupError(f"{self.python} was made but does not start; delete {self.folder} and try again.")
@@ -147,7 +147,12 @@ class Environment:
         inside = Path(site).resolve().is_relative_to(self.folder.resolve())  # false without a pyvenv.cfg
         return (version, Path(site)) if inside and version >= MIN_PYTHON else None
 
-    def _create(self) -> None:
+    def create(self) -> None:
+        """Make an environment without any package, in the place of a broken one.
+
+        Raises:
+            SetupError: the folder holds something else, or Python cannot make one.
+        """
         if self.folder.exists():
             say(f"{self.folder} is broken: making it anew")
             if not (self.scripts.exists() or self.stamp.exists()) and any(self.folder.iterdir()):

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import socket
+import subprocess
 import sys
 import types
 import venv
@@ -46,7 +47,7 @@ class FakeInstall(Environment):
         self.installs: list[list[str]] = []
         self.created = 0
 
-    def _create(self) -> None:
+    def create(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
         venv.create(self.folder, with_pip=False, symlinks=os.name != "nt")
         self.created += 1
@@ -69,7 +70,7 @@ class FakeInstall(Environment):
 
     @property
     def site(self) -> Path:
-        return self._probe()[1]
+        return next(self.folder.rglob("site-packages"))
 
 
 HOST = Group("host", ("alpha==1.0", "beta==2.0"), None, ("gamma==3.0",))
@@ -164,19 +165,26 @@ def test_a_folder_that_is_no_environment_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_pip_takes_over_where_uv_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    commands: list[list[str]] = []
-    monkeypatch.setattr(env, "_succeeds", lambda command: commands.append(command) or command[0] != "uv")
     environment = Environment(tmp_path)
-    monkeypatch.setattr(environment, "_uv", lambda: "uv")
+    uv = environment.scripts / ("uv.exe" if os.name == "nt" else "uv")
+    uv.parent.mkdir()
+    uv.touch(mode=0o755)
+    commands: list[list[str]] = []
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 1 if command[0] == str(uv) else 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
     environment.install(["alpha==1.0"])
     assert commands == [
-        ["uv", "pip", "install", "--python", str(environment.python), "alpha==1.0"],
+        [str(uv), "pip", "install", "--python", str(environment.python), "alpha==1.0"],
         [str(environment.python), "-m", "pip", "install", "alpha==1.0"],
     ]
 
 
 def test_failure_of_both_installers_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(env, "_succeeds", lambda _: False)
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 1))
     with pytest.raises(SetupError, match="installation failed"):
         Environment(tmp_path).install(["alpha==1.0"])
 
