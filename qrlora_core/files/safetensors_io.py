@@ -1,4 +1,9 @@
-"""safetensors files: read lazily and checked, written whole or not at all."""
+"""safetensors files: read lazily and checked, written whole or not at all.
+
+Headers are read and files are written by the library. Tensors are not: it maps them, and where a file is cut short
+while it is open, as by a copy over it, the whole process dies. So they are read here, as fast as the library's copied
+ones, and what lacks is an error (`benchmarks/libraries.py`).
+"""
 
 from __future__ import annotations
 
@@ -33,10 +38,7 @@ _DTYPES = {
 
 
 class SafetensorsFile:
-    """An open file. Its tensors are copies in memory: a file that is overwritten later changes none of them.
-
-    safetensors itself maps them, so that a file cut short by a copy over it would end the whole process.
-    """
+    """An open file. Its tensors are copies in memory: a file that is overwritten later changes none of them."""
 
     def __init__(self, source: Path, file: Any, raw: RawIOBase, start: int) -> None:
         self._source, self._file, self._raw = source, file, raw

@@ -28,7 +28,15 @@ def run_quick(name: str) -> str:
 
 @pytest.mark.parametrize(
     ("name", "claims"),
-    [("tweak", 1), ("memory", 5), ("precision", 5), ("schedule", 1), ("train_quality", 5), ("files", 12)],
+    [
+        ("tweak", 1),
+        ("memory", 5),
+        ("precision", 5),
+        ("schedule", 1),
+        ("train_quality", 5),
+        ("files", 12),
+        ("libraries", 5),
+    ],
 )
 def test_quick_run_prints_claims_that_hold(name: str, claims: int) -> None:
     printed = run_quick(name)

@@ -74,16 +74,19 @@ def test_one_drag_sets_two_scales(page: Page, load: Load, adapters: tuple[str, s
     page.evaluate("() => { app.extensionManager.queueSettings.mode = 'change' }")
     done = len(web_server.get("/history"))
     box = square.bounding_box()
+    steps = "() => app.extensionManager.workflow.activeWorkflow.changeTracker.undoQueue.length"
+    undoable, before = page.evaluate(steps), scales(page)
     page.mouse.move(box["x"] + 90, box["y"] + 90)
     page.mouse.down()
     page.mouse.move(box["x"] + 20, box["y"] + 150, steps=10)
-    steps = "() => app.extensionManager.workflow.activeWorkflow.changeTracker.undoQueue.length"
-    undoable = page.evaluate(steps)
-    page.mouse.up()
-    assert page.evaluate(steps) == undoable + 1, "run while dragging, and still one step"
     web_server.await_runs(done + 1)
+    page.mouse.move(box["x"] + 40, box["y"] + 120, steps=4)
+    page.mouse.up()
     page.evaluate("() => { app.extensionManager.queueSettings.mode = 'disabled' }")
     web_server.settle()
+    assert page.evaluate(steps) == undoable + 1, "it ran while one dragged, and that is still one step"
+    undo(page)
+    assert scales(page) == before
 
 
 def dense(server: Server, name: str) -> dict[str, torch.Tensor]:

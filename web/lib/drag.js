@@ -1,9 +1,11 @@
 /** A pointer that is held down over an element and moved. */
 
+import { oneChange } from "./graph.js";
+
 /** @typedef {{ share: number, up: number }} Place shares from the left and from the bottom, 0 to 1 */
 
 /**
- * Follow the pointer until it is let go, as often as the page is drawn.
+ * Follow the pointer until it is let go, as often as the page is drawn; all of it is one step for undo.
  * @param {HTMLElement} target
  * @param {PointerEvent} start
  * @param {(event: PointerEvent) => void} follow
@@ -11,6 +13,7 @@
  */
 export function drag(target, start, follow, end) {
   target.setPointerCapture(start.pointerId);
+  const record = oneChange();
   /** @type {PointerEvent | null} */
   let latest = null;
   const tell = () => {
@@ -22,13 +25,16 @@ export function drag(target, start, follow, end) {
     if (!latest) requestAnimationFrame(tell);
     latest = event;
   };
-  const stop = () => {
+  const stop = (/** @type {PointerEvent} */ { pointerId }) => {
+    if (pointerId !== start.pointerId) return;
     target.removeEventListener("pointermove", note);
+    document.removeEventListener("lostpointercapture", stop, true);
     tell();
     end?.();
+    record();
   };
   target.addEventListener("pointermove", note);
-  target.addEventListener("lostpointercapture", stop, { once: true });
+  document.addEventListener("lostpointercapture", stop, true); // the document has it too where the target was removed
 }
 
 /**

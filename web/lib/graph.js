@@ -295,9 +295,19 @@ export function debounced(action) {
   };
 }
 
+/**
+ * Whatever happens until the function is called that this returns is one step for undo: else the end of a run, which
+ * the host takes for a moment to look at the workflow, makes one of its own.
+ */
+export function oneChange() {
+  const tracker = app.extensionManager.workflow?.activeWorkflow?.changeTracker;
+  tracker?.beforeChange();
+  return () => tracker?.afterChange();
+}
+
 /** One step for undo, after a change that the host does not see by itself. */
 export function recordChange() {
-  app.extensionManager.workflow?.activeWorkflow?.changeTracker?.checkState();
+  oneChange()();
 }
 
 let lastTold = 0;

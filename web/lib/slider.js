@@ -2,24 +2,25 @@
 
 /**
  * @typedef {{ min: number, max: number, step: number, reset?: number }} Range
- * @typedef {Range & { onInput: (value: number) => void, onChange: () => void }} Options
+ * @typedef {Range & { onInput: (value: number) => void }} Options
  * @typedef {HTMLDivElement & { show: (value: number) => void }} Slider
  */
 
 import { element } from "./dom.js";
 import { drag, placeIn } from "./drag.js";
+import { recordChange } from "./graph.js";
 import { arrowOf } from "./keys.js";
 
 const PAGE = 5; // steps
 const FINE = 0.2; // of a step, with Shift
 
 /**
- * Arguments: range and step; `onInput(value)` while it moves, `onChange()` once it has moved. Set it with `.show(value)`;
- * a value outside the range widens it.
+ * Arguments: range and step; `onInput(value)` while it moves. A drag, a key and a double click are one step for undo each.
+ * Set it with `.show(value)`; a value outside the range widens it.
  * @param {Options} options
  * @returns {Slider}
  */
-export function slider({ min, max, step, onInput, onChange, reset }) {
+export function slider({ min, max, step, onInput, reset }) {
   const made = element("div", { class: "qr-lora-slider", role: "slider", tabindex: "0" });
   let value = min;
   let range = { min, max };
@@ -39,19 +40,19 @@ export function slider({ min, max, step, onInput, onChange, reset }) {
     made.focus();
     const follow = (/** @type {PointerEvent} */ at) => move(range.min + placeIn(made, at).share * (range.max - range.min));
     follow(event);
-    drag(made, event, follow, onChange);
+    drag(made, event, follow);
   });
   made.addEventListener("dblclick", () => {
     if (reset === undefined || isDisabled(made)) return;
     onInput(reset);
-    onChange();
+    recordChange();
   });
   made.addEventListener("keydown", (event) => {
     const to = targetOf(event, value, { ...range, step });
     if (to === null || isDisabled(made)) return;
     event.preventDefault();
     move(to, event.shiftKey ? step * FINE : step);
-    onChange();
+    recordChange();
   });
   show(min);
   return Object.assign(made, { show });

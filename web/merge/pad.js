@@ -141,7 +141,7 @@ export class Pad {
       tellDrag();
     };
     follow(event);
-    drag(this.square, event, follow, recordChange);
+    drag(this.square, event, follow);
   }
 
   /** @param {KeyboardEvent} event */

@@ -32,7 +32,7 @@ export class Row {
     };
     this.handle = element("button", { type: "button", class: "qr-lora-merge-handle", text: "⠿", title: text("merge.move") });
     this.name = element("span", { class: "qr-lora-merge-name" });
-    this.slider = slider({ ...RANGE, onInput: slide, onChange: recordChange });
+    this.slider = slider({ ...RANGE, onInput: slide });
     this.exact = element("input", { type: "number", step: RANGE.step, class: "qr-lora-merge-number", change: () => this.enter() });
     this.mute = button("M", text("merge.mute"), () => this.toggle("muted"));
     this.solo = button("S", text("merge.solo"), () => this.toggle("solo"));

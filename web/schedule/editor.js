@@ -200,7 +200,6 @@ export class Editor {
     drag(handle, event, follow, () => {
       this.isDragging = false;
       this.draw();
-      recordChange();
     });
   }
 

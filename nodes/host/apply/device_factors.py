@@ -36,8 +36,9 @@ class _Factors(torch.nn.Module):
             self._holders[name] = _Holder(tensor)
             self.add_module(str(index), self._holders[name])
 
-    def get(self, name: str) -> Tensor:
-        return self._holders[name].tensor  # by name each time: the host may have moved it
+    def giver(self, name: str) -> Callable[[], Tensor]:
+        parameters = self._holders[name]._parameters  # asked each time: the host may have moved it
+        return lambda: parameters["tensor"]  # type: ignore[return-value]
 
     def tensors(self) -> dict[str, Tensor]:
         return {name: holder.tensor for name, holder in self._holders.items()}
@@ -76,13 +77,13 @@ class Binding:
     unrun: set[str] = field(default_factory=set)
     watched: set[str] = field(default_factory=set)
 
-    def q(self, path: str, term: Term, place: Place) -> Tensor:
-        """The term's q where the host has put it."""
-        return place(self.basis).get(_name(self.match.adapter, path, term))
+    def q(self, path: str, term: Term, place: Place) -> Callable[[], Tensor]:
+        """Gives the term's q where the host has put it."""
+        return place(self.basis).giver(_name(self.match.adapter, path, term))
 
-    def delta_r(self, path: str, term: Term, place: Place) -> Tensor:
-        """The term's delta_r where the host has put it."""
-        return place(self.deltas).get(_name(self.match.adapter, path, term))
+    def delta_r(self, path: str, term: Term, place: Place) -> Callable[[], Tensor]:
+        """Gives the term's delta_r where the host has put it."""
+        return place(self.deltas).giver(_name(self.match.adapter, path, term))
 
     def note_unrun(self, ran: Set[str]) -> None:
         """Remember which of its host modules are not among those that ran."""

@@ -101,22 +101,28 @@ class LiveLayer:
 
     def _with_matrices(self, module: Any, x: Tensor, output: Tensor) -> Tensor:
         sums = self._current_sums(x)
-        inner = _convolve(module, x, sums) if self._is_conv else F.linear(x, sums)
-        in_place = not torch.is_grad_enabled() and output.is_contiguous()
-        return (_add_in_place if in_place else _add)(output, inner, self._placed(output), self._is_conv)
+        if torch.is_grad_enabled():  # only a trainer on a live model meets this
+            placed = [(rows, _usable(q), factor) for rows, q, factor in self._placed(output)]
+            return _add(output, self._inner(module, x, _usable(sums)), placed, self._is_conv)
+        inner = self._inner(module, x, sums)
+        if not output.is_contiguous():
+            return _add(output, inner, self._placed(output), self._is_conv)
+        if self._is_conv:
+            return output.add_(_add(torch.zeros_like(output), inner, self._placed(output), is_conv=True))
+        return _add_in_place(output, inner, self._active)
+
+    def _inner(self, module: Any, x: Tensor, sums: Tensor) -> Tensor:
+        return _convolve(module, x, sums) if self._is_conv else F.linear(x, sums)
 
     def _placed(self, output: Tensor) -> list[Placed]:
-        return [
-            (blend.part.rows, _usable(blend.part.q().to(output.device, output.dtype)), blend.factor)
-            for blend in self._active
-        ]
+        return [(blend.part.rows, _like(blend.part.q(), output), blend.factor) for blend in self._active]
 
     def _current_sums(self, x: Tensor) -> Tensor:
         """(total rank, in) of the active parts on x's device in its dtype, rounded once."""
         sums = self._sums
-        if sums is None or sums.device != x.device or sums.dtype != x.dtype:
+        if sums is None or sums.dtype is not x.dtype or sums.device != x.device:
             self._sums = sums = _sum_deltas([blend.terms(x.device) for blend in self._active], x)
-        return _usable(sums)
+        return sums
 
 
 def _sum_deltas(parts: Sequence[Sequence[tuple[float, Tensor]]], x: Tensor) -> Tensor:
@@ -137,8 +143,8 @@ def _sum_deltas(parts: Sequence[Sequence[tuple[float, Tensor]]], x: Tensor) -> T
 
 
 def _usable(tensor: Tensor) -> Tensor:
-    """Autograd refuses to save inference tensors; only a trainer on a live model meets this."""
-    return tensor.clone() if torch.is_grad_enabled() and tensor.is_inference() else tensor
+    """Autograd refuses to save inference tensors."""
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def _convolve(module: Any, x: Tensor, sums: Tensor) -> Tensor:
@@ -148,15 +154,25 @@ def _convolve(module: Any, x: Tensor, sums: Tensor) -> Tensor:
     return convolution(x, weight, None, module.stride, module.padding, module.dilation)
 
 
-def _add_in_place(output: Tensor, inner: Tensor, placed: Sequence[Placed], is_conv: bool) -> Tensor:
-    if is_conv:
-        return output.add_(_add(torch.zeros_like(output), inner, placed, is_conv))
-    flat_out = output.view(-1, output.shape[-1])
-    flat_in = inner.view(-1, inner.shape[-1]).to(output.dtype)
+def _like(tensor: Tensor, other: Tensor) -> Tensor:
+    """On the device and in the dtype of another; `to` takes a microsecond also where there is nothing to do."""
+    if tensor.dtype is other.dtype and tensor.device == other.device:
+        return tensor
+    return tensor.to(other.device, other.dtype)
+
+
+def _add_in_place(output: Tensor, inner: Tensor, active: Sequence[Blend]) -> Tensor:
+    """To the rows of a linear layer's output; on a fast GPU a step waits for these very lines."""
+    flat_out, flat_in = output.view(-1, output.shape[-1]), inner.view(-1, inner.shape[-1])
+    flat_in = _like(flat_in, flat_out)
+    if len(active) == 1 and active[0].part.rows is None:
+        flat_out.addmm_(flat_in, _like(active[0].part.q(), flat_out).t(), alpha=active[0].factor)
+        return output
     column = 0
-    for rows, q, factor in placed:
+    for blend in active:
+        q, rows = _like(blend.part.q(), flat_out), blend.part.rows
         own = flat_in.narrow(1, column, q.shape[1])
-        (flat_out if rows is None else flat_out.narrow(1, *rows)).addmm_(own, q.t(), alpha=factor)
+        (flat_out if rows is None else flat_out.narrow(1, *rows)).addmm_(own, q.t(), alpha=blend.factor)
         column += q.shape[1]
     return output
 

@@ -246,12 +246,12 @@ class LiveMerge:
 
     def _part(self, path: str, target: Target, group: Group, place: Place, share: float) -> Part:
         def factor(member: Member) -> Callable[[], Tensor]:
-            return lambda: self._bindings[member.source].delta_r(path, member.term, place)
+            return self._bindings[member.source].delta_r(path, member.term, place)
 
         first = group[0]
         return Part(
             rows=target.rows,
-            q=lambda: self._bindings[first.source].q(path, first.term, place),
+            q=self._bindings[first.source].q(path, first.term, place),
             deltas=tuple((member.source, share * member.term.scaling, factor(member)) for member in group),
             vector=target.vector,
         )

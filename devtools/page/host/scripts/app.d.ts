@@ -19,7 +19,7 @@ export const app: {
   nodeOutputs: Record<string, NodeOutputs>;
   extensionManager: {
     setting: { get(id: string): any };
-    workflow?: { activeWorkflow?: { changeTracker?: { checkState(): void } } };
+    workflow?: { activeWorkflow?: { changeTracker?: { beforeChange(): void, afterChange(): void } } };
     queueSettings?: { mode: string };
   };
   registerExtension(extension: Extension): void;

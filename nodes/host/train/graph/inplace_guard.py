@@ -1,4 +1,9 @@
-"""Keep what autograd saved from being overwritten, in blocks that change tensors in place."""
+"""Keep what autograd saved from being overwritten, in blocks that change tensors in place.
+
+torch has `allow_mutation_on_saved_tensors` for it, which takes the same time, and is right where every block runs once.
+Around checkpointed blocks it ends in an error, or, when their arguments are copied, in gradients that are wrong without
+one: `benchmarks/libraries.py` shows both. Training needs checkpointing, so the copies are made here.
+"""
 
 from __future__ import annotations
 
