@@ -33,13 +33,17 @@ class InplaceGuard:
 
     def __init__(self) -> None:
         self._copied: set[_Place] = set()
-        self._functions: dict[type, set[_Function]] = {}
+        self._functions: dict[type, frozenset[_Function]] = {}
         self._changing: set[type] | None = None
         self._last: torch.nn.Module | None = None
 
     def copies(self, place: _Place) -> bool:
         """Whether the module at this place needs a copy of its input."""
         return place in self._copied
+
+    def functions(self, kind: type) -> frozenset[_Function]:
+        """The functions that get copies of what they are given, within blocks of this kind."""
+        return self._functions.get(kind, frozenset())
 
     def changes_arguments(self, kind: type) -> bool:
         """Whether a block of this kind may change what it is given; true until it was tried."""
@@ -49,9 +53,10 @@ class InplaceGuard:
         """The forward of a block of this kind, whose functions get copies where they need them."""
 
         def run(*args: Any, **kwargs: Any) -> Any:
-            if kind not in self._functions or not torch.is_grad_enabled():
+            functions = self.functions(kind)
+            if not functions or not torch.is_grad_enabled():
                 return forward(*args, **kwargs)
-            with _Copying(self._functions[kind]):
+            with _Copying(functions):
                 return forward(*args, **kwargs)
 
         return run
@@ -81,7 +86,7 @@ class InplaceGuard:
         forward = functools.partial(kind.forward, block)  # not the checkpointed one, in which nothing is noticed
         if _overwriting(forward, args, kwargs) is None:
             return
-        self._functions[kind] = _overwritten_functions(forward, args, kwargs)
+        self._functions[kind] = frozenset(_overwritten_functions(forward, args, kwargs))
         error = _overwriting(self.guarded(kind, forward), args, kwargs)
         if error is not None:
             raise TrainingError(
@@ -99,7 +104,7 @@ _Function = Callable[..., Any]
 class _Copying(TorchFunctionMode):
     """Within the context, these functions get copies of the tensors that they are given."""
 
-    def __init__(self, functions: set[_Function]) -> None:
+    def __init__(self, functions: frozenset[_Function]) -> None:
         super().__init__()
         self._functions = functions
 
