@@ -88,7 +88,7 @@ class Stock:
 @contextmanager
 def sums_clock() -> Iterator[list[float]]:
     """Seconds that live layers spend on their sums within the context, one entry per layer and call."""
-    original, seconds = LiveLayer._current_sums, []
+    original, seconds = LiveLayer.current_sums, []
 
     def clocked(layer: LiveLayer, x: Tensor) -> Tensor:
         start = now()
@@ -96,11 +96,11 @@ def sums_clock() -> Iterator[list[float]]:
         seconds.append(now() - start)
         return sums
 
-    LiveLayer._current_sums = clocked
+    LiveLayer.current_sums = clocked
     try:
         yield seconds
     finally:
-        LiveLayer._current_sums = original
+        LiveLayer.current_sums = original
 
 
 class Times:

@@ -59,6 +59,13 @@ class LiveLayer:
         if before != [(blend.part, blend.shares) for blend in self._active]:
             self._sums = None
 
+    def current_sums(self, x: Tensor) -> Tensor:
+        """(total rank, in) of the active parts on x's device in its dtype, rounded once."""
+        sums = self._sums
+        if sums is None or sums.dtype is not x.dtype or sums.device != x.device:
+            self._sums = sums = _sum_deltas([blend.terms(x.device) for blend in self._active], x)
+        return sums
+
     def remove(self) -> None:
         """Remove the hook and free the sums."""
         self._handle.remove()
@@ -94,13 +101,13 @@ class LiveLayer:
         """Of all active parts: float32, (out, in, ...)."""
         delta = weight.new_zeros(weight.shape[0], weight[0].numel(), dtype=torch.float32)
         ranks = [blend.part.q().shape[1] for blend in self._active]
-        for (rows, q, factor), sums in zip(self._placed(delta), self._current_sums(delta).split(ranks), strict=True):
+        for (rows, q, factor), sums in zip(self._placed(delta), self.current_sums(delta).split(ranks), strict=True):
             own = delta if rows is None else delta.narrow(0, *rows)
             own.addmm_(q, sums, alpha=factor)
         return delta.view(weight.shape)
 
     def _with_matrices(self, module: Any, x: Tensor, output: Tensor) -> Tensor:
-        sums = self._current_sums(x)
+        sums = self.current_sums(x)
         if torch.is_grad_enabled():  # only a trainer on a live model meets this
             placed = [(rows, _usable(q), factor) for rows, q, factor in self._placed(output)]
             return _add(output, self._inner(module, x, _usable(sums)), placed, self._is_conv)
@@ -116,13 +123,6 @@ class LiveLayer:
 
     def _placed(self, output: Tensor) -> list[Placed]:
         return [(blend.part.rows, _like(blend.part.q(), output), blend.factor) for blend in self._active]
-
-    def _current_sums(self, x: Tensor) -> Tensor:
-        """(total rank, in) of the active parts on x's device in its dtype, rounded once."""
-        sums = self._sums
-        if sums is None or sums.dtype is not x.dtype or sums.device != x.device:
-            self._sums = sums = _sum_deltas([blend.terms(x.device) for blend in self._active], x)
-        return sums
 
 
 def _sum_deltas(parts: Sequence[Sequence[tuple[float, Tensor]]], x: Tensor) -> Tensor:
