@@ -46,7 +46,7 @@ from comfyui_qr_lora.tests.support.adapters import as_stock_tensors
 from devtools.workspace import host_version
 
 ROOT = Path(__file__).resolve().parents[1]
-BEFORE = "2c55c7e"  # the last commit with hooks that were made anew for every merge
+BEFORE = "2c55c7e"  # the last commit whose hooks asked for each factor by name
 FLOOR_BAR, BYPASS_BAR, BEFORE_BAR, COUNT_BAR = 1.1, 1.0, 0.55, 1.1
 OURS = "comfyui_qr_lora"
 WHOLE = "attn.to_out.0, attn.to_add_out, ff.net.*, ff_context.net.*, single_transformer_blocks.*.proj_out"

@@ -143,7 +143,11 @@ def test_a_list_that_comes_late_takes_nothing_from_the_keyboard(page: Page, load
     """The picker opens with what the page knows; the server's list comes when it comes."""
     load(of(STYLE))
     waiting: list[Route] = []
-    page.route("**/qr_lora/adapters", lambda route: waiting.append(route))
+
+    def hold(route: Route) -> None:
+        waiting.append(route)
+
+    page.route("**/qr_lora/adapters", hold)
     opener = page.get_by_role("button", name="Choose an adapter file")
     dialog = page.locator("dialog.qr-lora-load-picker")
     cards, folders = page.locator(".qr-lora-load-card"), page.locator(".qr-lora-load-folder")

@@ -163,6 +163,16 @@ def test_what_has_no_gradient_is_refused_by_name(name: str) -> None:
 
 
 @trainable_context()
+def test_what_the_library_keeps_since_a_picture_was_drawn_changes_no_refusal() -> None:
+    """A rotation of a size that nothing else here asks for: made in inference mode, and kept by the library."""
+    rotated = operator("quantize_int8_convrot_weight")
+    with torch.inference_mode():
+        rotated(random(32, 32), 4)
+    with differentiable_operators(), pytest.raises(TrainingError, match=r"convrot_weight, since"):
+        rotated(random(32, 32).requires_grad_(), 4)
+
+
+@trainable_context()
 def test_what_rounds_without_an_operator_is_refused() -> None:
     """The library's own functions call a back end directly: autograd would lose the gradient without a word."""
     x = random(32, 32).requires_grad_()

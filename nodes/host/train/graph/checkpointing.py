@@ -4,9 +4,9 @@ A checkpointed block keeps its arguments alone and runs again in backward. Most 
 weights are frozen: of them backward needs no more than the input, which the second run finds anyway. So where there
 is room their outputs are kept, and the second run does norms, attention and the like. The bits are the same.
 
-The second run itself is torch's `checkpoint`. Its `create_selective_checkpoint_contexts` keeps outputs too, by operator:
-every operation goes through Python, there is no limit in bytes, and nothing notices which of them a frozen layer made.
-`benchmarks/libraries.py` has it beside this one: more time and more memory for the same gradients.
+The second run itself is torch's `checkpoint`. Its `create_selective_checkpoint_contexts` keeps outputs too, by
+operator: every operation goes through Python, there is no limit in bytes, and nothing tells which of them a frozen
+layer made. `benchmarks/libraries.py` has it beside this one: more time and more memory for the same gradients.
 """
 
 from __future__ import annotations

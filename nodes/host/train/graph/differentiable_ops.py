@@ -50,7 +50,7 @@ class _Redirection(TorchFunctionMode):
             and _any_needs_gradient(args, kwargs)
         ):
             return _differentiable(func, args, kwargs)
-        result = func(*args, **kwargs)
+        result = _computed(func, args, kwargs) if self._within else func(*args, **kwargs)
         if _is_rounded(result, strictly=bool(self._within)) and _any_smooth(args, kwargs):
             raise _refusal(self._within, f"it rounds a value that needs one to {result.dtype}")
         return result
@@ -73,6 +73,23 @@ def _differentiable(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> A
     if not written:
         return result
     return _write(name, list(written.values()), results)
+
+
+def _computed(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """What a formula computes, also with a constant that the library keeps since a picture was drawn.
+
+    Autograd refuses to save what was made in inference mode, before anything is computed.
+    """
+    try:
+        return func(*args, **kwargs)
+    except RuntimeError as error:
+        if "Inference tensors cannot be saved for backward" not in str(error):
+            raise
+        return func(*map(_normal, args), **{name: _normal(value) for name, value in kwargs.items()})
+
+
+def _normal(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
 def _write(name: str, written: Sequence[Tensor], results: Sequence[Tensor]) -> None:
