@@ -312,6 +312,7 @@ export function recordChange() {
 
 let lastTold = 0;
 const RARELY = 150; // milliseconds
+const QUEUES_HEAR = /** @type {const} */ (["graphChanged", "autoQueueGraphChanged"]); // the first of older hosts, the second of newer ones
 
 /** While something is dragged: run again where the host is set to run on change, without a step for undo. */
 export function tellDrag() {
@@ -319,5 +320,6 @@ export function tellDrag() {
   const now = performance.now();
   if (now - lastTold < RARELY) return;
   lastTold = now;
-  api.dispatchCustomEvent("graphChanged", app.graph.serialize());
+  const graph = app.graph.serialize();
+  for (const event of QUEUES_HEAR) api.dispatchCustomEvent(event, graph);
 }

@@ -2,6 +2,7 @@
 export interface Events {
   execution_cached: { prompt_id: string; nodes: string[] };
   graphChanged: object;
+  autoQueueGraphChanged: object;
   progress_text: { nodeId: string; text: string };
   "qr_lora.training": import("../../../../web/train/view.js").Report;
 }
