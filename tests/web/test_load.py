@@ -197,6 +197,28 @@ def test_a_list_that_comes_late_takes_nothing_from_the_keyboard(page: Page, load
     expect(opener).to_be_focused()
 
 
+def test_facts_that_come_again_leave_the_keyboard_at_its_picture(page: Page, load: Load) -> None:
+    """What is remembered of a file is shown at once, and again when the server has answered."""
+    load(of(STYLE))
+    thumb = page.locator(".qr-lora-load").get_by_role("button", name="style_sample_2.png")
+    expect(thumb).to_be_visible()
+    choose_by_list(page, CONTENT)
+    expect(thumb).to_have_count(0)
+    waiting: list[Route] = []
+
+    def hold(route: Route) -> None:
+        waiting.append(route)
+
+    page.route("**/qr_lora/adapter?*", hold)
+    with page.expect_request("**/qr_lora/adapter?*"):
+        choose_by_list(page, STYLE)
+    thumb.focus()
+    thumb.evaluate("made => { made.dataset.mark = 'the first' }")
+    waiting.pop().continue_()
+    expect(thumb).not_to_have_attribute("data-mark", "the first")
+    expect(thumb).to_be_focused()
+
+
 def choose_by_list(page: Page, name: str) -> None:
     """As the host's own list does."""
     page.evaluate(

@@ -5,7 +5,7 @@
  * @typedef {import("./library.js").Picture} Picture
  */
 
-import { button, element, plainText } from "../lib/dom.js";
+import { button, element, fill, plainText } from "../lib/dom.js";
 import { text } from "../lib/texts.js";
 import { copyText } from "./copy.js";
 import { pictureAddress } from "./library.js";
@@ -157,11 +157,18 @@ export class Card {
     const addresses = pictures.map((picture, index) => pictureAddress(name, index, picture.version));
     this.#showPicture(addresses[0]);
     const few = pictures.length > 1 ? pictures : [];
-    this.strip.replaceChildren(
+    fill(
+      this.strip,
       ...few.map((picture, index) =>
         element(
           "button",
-          { type: "button", title: plainText(picture.name), "aria-label": plainText(picture.name), click: () => this.#showPicture(addresses[index]) },
+          {
+            type: "button",
+            title: plainText(picture.name),
+            "aria-label": plainText(picture.name),
+            dataset: { key: picture.name },
+            click: () => this.#showPicture(addresses[index]),
+          },
           element("img", { src: addresses[index], alt: "", loading: "lazy", draggable: "false" }),
         ),
       ),

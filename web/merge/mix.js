@@ -46,8 +46,13 @@ export function setPad(node, pad) {
  * @param {LGraphNode} node
  */
 export function modeInputs(node) {
-  const told = Object.entries(node.constructor.nodeData?.input?.optional ?? {});
+  const told = Object.entries(optionalInputs(node));
   return told.flatMap(([name, [, about]]) => (about?.qr_lora_mode ? [{ name, mode: about.qr_lora_mode, isSlot: Boolean(about.qr_lora_slot) }] : []));
+}
+
+/** @param {LGraphNode} node */
+function optionalInputs(node) {
+  return node.constructor.nodeData?.input?.optional ?? {};
 }
 
 /**
@@ -56,7 +61,7 @@ export function modeInputs(node) {
  * @param {string} name
  */
 export function namesSlot(node, name) {
-  return modeInputs(node).some((input) => input.name === name && input.isSlot);
+  return Boolean(optionalInputs(node)[name]?.[1]?.qr_lora_slot);
 }
 
 /** @param {LGraphNode} node */
