@@ -1,10 +1,11 @@
 """What a live branch costs the host's processor: microseconds that each hooked layer adds to a call of the network.
 
-    python -m benchmarks.dispatch            57 narrow blocks of FLUX, ranks 16 and 64, one thread; two minutes
+    python -m benchmarks.dispatch            57 narrow blocks of FLUX, ranks 16 and 64, one thread; five minutes
     python -m benchmarks.dispatch --quick    few turns: nothing is decided
 
 The layers are so narrow, and the picture so small, that next to nothing but calls is left: on a fast GPU this is what a
-step waits for. All sides serve the same modules and take turns:
+step waits for. All sides serve the same modules and take turns; what counts is the median, over the turns, of what a
+side takes more than the bare network in the same turn:
 
     bare     no hook
     empty    a forward hook that does nothing
@@ -30,6 +31,7 @@ import types
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
+from operator import sub
 from pathlib import Path
 from typing import Any
 
@@ -74,16 +76,16 @@ class Sides:
             self.contexts["bypass"] = _injected(comfy.sd.load_bypass_lora_for_models(model, None, file, 1.0, 0.0)[0])
 
     def seconds(self, turns: int) -> dict[str, list[float]]:
-        """Of a call of the network, side by side."""
+        """Of a call of the network, the least of three in every turn."""
         found: dict[str, list[float]] = {name: [] for name in self.contexts}
         with torch.inference_mode():
             for turn in range(turns + 1):
-                for name, context in self.contexts.items():
-                    with context():
+                for name in _rotated(list(self.contexts), turn):  # who comes after whom makes a difference, too
+                    with self.contexts[name]():
                         self.call()
-                        taken = [self.call() for _ in range(3)]
+                        taken = min(self.call() for _ in range(3))
                     if turn:
-                        found[name] += taken
+                        found[name].append(taken)
         return found
 
     def call(self) -> float:
@@ -93,12 +95,17 @@ class Sides:
         return now() - start
 
 
+def _rotated(names: list[str], turn: int) -> list[str]:
+    start = turn % len(names)
+    return names[start:] + names[:start]
+
+
 class _Pack:
     """The parts of one version of this pack that the benchmark uses."""
 
     def __init__(self, alias: str) -> None:
         self._core = import_module(f"{alias}.qrlora_core")
-        self._live = import_module(f"{alias}.nodes.host.apply.live")
+        self._merge = import_module(f"{alias}.nodes.host.merge.merge")
         self._source = import_module(f"{alias}.nodes.host.apply.source").Source
         self._names = import_module(f"{alias}.nodes.host.model.matching").Names
 
@@ -125,7 +132,7 @@ class _Pack:
     def merged(self, model: Any, adapters: list[Any]) -> Any:
         """A clone with the adapters live."""
         sources = [self._source(adapter.name, adapter, 0.5 + 0.1 * index) for index, adapter in enumerate(adapters)]
-        return self._live.apply_live(model, sources, self._names(model))
+        return self._merge.apply_adapters(model, sources, "live").model
 
     def layers(self, model: Any, adapter: Any) -> list[tuple[str, tuple[int, int] | None, Any]]:
         """(host module, rows of its output, term) of every layer of an adapter."""
@@ -213,9 +220,9 @@ def packs() -> Iterator[dict[str, str]]:
 
 def show(sides: Sides, seconds: dict[str, list[float]], rank: int, title: str) -> dict[str, float]:
     """A table; returns the microseconds that each side adds to a layer."""
-    bare = statistics.median(seconds.pop("bare"))
-    added = {name: 1e6 * (statistics.median(values) - bare) / sides.count for name, values in seconds.items()}
-    print(f"\n{title}: {sides.count} modules, rank {rank}; the bare call takes {1e3 * bare:.1f} ms")
+    bare = seconds.pop("bare")
+    added = {name: 1e6 * statistics.median(map(sub, values, bare)) / sides.count for name, values in seconds.items()}
+    print(f"\n{title}: {sides.count} modules, rank {rank}; the bare call takes {1e3 * statistics.median(bare):.1f} ms")
     print("| side | microseconds a layer | over the floor |")
     print("|---|---|---|")
     for name, value in sorted(added.items(), key=lambda pair: pair[1]):
@@ -233,7 +240,7 @@ def main() -> None:
         for rank in (16, 64):
             for targets, title in ((WHOLE, "Whole layers"), ("paper", "Layers of paper, with slices")):
                 sides = Sides(model, rank, targets, found)
-                added = show(sides, sides.seconds(2 if options.quick else 12), rank, title)
+                added = show(sides, sides.seconds(2 if options.quick else 30), rank, title)
                 decide(added, rank, title, quick=options.quick)
     finish()
 

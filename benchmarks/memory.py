@@ -3,9 +3,9 @@
     python -m benchmarks.memory            FLUX of true widths, 1 + 1 blocks, rank 64, 200 tweaks
     python -m benchmarks.memory --quick    a tiny FLUX, rank 16, 20 tweaks
 
-The adapters share a basis and are read from files of the "full" format: q, delta_r and base_r of every layer. What live
-holds is counted while the network runs: on a GPU by its allocator, on a CPU by the tensors themselves (the factors
-that the host loads with the model, and the sums), each piece of memory once.
+The adapters share a basis and are read from files of the "full" format: q, delta_r and base_r of every layer. What
+live holds is counted while the network runs: on a GPU by its allocator, on a CPU by the tensors that the host loads
+with the model (the buffers, and the deltas of two and more), each piece of memory once.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from benchmarks.setting import DEVICE, ON_GPU, machine, parameters, random_adapt
 # isort: split
 from torch import Tensor
 
-from comfyui_qr_lora.nodes.host.apply.live_layer import LiveLayer
 from comfyui_qr_lora.qrlora_core import load_adapter, save_adapter
 from comfyui_qr_lora.tests.support.adapters import merged
 
@@ -68,10 +67,7 @@ def held_while_running(patcher: Any) -> float:
 
 
 def _live_bytes(patcher: Any) -> int:
-    factors = [p for added in patcher.get_nested_additional_models() for p in added.model.parameters()]
-    layers = [item for item in gc.get_objects() if type(item) is LiveLayer]
-    own = [value for layer in layers for value in vars(layer).values() if isinstance(value, Tensor)]
-    return storage_bytes([*factors, *own])
+    return storage_bytes(p for added in patcher.get_nested_additional_models() for p in added.model.parameters())
 
 
 def digest(patcher: Any) -> str:
@@ -140,7 +136,7 @@ def main() -> None:
         ratios = [run_count(model, files[:count]) for count in COUNTS]
         left, left_in_all = run_tweaks(model, files, times)
     hooks = sum(len(module._forward_hooks) for module in model.model.modules())
-    claim("memory of live adapters over their files, worst count", max(ratios), 1.0, at_least=False)
+    claim("memory of live adapters over their files, worst count", max(ratios), 0.85, at_least=False)
     claim(f"tensors left by {times} tweaks", left, 0, at_least=False)
     claim("tensors left when the adapters are dropped", left_in_all, 0, at_least=False)
     claim("forward hooks left", hooks, 0, at_least=False)

@@ -37,7 +37,8 @@ from benchmarks.setting import (
 
 # isort: split
 
-from comfyui_qr_lora.nodes.host.apply.live_layer import LiveLayer
+from comfyui_qr_lora.nodes.host.apply.branch import Branch
+from comfyui_qr_lora.nodes.host.apply.buffers import Buffers, plan_of
 from comfyui_qr_lora.nodes.host.apply.part import Part
 
 RANK = 64
@@ -155,9 +156,16 @@ def make_parts(shape: Shape, width: int, count: int, dtype: torch.dtype) -> list
     def part(rows: tuple[int, int] | None) -> Part:
         q = torch.randn(rows[1] if rows else shape.outputs * width, RANK, device=DEVICE, dtype=dtype)
         deltas = [torch.randn(RANK, shape.inputs * width, device=DEVICE, dtype=dtype) for _ in range(count)]
-        return Part(rows, lambda: q, tuple((i, 1.0, lambda d=d: d) for i, d in enumerate(deltas)))
+        return Part(rows, q, (shape.inputs * width,), tuple((i, 1.0, lambda d=d: d) for i, d in enumerate(deltas)))
 
     return [part(rows) for rows in shape.rows(width)]
+
+
+def make_ready(parts: list[Part], layer: torch.nn.Module) -> Buffers:
+    """What `live` lays ready for the branch at some scales."""
+    buffers = Buffers(plan_of({"0": parts}, torch.nn.Sequential(layer)), layer.weight.dtype, DEVICE)
+    buffers.fill({"0": parts}, [0.1 * (index + 1) for index in range(len(parts[0].deltas))])
+    return buffers
 
 
 def run_layer(shape: Shape, width: int, tokens: int, turns: int, limits: Machine) -> Costs:
@@ -171,20 +179,18 @@ def run_layer(shape: Shape, width: int, tokens: int, turns: int, limits: Machine
     operations = 2.0 * tokens * (columns * shape.inputs * width + RANK * rows)
     traffic = x.numel() + 2 * tokens * rows + factors  # x is read, y read and written
     costs = Costs(operations, traffic * dtype.itemsize)
-    active = 0
     layer.register_forward_hook(clock.mark)
-    for count in COUNTS:
-        live = LiveLayer(layer, make_parts(shape, width, count, dtype), lambda count=count: active == count)
-        live.set_scales([0.1 * (index + 1) for index in range(count)])
+    branch = Branch(layer)
     layer.register_forward_hook(clock.mark)
+    ready = {count: make_ready(make_parts(shape, width, count, dtype), layer) for count in COUNTS}
     for turn in range(turns + 1):
         limits.measure()
         for count in COUNTS:
-            active = count
+            branch.put("merge", ready[count].addends["0"])
             clock.mark()
             layer(x)
             bare, branch = clock.spans()
-            if turn > 0:  # the first makes the sums
+            if turn > 0:
                 costs.bare.append(bare)
                 costs.branch.setdefault(count, []).append(branch)
     return costs

@@ -55,8 +55,8 @@ class Merge(io.ComfyNode):
                     default=APPLY_MODES[0],
                     optional=True,
                     tooltip="live: the adapters run beside the model's layers, so a new scale acts at once; quantized "
-                    "models work. patch: the weights are changed, as LoRA loaders do; for saving a checkpoint, "
-                    "torch.compile and model merging.",
+                    "and compiled models work. patch: the weights are changed, as LoRA loaders do; for saving a "
+                    "checkpoint and model merging.",
                 ),
                 *(
                     ScheduleSocket.Input(

@@ -223,12 +223,12 @@ class QRLoRA:
         """Its name; where it has none, ``unsaved adapter`` and the place that it takes among others."""
         return f"{UNSAVED} {place}" if self.name == UNSAVED else self.name
 
-    @property
+    @cached_property
     def ranks(self) -> list[int]:
         """The different ranks of its layers, ascending."""
         return sorted({layer.rank for layer in self.layers.values()})
 
-    @property
+    @cached_property
     def is_zero(self) -> bool:
         """True when its delta is zero in every layer, whatever the scale."""
         return not any(term.scaling and term.delta_r.any() for _, term in self.terms())

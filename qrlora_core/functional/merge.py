@@ -24,7 +24,7 @@ class Member:
 Group = tuple[Member, ...]
 
 
-def merge(sources: Iterable[tuple[QRLoRA, float]]) -> QRLoRA:
+def merge(sources: Iterable[tuple[QRLoRA, float]], groups: Mapping[str, Sequence[Group]] | None = None) -> QRLoRA:
     """One adapter whose delta is the weighted sum of the sources' deltas, exactly.
 
     ``W' = W + Q * sum_i(scale_i * scaling_i * delta_r_i)`` per group of terms with the same q
@@ -33,6 +33,7 @@ def merge(sources: Iterable[tuple[QRLoRA, float]]) -> QRLoRA:
 
     Args:
         sources: (adapter, scale) pairs. A scale of zero drops the adapter.
+        groups: what `group_by_basis` gives for the adapters whose scale is not zero, where that is known already.
 
     Returns:
         The merged adapter; its layers are computed when they are asked for. Its ``merge_record`` tells how it
@@ -46,7 +47,8 @@ def merge(sources: Iterable[tuple[QRLoRA, float]]) -> QRLoRA:
         if not math.isfinite(scale):
             raise AdapterError(f"{adapter.name}: expected a finite scale, found {scale}.")
     active = [(adapter, scale) for adapter, scale in pairs if scale != 0]
-    groups = group_by_basis([adapter for adapter, _ in active])
+    if groups is None:
+        groups = group_by_basis([adapter for adapter, _ in active])
     return QRLoRA(
         MappingProxyType(_MergedLayers(groups, active)),
         _common_metadata([adapter for adapter, _ in active]),

@@ -1,12 +1,10 @@
-"""An adapter bound to one host model: what fits where, and its factors on the device, worked out once."""
+"""An adapter bound to one host model: what fits where, and its factors as the host needs them, worked out once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
-from typing import Any, Protocol
 
-import comfy.model_patcher
 import torch
 from torch import Tensor
 
@@ -15,7 +13,7 @@ from ..model.host_types import Patcher
 from ..model.key_map import Target
 from ..model.matching import Match, Names, match
 from ..model.memo import Note, recalled, remembered
-from ..model.weights import compute_dtype
+from .held import Copied, Held, hold
 from .live_vector import can_add_vector
 
 
@@ -25,8 +23,8 @@ class _Holder(torch.nn.Module):
         self.tensor = torch.nn.Parameter(tensor, requires_grad=False)
 
 
-class _Factors(torch.nn.Module):
-    """Tensors by name as frozen parameters, so that the host moves, counts and frees them like a model's."""
+class Deltas(Copied):
+    """The delta_r's of an adapter by name, in its own dtype."""
 
     def __init__(self, tensors: dict[str, Tensor]) -> None:
         super().__init__()
@@ -37,26 +35,14 @@ class _Factors(torch.nn.Module):
             self.add_module(str(index), self._holders[name])
 
     def giver(self, name: str) -> Callable[[], Tensor]:
-        parameters = self._holders[name]._parameters  # asked each time: the host may have moved it
+        """Gives one where it lies by then."""
+        parameters = self._holders[name]._parameters
         return lambda: parameters["tensor"]  # type: ignore[return-value]
 
-    def tensors(self) -> dict[str, Tensor]:
-        return {name: holder.tensor for name, holder in self._holders.items()}
-
-
-class Held(Protocol):
-    """One of the host's patchers, of factors."""
-
-    model: _Factors
-
-
-# Gives the module with the tensors of `Binding.basis` or `Binding.deltas`, or with a copy of them on another device.
-Place = Callable[[Held], _Factors]
-
-
-def own_place(held: Held) -> _Factors:
-    """Where the tensors were put first."""
-    return held.model
+    def copied(self, device: torch.device) -> Deltas:
+        """See `Copied`."""
+        held = self._holders.items()
+        return Deltas({name: holder.tensor.detach().to(device, copy=True) for name, holder in held})
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,25 +51,29 @@ class Binding:
 
     Args:
         match: which layers fit.
-        basis: the q of every term, in the model's compute dtype and the host's row order.
-        deltas: the delta_r of every term, in the adapter's dtype.
+        bases: the q of every term by name, in the host's row order.
+        deltas: the delta_r of every term.
         unrun: host modules of its layers that did not run in the last sampling.
         watched: those that did not run in any one; from then on their weights are watched, see `live_bypass`.
     """
 
     match: Match
-    basis: Held
-    deltas: Held
+    bases: Mapping[str, Tensor]
+    deltas: Held[Deltas]
     unrun: set[str] = field(default_factory=set)
     watched: set[str] = field(default_factory=set)
 
-    def q(self, path: str, term: Term, place: Place) -> Callable[[], Tensor]:
-        """Gives the term's q where the host has put it."""
-        return place(self.basis).giver(_name(self.match.adapter, path, term))
+    def q(self, path: str, term: Term) -> Tensor:
+        """The term's q, where the adapter was loaded to."""
+        return self.bases[_name(self.match.adapter, path, term)]
 
-    def delta_r(self, path: str, term: Term, place: Place) -> Callable[[], Tensor]:
-        """Gives the term's delta_r where the host has put it."""
-        return place(self.deltas).giver(_name(self.match.adapter, path, term))
+    def delta_r(self, path: str, term: Term, deltas: Deltas) -> Callable[[], Tensor]:
+        """Gives the term's delta_r.
+
+        Args:
+            deltas: its own, or the copy of them on another device.
+        """
+        return deltas.giver(_name(self.match.adapter, path, term))
 
     def note_unrun(self, ran: Set[str]) -> None:
         """Remember which of its host modules are not among those that ran."""
@@ -121,40 +111,15 @@ def unrun_layers(patcher: Patcher, adapter: QRLoRA) -> list[str]:
 
 
 def _bind(patcher: Patcher, matched: Match) -> Binding:
-    for path, target in matched.targets.items():
-        _require_hookable(patcher, matched.adapter, path, target)
+    bases, deltas = dict[str, Tensor](), dict[str, Tensor]()
     with torch.inference_mode(False):  # normal tensors also serve a trainer that runs on a live model
-        return _upload(patcher, matched)
-
-
-def _upload(patcher: Patcher, matched: Match) -> Binding:
-    dtype = compute_dtype(patcher)
-    basis, deltas = {}, {}
-    for path, target in matched.targets.items():
-        for term in matched.adapter.layers[path].terms:
-            name = _name(matched.adapter, path, term)
-            q = term.q if target.reorder is None else target.reorder(term.q)
-            basis[name], deltas[name] = q.detach().to(dtype), term.delta_r.detach()
-    # A merge keeps sums of delta_r in the compute dtype beside them: reserve that room too.
-    room = sum(delta.numel() * (delta.element_size() + dtype.itemsize) for delta in deltas.values())
-    return Binding(matched, _as_model(patcher, basis), _as_model(patcher, deltas, room))
-
-
-def _as_model(patcher: Patcher, tensors: dict[str, Tensor], size: int = 0) -> Held:
-    return _patcher_of(_Factors(tensors), patcher.load_device, patcher.offload_device, size)
-
-
-def _patcher_of(factors: _Factors, load_device: torch.device, offload_device: torch.device, size: int) -> Held:
-    made: Held = comfy.model_patcher.ModelPatcher(factors, load_device, offload_device, size=size)
-    if hasattr(made, "cached_patcher_init"):  # how the host makes a copy for another device
-        made.cached_patcher_init = _copied, (factors, load_device, offload_device, size)
-    return made
-
-
-def _copied(factors: _Factors, load_device: torch.device, offload_device: torch.device, size: int, **_: Any) -> Held:
-    with torch.inference_mode(False):
-        tensors = {name: tensor.detach().to(offload_device, copy=True) for name, tensor in factors.tensors().items()}
-        return _patcher_of(_Factors(tensors), load_device, offload_device, size)
+        for path, target in matched.targets.items():
+            _require_hookable(patcher, matched.adapter, path, target)
+            for term in matched.adapter.layers[path].terms:
+                name = _name(matched.adapter, path, term)
+                bases[name] = term.q if target.reorder is None else target.reorder(term.q)
+                deltas[name] = term.delta_r.detach()
+        return Binding(matched, bases, hold(Deltas(deltas), patcher.load_device, patcher.offload_device))
 
 
 def _name(adapter: QRLoRA, path: str, term: Term) -> str:

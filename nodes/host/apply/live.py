@@ -3,47 +3,57 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import comfy.model_patcher
 from comfy.patcher_extension import CallbacksMP
 
+from ....qrlora_core.functional.merge import Group
 from ..model.host_types import Patcher
 from ..model.matching import Names
 from .device_factors import bind
 from .kept_results import keep_nothing
 from .live_merge import LiveMerge
-from .live_patcher import LiveInjection, WeightsAloneError, refuse_weights_alone
+from .live_patcher import LiveInjection, WeightsAloneError, live_merges_on, refuse_weights_alone
 from .source import Source
 
 
 def apply_live(
-    patcher: Patcher, sources: Sequence[Source], names: Names, tell: Callable[[list[str]], None] = lambda lines: None
+    patcher: Patcher,
+    sources: Sequence[Source],
+    groups: Mapping[str, Sequence[Group]],
+    names: Names,
+    tell: Callable[[list[str]], None] = lambda lines: None,
 ) -> Patcher:
     """A clone of the model whose layers gain ``Q (sum_i scale_i scaling_i delta_r_i) x`` while it runs.
 
-    A scale of zero is dropped: with none left, the clone computes what the given model does, bit for bit.
+    Without a source it computes what the given model does, bit for bit.
 
     Args:
+        sources: those whose scale is not zero.
+        groups: of their adapters, see `group_by_basis`.
         tell: gets, after every sampling, a line for each adapter of which not all took part.
 
     Raises:
         AdapterError, QRLoRAError: an adapter that does not fit or a layer that cannot be hooked.
     """
     clone = patcher.clone()
-    active = [source for source in sources if source.scale != 0 and source.adapter.layers]
-    if not active:
+    if not groups:
         return clone
-    bindings = [bind(patcher, source.adapter, names) for source in active]
-    merge = LiveMerge(active, bindings, patcher.patches, tell)
+    bindings = [bind(patcher, source.adapter, names) for source in sources]
+    row = live_merges_on(patcher)
+    merge = LiveMerge(patcher, row, sources, bindings, groups, tell)
     key = f"qr_lora {uuid.uuid4()}"
     clone.set_injections(key, [LiveInjection(merge.inject, merge.eject)])
     clone.set_additional_models(key, merge.models)
-    clone.add_callback_with_key(CallbacksMP.ON_PREPARE_STATE, key, merge.on_step)
-    clone.add_callback_with_key(CallbacksMP.ON_CLEANUP, key, merge.on_sampled)
-    clone.add_callback_with_key(CallbacksMP.ON_LOAD, key, _refuse_baking)
-    keep_nothing(clone, key, merge.scales_at if merge.is_scheduled else None)
+    # Compilers see these names among a model's options, and compile anew for new ones.
+    name = f"qr_lora {row}"
+    clone.add_callback_with_key(CallbacksMP.ON_PRE_RUN, name, merge.on_start)
+    clone.add_callback_with_key(CallbacksMP.ON_PREPARE_STATE, name, merge.on_step)
+    clone.add_callback_with_key(CallbacksMP.ON_CLEANUP, name, merge.on_sampled)
+    clone.add_callback_with_key(CallbacksMP.ON_LOAD, name, _refuse_baking)
+    keep_nothing(clone, name, merge.scales_at if merge.is_scheduled else None)
     refuse_weights_alone(clone)
     return clone
 

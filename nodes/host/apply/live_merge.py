@@ -1,95 +1,124 @@
-"""The branches of one merge on the models that run it, and what became of them in a sampling."""
+"""One merge on the models that run it: from its scales to what lies ready for their hooks."""
 
 from __future__ import annotations
 
-import logging
 import math
 import sys
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import comfy.model_patcher
 import torch
-from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from ....qrlora_core import QRLoRAError
-from ....qrlora_core.functional.merge import Group, Member, group_by_basis
+from ....qrlora_core.functional.merge import Group, Member
 from ..model.host_types import Patcher
 from ..model.key_map import Target
-from .device_factors import Binding, Held, Place, own_place
-from .live_layer import LiveLayer
+from ..model.memo import Note, recalled, remember, remembered_of_all
+from ..model.weights import compute_dtype
+from .branches import Branches
+from .buffers import Buffers, Plan, plan_of
+from .device_factors import Binding, Deltas
+from .held import Held, beside, hold
 from .live_patcher import WeightsAloneError
 from .part import Part
 from .sampling_progress import SamplingProgress
 from .source import Source
-from .took_part import lines_of_once, lines_of_unrun
+from .took_part import TookPart, log_casts
+
+Parts = dict[str, list[Part]]
+
+
+@dataclass(frozen=True, eq=False)
+class _Layout:
+    """What does not depend on scales: what is added where, and the shapes of the buffers for it."""
+
+    parts: Parts
+    plan: Plan
+
+
+_LAYOUT: Note[_Layout] = Note("layout")
 
 
 @dataclass(eq=False)
 class _Running:
-    """The branches on one model: ``owner`` is the patcher that injected them."""
+    """The merge on one model: ``owner`` is the patcher that injected it, ``buffers`` are on its device."""
 
     owner: int
-    layers: dict[str, LiveLayer]
+    parts: Parts
+    buffers: Buffers
     progress: SamplingProgress | None
     handles: list[RemovableHandle]
 
-    def remove(self) -> None:
-        for layer in self.layers.values():
-            layer.remove()
-        for handle in self.handles:
-            handle.remove()
-
     def take_ran(self, within: str = "") -> set[str]:
         """The layers that ran since they were asked for the last time."""
-        ran = {name for name, layer in self.layers.items() if layer.ran and name.startswith(within)}
-        for name in ran:
-            self.layers[name].ran = False
+        ran = set[str]()
+        for name, addends in self.buffers.addends.items():
+            if name.startswith(within) and any(addend.ran or addend.is_recorded for addend in addends):
+                ran.add(name)
+                for addend in addends:
+                    addend.ran = False
         return ran
 
 
 class LiveMerge:
     """The branches of one merge, on whichever clone of the model is in use; each device's copy has its own.
 
-    Clones share this object, copy the host's ``is_injected`` flag, and eject when they are dropped, also those
-    that never ran. So the hooks on a model belong to the one patcher that injected last, and only its eject removes
-    them.
-
     Args:
-        patches: of the model that the merge is put on.
+        patcher: what the merge is put on.
+        row: how many others are on it; they act at once, so that each place in the row has buffers of its own.
+        groups: of the adapters of ``bindings``, see `group_by_basis`.
         tell: see `live.apply_live`.
     """
 
     def __init__(
         self,
+        patcher: Patcher,
+        row: int,
         sources: Sequence[Source],
         bindings: Sequence[Binding],
-        patches: Mapping[str, Sequence[tuple[Any, ...]]],
+        groups: Mapping[str, Sequence[Group]],
         tell: Callable[[list[str]], None],
     ) -> None:
-        self._sources, self._bindings, self._tell = list(sources), list(bindings), tell
-        self._patches = {key: len(members) for key, members in patches.items()}
-        self._groups = group_by_basis([binding.match.adapter for binding in bindings])
-        self._parts = self._collect_parts(own_place, {})
-        self._models = self._used_models()
+        self._sources, self._bindings, self._groups = list(sources), list(bindings), groups
+        self._patches = {key: len(members) for key, members in patcher.patches.items()}
+        adapters = [binding.match.adapter for binding in bindings]
+        self._layout = remembered_of_all(adapters, patcher.model, _LAYOUT, lambda: self._lay_out(patcher.model))
+        self._held = self._find_buffers(patcher, row)
         self._running: weakref.WeakKeyDictionary[torch.nn.Module, _Running] = weakref.WeakKeyDictionary()
-        self._start_counting()
+        self._took_part = TookPart(self._sources, self._bindings, tell)
 
-    def _start_counting(self) -> None:
-        for running in self._running.values():
-            running.take_ran()
-        self._steps = 0
-        self._ran: set[str] = set()
-        self._ran_before: set[str] = set()
-        self._acted: set[int] = set()
+    def _lay_out(self, model: torch.nn.Module) -> _Layout:
+        parts = self._collect_parts([binding.deltas.model for binding in self._bindings], {})
+        return _Layout(parts, plan_of(parts, model))
+
+    def _find_buffers(self, patcher: Patcher, row: int) -> Held[Buffers]:
+        """Those of the merge before, if they are of the same shapes; else new ones."""
+        plan, first, note = self._layout.plan, self._bindings[0].match.adapter, Note[Held[Buffers]]("buffers", row)
+        known, dtype = recalled(first, patcher.model, note), compute_dtype(patcher)
+        if known is not None and known.model.plan is plan and known.model.dtype is dtype:
+            return known
+
+        def make() -> Held[Buffers]:
+            with torch.inference_mode(False):  # normal tensors also serve a trainer that runs on a live model
+                return hold(Buffers(plan, dtype, patcher.offload_device), patcher.load_device, patcher.offload_device)
+
+        found = Branches.of(patcher.model).buffers((row, dtype, *plan.items()), make)
+        # The next merge comes when this one is gone already: an adapter that both have keeps them in between.
+        remember(first, patcher.model, note, found)
+        return found
 
     @property
-    def models(self) -> list[Held]:
-        """What the host must have on the device: all deltas, and the bases that some group uses."""
-        return self._models
+    def models(self) -> list[Held[Any]]:
+        """What the host must have on the device: the buffers, and the deltas where they are summed anew in passing.
+
+        An adapter alone that keeps its scale is read once from where it was loaded to.
+        """
+        deltas = dict.fromkeys(binding.deltas for binding in self._bindings if binding.match.targets)
+        return [self._held, *(deltas if len(deltas) > 1 or self.is_scheduled else ())]
 
     @property
     def is_scheduled(self) -> bool:
@@ -101,40 +130,26 @@ class LiveMerge:
         running = self._running.get(model)
         return self._scales(running.progress.at(sigma) if running and running.progress else 0.0)
 
-    def _used_models(self) -> list[Held]:
-        leading = {group[0].source for groups in self._groups.values() for group in groups}
-        used = [binding.basis for index, binding in enumerate(self._bindings) if index in leading]
-        return list(dict.fromkeys([*used, *(binding.deltas for binding in self._bindings)]))
-
     def inject(self, patcher: Patcher) -> None:
-        """Hook all layers for this patcher; hooks that another clone left on its model are replaced."""
-        self._remove(patcher.model)
-        if isinstance(sys.exc_info()[1], WeightsAloneError):
-            return  # the host injects once more while it unwinds the load that we refused
-        modules = dict(patcher.model.named_modules())
-        _refuse_compiled(patcher, modules.values())
-        admit = _admission(patcher)
-        watched = {name for binding in self._bindings for name in binding.watched}
-        self._running[patcher.model] = running = _Running(
+        """Switch the branches on for this patcher, with what they add at the start of a sampling."""
+        self._forget(patcher.model)
+        if _load_failed():
+            return  # the host injects while it unwinds
+        beside_it = list(patcher.get_additional_models())
+        shares = self._shares_left(patcher.patches)
+        deltas = [beside(binding.deltas, beside_it) for binding in self._bindings]
+        is_own = not shares and all(own is b.deltas.model for own, b in zip(deltas, self._bindings, strict=True))
+        running = _Running(
             owner=id(patcher),
-            layers={
-                name: LiveLayer(modules[name], parts, admit, watched=name in watched)
-                for name, parts in self._parts_for(patcher).items()
-            },
+            parts=self._layout.parts if is_own else self._collect_parts(deltas, shares),
+            buffers=beside(self._held, beside_it),
             progress=SamplingProgress(patcher) if self.is_scheduled else None,
             handles=_guard_weights(patcher.model) + self._watch_encoders(patcher.model),
         )
-        self._set_scales(running, 0.0)
-
-    def _parts_for(self, patcher: Patcher) -> dict[str, list[Part]]:
-        """The parts with the factors that the patcher has with it: copies, where it is one for another device."""
-        beside = patcher.get_additional_models()
-        there: dict[object, Any] = {getattr(one, "clone_base_uuid", one): one.model for one in beside}
-        own = {one: there.get(getattr(one, "clone_base_uuid", one), one.model) for one in self._models}
-        shares = self._shares_left(patcher.patches)
-        if not shares and all(model is one.model for one, model in own.items()):
-            return self._parts
-        return self._collect_parts(own.__getitem__, shares)
+        self._running[patcher.model] = running
+        watched = {name for binding in self._bindings for name in binding.watched}
+        Branches.of(patcher.model).put(patcher, self, running.buffers.addends, watched)
+        running.buffers.fill(running.parts, self._scales(0.0))
 
     def _shares_left(self, patches: Mapping[str, Sequence[tuple[Any, ...]]]) -> dict[str, float]:
         """By weight, how much of it nodes behind the merge have left: what stands beside it is scaled along.
@@ -146,23 +161,45 @@ class LiveMerge:
         return {key: share for key, share in shares.items() if share != 1.0}
 
     def eject(self, patcher: Patcher) -> None:
-        """Remove the hooks and free the sums, if it was this patcher that injected."""
-        if self._runs_for(patcher):
-            self._remove(patcher.model)
+        """Switch the branches off, if it was this patcher that injected."""
+        running = self._running.get(patcher.model)
+        if running is None or running.owner != id(patcher):
+            return
+        branches = Branches.of(patcher.model)
+        branches.drop(patcher, self)
+        if running.buffers.is_recorded:
+            running.buffers.clear()
+            branches.keep(self._held)
+        self._forget(patcher.model)
+
+    def _forget(self, model: torch.nn.Module) -> None:
+        running = self._running.pop(model, None)
+        if running is not None:
+            self._took_part.note(running.take_ran())  # the host loads models anew in mid-sampling, too
+            for handle in running.handles:
+                handle.remove()
 
     def _runs_for(self, patcher: Patcher) -> bool:
-        running = self._running.get(patcher.model)
-        return running is not None and running.owner == id(patcher)
+        return patcher.model in self._running and Branches.of(patcher.model).belong_to(patcher)
+
+    def on_start(self, patcher: Patcher) -> None:
+        """Before a sampling: another merge may have had the buffers, or another patcher the hooks."""
+        if not self._runs_for(patcher):
+            self.inject(patcher)
+        running = self._running[patcher.model]
+        running.buffers.fill(running.parts, self._scales(0.0))
+        running.take_ran()
+        self._took_part.start()
 
     def on_step(self, patcher: Patcher, timestep: Tensor, *_args: Any) -> None:
         """Before each denoising call: follow the schedules."""
         running = self._running.get(patcher.model)
-        if running is not None:
-            if self._steps == 0:
-                self._ran_before = running.take_ran()
-            scales = self._set_scales(running, running.progress.at(timestep) if running.progress else 0.0)
-            self._acted |= {index for index, scale in enumerate(scales) if scale}
-        self._steps += 1
+        if running is None:
+            return
+        self._took_part.note_before_first(running.take_ran)
+        scales = self._scales(running.progress.at(timestep) if running.progress else 0.0)
+        running.buffers.fill(running.parts, scales)
+        self._took_part.note_step(scales)
 
     def on_sampled(self, patcher: Patcher) -> None:
         """After sampling: what took no part must not pass for what did.
@@ -170,35 +207,18 @@ class LiveMerge:
         Raises:
             QRLoRAError: steps were taken, but no hooked layer was called.
         """
-        if not self._runs_for(patcher) or self._steps == 0 or sys.exc_info()[0] is not None:
-            return
-        for running in self._running.values():
-            self._ran |= running.take_ran()
-        ran, once, acted = self._ran | self._ran_before, self._ran_before - self._ran, self._acted
-        self._start_counting()
-        if not ran:
-            raise QRLoRAError(
-                "live adapters had no effect: this model runs other layers than those it names (it is wrapped, "
-                "compiled or replaced by another node). Set apply to patch."
-            )
-        lines = []
-        for index, (source, binding) in enumerate(zip(self._sources, self._bindings, strict=True)):
-            binding.note_unrun(ran)
-            lines += lines_of_unrun(source.label, binding, acted=index in acted)
-            lines += lines_of_once(source.label, binding, once if source.schedule else set())
-        self._told(lines)
-
-    def _told(self, lines: list[str]) -> None:
-        for line in lines:
-            logging.warning("QR-LoRA: %s", line)
-        self._tell(lines)
+        if self._runs_for(patcher) and sys.exc_info()[0] is None:
+            for running in self._running.values():
+                self._took_part.note(running.take_ran())
+                log_casts(running.buffers.take_casts(), running.buffers.dtype)
+            self._took_part.tell_of_sampling()
 
     def _watch_encoders(self, model: torch.nn.Module) -> list[RemovableHandle]:
         """A text encoder is never sampled: what took part in it is asked for whenever one of its parts has run."""
         if hasattr(model, "diffusion_model"):
             return []
         running, encoders = weakref.ref(model), dict(model.named_children())
-        names = {name.partition(".")[0] for name in self._parts} & encoders.keys()
+        names = {name.partition(".")[0] for name in self._layout.parts} & encoders.keys()
 
         def watch(name: str) -> RemovableHandle:
             return encoders[name].register_forward_hook(lambda *_: self._on_encoded(running(), f"{name}."))
@@ -207,77 +227,51 @@ class LiveMerge:
 
     def _on_encoded(self, model: torch.nn.Module | None, encoder: str) -> None:
         running = None if model is None else self._running.get(model)
-        if running is None:
-            return
-        ran, lines = running.take_ran(encoder), list[str]()
-        others = {name for name in running.layers if not name.startswith(encoder)}
-        for source, binding in zip(self._sources, self._bindings, strict=True):
-            binding.note_unrun(ran | (others - binding.unrun))
-            lines += lines_of_unrun(source.label, binding, acted=True)
-        self._told(lines)
-
-    def _remove(self, model: torch.nn.Module) -> None:
-        running = self._running.pop(model, None)
         if running is not None:
-            # Layers are made anew whenever the host loads the model, in mid-sampling too.
-            self._ran |= running.take_ran()
-            running.remove()
+            others = {name for name in running.parts if not name.startswith(encoder)}
+            self._took_part.tell_of_encoding(running.take_ran(encoder), others)
 
     def _scales(self, progress: float) -> list[float]:
         return [s.scale * (s.schedule.at(progress) if s.schedule else 1.0) for s in self._sources]
 
-    def _set_scales(self, running: _Running, progress: float) -> list[float]:
-        scales = self._scales(progress)
-        for layer in running.layers.values():
-            layer.set_scales(scales)
-        return scales
+    def _collect_parts(self, deltas: Sequence[Deltas], shares: Mapping[str, float]) -> Parts:
+        """Host module to what is added there; several names may mean slices of one fused layer.
 
-    def _collect_parts(self, place: Place, shares: Mapping[str, float]) -> dict[str, list[Part]]:
-        """Host module to what is added there; several names may mean slices of one fused layer."""
-        parts: dict[str, list[Part]] = {}
+        Args:
+            deltas: of each binding.
+        """
+        parts: Parts = {}
         for path, groups in self._groups.items():
             target = next((b.match.targets[path] for b in self._bindings if path in b.match.targets), None)
             if target is not None:
                 share = shares.get(target.key, 1.0)
                 parts.setdefault(target.module, []).extend(
-                    self._part(path, target, group, place, share) for group in groups
+                    self._part(path, target, group, deltas, share) for group in groups
                 )
         return parts
 
-    def _part(self, path: str, target: Target, group: Group, place: Place, share: float) -> Part:
+    def _part(self, path: str, target: Target, group: Group, deltas: Sequence[Deltas], share: float) -> Part:
         def factor(member: Member) -> Callable[[], Tensor]:
-            return self._bindings[member.source].delta_r(path, member.term, place)
+            return self._bindings[member.source].delta_r(path, member.term, deltas[member.source])
 
         first = group[0]
         return Part(
             rows=target.rows,
-            q=self._bindings[first.source].q(path, first.term, place),
+            q=self._bindings[first.source].q(path, first.term),
+            inputs=tuple(first.term.delta_r.shape[1:]),
             deltas=tuple((member.source, share * member.term.scaling, factor(member)) for member in group),
             vector=target.vector,
         )
 
 
-def _admission(patcher: Patcher) -> Callable[[], bool]:
-    """Tells a layer whether the model runs for this patcher: a load that failed may leave our hooks behind."""
-    model, owner = weakref.ref(patcher.model), id(patcher)
+def _load_failed() -> bool:
+    """Whether the host injects because a load has failed: an error has come as far as a method of the patcher.
 
-    def admit() -> bool:
-        running = getattr(model(), "current_patcher", None)
-        return running is None or id(running) == owner
-
-    return admit
-
-
-def _refuse_compiled(patcher: Patcher, modules: Iterable[torch.nn.Module]) -> None:
-    compiled = torch._dynamo.eval_frame.OptimizedModule
-    wrapped = any("compile" in str(key) for key in patcher.wrappers.get(WrappersMP.APPLY_MODEL, {}))
-    patched = any(isinstance(patch, compiled) for patch in patcher.object_patches.values())
-    inside = any(isinstance(module, compiled) for module in modules)
-    if wrapped or patched or inside:
-        raise QRLoRAError(
-            "apply = live does not work on a model that torch.compile wraps: the compiled code would leave the "
-            "adapters out. Set apply to patch in QR-LoRA Merge, or remove the compile node."
-        )
+    Other errors may be in hand elsewhere, where somebody tries again after one.
+    """
+    error = sys.exc_info()[1]
+    at = error.__traceback__ if error is not None else None
+    return at is not None and at.tb_frame.f_globals is vars(comfy.model_patcher)
 
 
 def _guard_weights(model: torch.nn.Module) -> list[RemovableHandle]:

@@ -15,6 +15,11 @@ class LiveInjection(PatcherInjection):
     """An injection of live adapters, known by its class."""
 
 
+def live_merges_on(patcher: Patcher) -> int:
+    """How many merges in a row a patcher carries."""
+    return sum(isinstance(one, LiveInjection) for members in patcher.injections.values() for one in members)
+
+
 class WeightsAloneError(QRLoRAError):
     """The weights of a model were asked for, in which its live adapters are not."""
 
@@ -42,10 +47,9 @@ class _Live:
     """Beside one of the host's patchers, and of another pack's; its clones are of its class."""
 
     _hooking = False
-    injections: dict[str, list[Any]]
 
     def _refuse(self, what: str) -> None:
-        if any(isinstance(one, LiveInjection) for members in self.injections.values() for one in members):
+        if live_merges_on(self):  # type: ignore[arg-type]
             raise WeightsAloneError(what)
 
     def clone(self, *args: Any, **kwargs: Any) -> Any:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from .part import Part
 
 
 def can_add_vector(module: torch.nn.Module, vector: str) -> bool:
@@ -24,74 +21,44 @@ def _is_rms_norm(module: torch.nn.Module) -> bool:
 
 
 class LiveVector:
-    """Adds ``sum_i scale_i d_i`` of a bias, or of the weight of a norm times the normalized input.
+    """Adds the change of a bias, or of the weight of a norm times the normalized input.
 
     Args:
-        module: what the parameter belongs to; see `can_add_vector`.
-        part: its q (length, 1) and delta_r's (1, 1).
+        name: of the parameter, ``.weight`` or ``.bias``; see `can_add_vector`.
+        values: the change, with its scales in it; of a place and a shape that stay.
+
+    Attributes:
+        ran: whether it was called; whoever reads it sets it back.
+        is_recorded: whether a program holds it in which it is not called any more.
+        cast: the dtype of an output that is not the buffers', once there was one.
     """
 
-    def __init__(self, module: torch.nn.Module, part: Part) -> None:
-        self._module, self._part = module, part
-        self._scales: tuple[float, ...] = ()
-        self._sum: Tensor | None = None
+    def __init__(self, name: str, values: Tensor) -> None:
+        self.name, self.values = name, values
+        self.cast: torch.dtype | None = None
+        self.ran = self.is_recorded = False
 
-    def set_scales(self, scales: Sequence[float]) -> None:
-        """Take new scales, one per source."""
-        weights = self._part.weights(scales)
-        if weights != self._scales:
-            self._scales, self._sum = weights, None
-
-    @property
-    def name(self) -> str:
-        """Of the parameter: ``.weight`` or ``.bias``."""
-        return self._part.vector
-
-    @property
-    def is_on(self) -> bool:
-        """Whether any scale is not zero."""
-        return any(self._scales)
+    def added(self, module: Any, x: Tensor, y: Tensor) -> Tensor:
+        """The output of the module for x, with the change."""
+        self.cast = y.dtype if y.dtype is not self.values.dtype else self.cast
+        values = self.values.to(y.device, y.dtype)
+        if self.name == ".bias":
+            return y + _along_channels(module, values, y)
+        return y + _normalized(module, x, values).to(y.dtype)
 
     def change(self, parameter: Tensor) -> Tensor:
-        """What is added to the parameter, float32, where the model uses it by itself."""
-        return self._current(parameter.float())
+        """float32, for a model that uses the parameter by itself."""
+        return self.values.to(parameter.device, torch.float32)
 
-    def added(self, x: Tensor, output: Tensor) -> Tensor:
-        """The output of the module for x, with the change."""
-        if not self.is_on:
-            return output
-        vector = self._current(output)
-        if self._part.vector == ".bias":
-            return output + self._along_channels(vector, output)
-        return output + self._normalized(x, vector).to(output.dtype)
 
-    def _current(self, output: Tensor) -> Tensor:
-        total = self._sum
-        if total is None or total.device != output.device or total.dtype != output.dtype:
-            terms = zip(self._scales, self._part.deltas, strict=True)
-            factor = sum(scale * give().float().to(output.device) for scale, (_, _, give) in terms if scale)
-            own = (self._part.q().float().to(output.device) @ factor).flatten()
-            self._sum = total = self._in_place(own).to(output.dtype)
-        return total
+def _along_channels(module: torch.nn.Module, values: Tensor, y: Tensor) -> Tensor:
+    is_second = hasattr(module, "kernel_size") or isinstance(module, torch.nn.GroupNorm)
+    return values.view(-1, *(1 for _ in y.shape[2:])) if is_second else values
 
-    def _in_place(self, own: Tensor) -> Tensor:
-        """With zeros where the rows of a fused layer are not its own."""
-        if self._part.rows is None:
-            return own
-        start, length = self._part.rows
-        return F.pad(own, (start, self._length() - start - length))
 
-    def _length(self) -> int:
-        return int(getattr(self._module, "out_features", 0) or getattr(self._module, "out_channels", 0))
-
-    def _along_channels(self, vector: Tensor, output: Tensor) -> Tensor:
-        is_second = hasattr(self._module, "kernel_size") or isinstance(self._module, torch.nn.GroupNorm)
-        return vector.view(-1, *(1 for _ in output.shape[2:])) if is_second else vector
-
-    def _normalized(self, x: Tensor, vector: Tensor) -> Tensor:
-        module: Any = self._module
-        if isinstance(module, torch.nn.GroupNorm):
-            return F.group_norm(x, module.num_groups, vector.to(x.dtype), None, module.eps)
-        if isinstance(module, torch.nn.LayerNorm):
-            return F.layer_norm(x, module.normalized_shape, vector.to(x.dtype), None, module.eps)
-        return F.rms_norm(x, vector.shape, vector.to(x.dtype), module.eps)
+def _normalized(module: Any, x: Tensor, values: Tensor) -> Tensor:
+    if isinstance(module, torch.nn.GroupNorm):
+        return F.group_norm(x, module.num_groups, values.to(x.dtype), None, module.eps)
+    if isinstance(module, torch.nn.LayerNorm):
+        return F.layer_norm(x, module.normalized_shape, values.to(x.dtype), None, module.eps)
+    return F.rms_norm(x, values.shape, values.to(x.dtype), module.eps)

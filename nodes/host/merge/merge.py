@@ -11,6 +11,7 @@ from typing import Any
 
 from ....qrlora_core import Layer, QRLoRA, QRLoRAError, ScheduleError, merge
 from ....qrlora_core.functional.compare import inner_product
+from ....qrlora_core.functional.merge import Group, group_by_basis
 from ..apply.device_factors import unrun_layers
 from ..apply.live import apply_live
 from ..apply.patch import apply_patch
@@ -18,13 +19,14 @@ from ..apply.source import Source
 from ..model.base_check import other_base
 from ..model.host_types import Clip, Patcher
 from ..model.matching import Names, match, require_some
-from ..model.memo import Note, remembered
+from ..model.memo import Note, remembered, remembered_of_all
 from .combine import Combination, combine
 from .report import Neighbours, SourceReport, as_text, overview, report_merge, unrun_lines
 
 APPLY_MODES = ("live", "patch")
 _ADD = Combination()
 _PRODUCT: Note[float] = Note("inner product")
+_GROUPS: Note[dict[str, tuple[Group, ...]]] = Note("groups")
 _MODE_KEY = "qr_lora.merge_mode"
 
 
@@ -115,7 +117,14 @@ class _Merge:
         self.matches = [match(patcher, source.adapter, self._names) for source in sources]
         fitted = [replace(source, adapter=m.adapter) for source, m in zip(sources, self.matches, strict=True)]
         self._sources = combine(patcher, fitted, how, self._names)
-        self.merged = merge([(source.adapter, source.scale) for source in self._sources])
+        self._active = [source for source in self._sources if source.scale != 0]
+        self._groups = self._group([source.adapter for source in self._active])
+        self.merged = merge([(source.adapter, source.scale) for source in self._active], self._groups)
+
+    def _group(self, adapters: list[QRLoRA]) -> dict[str, tuple[Group, ...]]:
+        if not adapters:
+            return {}
+        return remembered_of_all(adapters, self.patcher.model, _GROUPS, lambda: group_by_basis(adapters))
 
     def neighbours(self) -> list[Neighbours]:
         """How each two adapters that follow each other act on the same directions, worked out once for the two."""
@@ -134,7 +143,7 @@ class _Merge:
     def apply(self, mode: str, tell: Callable[[list[str]], None]) -> Patcher:
         """A clone of the model with the merge on it."""
         if mode == "live":
-            return apply_live(self.patcher, self._sources, self._names, tell)
+            return apply_live(self.patcher, self._active, self._groups, self._names, tell)
         return apply_patch(self.patcher, match(self.patcher, self.merged, self._names))
 
 

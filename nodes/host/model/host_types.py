@@ -67,6 +67,7 @@ class Patcher(Protocol):
     backup: Mapping[str, Any]
     object_patches: Mapping[str, Any]
     wrappers: Mapping[str, Mapping[Any, Any]]
+    injections: Mapping[str, Sequence[Any]]
 
     def clone(self) -> Patcher:
         """Another patcher of the same model."""

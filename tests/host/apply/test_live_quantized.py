@@ -177,8 +177,11 @@ def test_two_merges_in_a_row_on_such_a_layer_add_up_and_leave_nothing() -> None:
 
 @needs_int8
 def test_a_schedule_acts_on_such_a_layer() -> None:
+    """Where it is at 0, the layer is computed as at any other scale, without the rounding of its input: a recorded
+    program of the layer may not depend on a scale."""
     patcher, alone = quantized("wan", "int8"), random_adapter(tiny_models.build("wan"), targets="*ffn.2")
-    base, full = predict("wan", patcher), predict("wan", merged(patcher, (alone, 1.0)))
+    full, least = predict("wan", merged(patcher, (alone, 1.0))), predict("wan", merged(patcher, (alone, 1e-6)))
     always, later = make_curve("constant"), make_curve("constant", 0.5, 1.0)
     assert torch.equal(predict("wan", merged(patcher, (alone, 1.0), schedule_1=always)), full)
-    assert torch.equal(predict("wan", merged(patcher, (alone, 1.0), schedule_1=later)), base)
+    silent = predict("wan", merged(patcher, (alone, 1.0), schedule_1=later))
+    assert (silent - least).norm() < 1e-4 * (full - least).norm()

@@ -1,0 +1,89 @@
+"""The one forward hook that a host layer has, whatever the number of merges: it adds what lies ready for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .live_bypass import Bypass, Change
+from .live_vector import LiveVector
+from .stack import Stack
+
+Addend = Stack | LiveVector
+
+
+class Branch:
+    """A forward hook of a module. It has no say in what is added, and reads nothing that changes within a sampling.
+
+    A compiler follows it into the products: with the addends of another merge in the same shapes, its program stays.
+
+    Attributes:
+        addends: what to add, of all merges; empty is off.
+    """
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self.addends: tuple[Addend, ...] = ()
+        self._of: dict[object, tuple[Addend, ...]] = {}
+        self._handle = module.register_forward_hook(self)
+        self._bypass: Bypass | None = None
+
+    def __call__(self, module: Any, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """What PyTorch calls after the module."""
+        for addend in self.addends:
+            addend.ran = True
+            if torch.compiler.is_exporting():
+                addend.is_recorded = True
+            output = addend.added(module, args[0], output)
+        return output
+
+    def __deepcopy__(self, _memo: object) -> Callable[..., None]:
+        """In a copy of the model, which no patcher of ours knows, nothing."""
+        return _nothing
+
+    def put(self, merge: object, addends: tuple[Addend, ...]) -> None:
+        """Add what is a merge's, in place of what was before."""
+        self._of[merge] = addends
+        self._gather()
+
+    def drop(self, merge: object) -> None:
+        """Add nothing of a merge any more."""
+        self._of.pop(merge, None)
+        self._gather()
+
+    def _gather(self) -> None:
+        self.addends = tuple(addend for addends in self._of.values() for addend in addends)
+
+    def remove(self) -> None:
+        """Leave the module as it was."""
+        self._handle.remove()
+        self.watch(None)
+
+    def watch(self, module: torch.nn.Module | None) -> None:
+        """Add the same to the weight that a module hands out to whoever does not call it; None ends that."""
+        if module is not None and self._bypass is None:
+            self._bypass = Bypass(module, self._change(".weight"), self._change(".bias"))
+        elif module is None and self._bypass is not None:
+            self._bypass.remove()
+            self._bypass = None
+
+    def _change(self, name: str) -> Change:
+        """``W + sum up^T down``, or the same of a bias, for a model that uses it by itself."""
+
+        def changed(value: Tensor) -> Tensor:
+            total = value.float()
+            for addend in self._changing(name):
+                addend.ran = True
+                total = total + addend.change(value)
+            return total.to(value.dtype)
+
+        return Change(changed, acts=lambda: bool(self._changing(name)))
+
+    def _changing(self, name: str) -> list[Addend]:
+        return [addend for addend in self.addends if addend.name == name]
+
+
+def _nothing(*_: object) -> None:
+    """A hook that leaves the output."""

@@ -1,0 +1,123 @@
+"""All that one merge multiplies in beside a layer: two products, whatever the number of adapters.
+
+``y[rows] += (down x)[columns] up`` for each range of rows. ``down`` (rank of all, in) has the sums of delta_r below
+each other, with their scales in them; ``up`` (rank, length of the range) is q transposed. Both keep their place and
+their shape for as long as the merge lives: whatever changes is their contents, so that a compiled or recorded program
+of a call stays right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .part import Rows
+
+
+class Up(NamedTuple):
+    """What leads from columns of ``down x`` (None: all of them) to rows of the output (None: all)."""
+
+    rows: Rows | None
+    columns: Rows | None
+    matrix: Tensor
+
+
+class Stack:
+    """Of a linear layer, or of what acts as one.
+
+    Args:
+        down: (rank, in).
+        ups: one for each range of rows.
+
+    Attributes:
+        ran: whether it was called; whoever reads it sets it back.
+        is_recorded: whether a program holds it in which it is not called any more.
+        cast: the dtype of an input that is not the buffers', once there was one.
+    """
+
+    axis = -1
+    name = ".weight"
+
+    def __init__(self, down: Tensor, ups: Sequence[Up]) -> None:
+        self.down, self.ups = down, tuple(ups)
+        self.ran = self.is_recorded = False
+        self.cast: torch.dtype | None = None
+
+    def added(self, module: Any, x: Tensor, y: Tensor) -> Tensor:
+        """The layer's output with what belongs to its input x; in place, where nobody can have kept it."""
+        dtype = self.down.dtype
+        if x.dtype is not dtype or y.dtype is not dtype or x.device != self.down.device:
+            return self._cast(x).added_apart(module, x, y)
+        if torch.is_grad_enabled() or not y.is_contiguous():  # a trainer on a live model; a layer's own order
+            return self.added_apart(module, x, y)
+        self._add(module, x, y)
+        return y
+
+    def _add(self, module: Any, x: Tensor, y: Tensor) -> None:
+        """On a fast GPU a step waits for these very lines."""
+        inner = F.linear(x, self.down)
+        flat_y, flat = y.view(-1, y.shape[-1]), inner.view(-1, inner.shape[-1])
+        for rows, columns, up in self.ups:
+            own = flat if columns is None else flat.narrow(1, *columns)
+            (flat_y if rows is None else flat_y.narrow(1, *rows)).addmm_(own, up)
+
+    def added_apart(self, module: Any, x: Tensor, y: Tensor) -> Tensor:
+        """The same without a change of y."""
+        inner = self._inner(module, x)
+        for rows, columns, up in self.ups:
+            own = inner if columns is None else inner.narrow(self.axis, *columns)
+            y = y + self._whole(self._product(own, up), rows, y).to(y.dtype)
+        return y
+
+    def _inner(self, _module: Any, x: Tensor) -> Tensor:
+        return F.linear(x, self.down)
+
+    def _product(self, own: Tensor, up: Tensor) -> Tensor:
+        return own @ up
+
+    def _whole(self, part: Tensor, rows: Rows | None, y: Tensor) -> Tensor:
+        """With zeros in the other rows of the output."""
+        if rows is None:
+            return part
+        start, length = rows
+        behind = (0, 0) * (y.ndim - 1 - self.axis % y.ndim)
+        return F.pad(part, (*behind, start, y.shape[self.axis] - start - length))
+
+    def _cast(self, x: Tensor) -> Stack:
+        """On the device and in the dtype of an input, for one call."""
+        self.cast = x.dtype if x.dtype is not self.down.dtype else self.cast
+        ups = [Up(rows, columns, up.to(x.device, x.dtype)) for rows, columns, up in self.ups]
+        return type(self)(self.down.to(x.device, x.dtype), ups)
+
+    def change(self, weight: Tensor) -> Tensor:
+        """float32, in the shape of the layer's weight, for a model that multiplies with it by itself."""
+        down = self.down.flatten(1).to(weight.device, torch.float32)
+        delta = down.new_zeros(weight.shape[0], down.shape[1])
+        for rows, columns, up in self.ups:
+            own = down if columns is None else down.narrow(0, *columns)
+            (delta if rows is None else delta.narrow(0, *rows)).addmm_(up.t().to(delta), own)
+        return delta.view(weight.shape)
+
+
+class ConvStack(Stack):
+    """Of a convolution: ``down`` (rank, in, ...) is a convolution like it, ``up`` one with a kernel of one."""
+
+    axis = 1
+
+    def _add(self, module: Any, x: Tensor, y: Tensor) -> None:
+        flat_y, flat = y.flatten(2), self._inner(module, x).flatten(2)
+        for rows, columns, up in self.ups:
+            own = flat if columns is None else flat.narrow(1, *columns)
+            part = flat_y if rows is None else flat_y.narrow(1, *rows)
+            part.baddbmm_(up.t().expand(len(y), -1, -1), own)
+
+    def _inner(self, module: Any, x: Tensor) -> Tensor:
+        convolution = (F.conv1d, F.conv2d, F.conv3d)[self.down.ndim - 3]
+        return convolution(x, self.down, None, module.stride, module.padding, module.dilation)
+
+    def _product(self, own: Tensor, up: Tensor) -> Tensor:
+        return torch.einsum("ro,br...->bo...", up, own)
