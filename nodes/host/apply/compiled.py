@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Iterable
 
 import torch
@@ -14,9 +13,9 @@ from ..model.host_types import Patcher
 
 def is_compiled(patcher: Patcher, modules: Iterable[torch.nn.Module]) -> bool:
     """Whether a node or a pack has compiled the model, or one of these modules of it."""
-    kind = getattr(sys.modules.get("torch._dynamo.eval_frame"), "OptimizedModule", None)
-    if kind is None:  # nothing was ever compiled, and importing the compiler takes seconds
+    if "_dynamo" not in vars(torch):  # nothing was ever compiled, and importing the compiler takes seconds
         return False
+    kind = torch._dynamo.eval_frame.OptimizedModule
     return (
         any("compile" in str(key) for key in patcher.wrappers.get(WrappersMP.APPLY_MODEL, {}))
         or any(isinstance(patch, kind) for patch in patcher.object_patches.values())

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import comfy.model_patcher
 from comfy.patcher_extension import CallbacksMP
 
-from ....qrlora_core.functional.merge import Group
 from ..model.host_types import Patcher
 from ..model.matching import Names
 from .device_factors import bind
 from .kept_results import keep_nothing
 from .live_merge import LiveMerge
 from .live_patcher import LiveInjection, WeightsAloneError, live_merges_on, refuse_weights_alone
-from .source import Source
+from .source import Groups, Source
 
 
 def apply_live(
     patcher: Patcher,
     sources: Sequence[Source],
-    groups: Mapping[str, Sequence[Group]],
+    groups: Groups,
     names: Names,
     tell: Callable[[list[str]], None] = lambda lines: None,
 ) -> Patcher:

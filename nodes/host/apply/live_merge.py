@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from ....qrlora_core.functional.merge import Group, Member
+from ....qrlora_core.functional.merge import Member
 from ..model.host_types import Patcher
 from ..model.key_map import Target
 from ..model.memo import Note, recalled, remember, remembered_of_all
@@ -26,7 +26,7 @@ from .held import Held, beside, hold
 from .live_patcher import WeightsAloneError
 from .part import Part
 from .sampling_progress import SamplingProgress
-from .source import Source
+from .source import Groups, Source
 from .took_part import TookPart, log_casts
 
 Parts = dict[str, list[Part]]
@@ -80,7 +80,7 @@ class LiveMerge:
         row: int,
         sources: Sequence[Source],
         bindings: Sequence[Binding],
-        groups: Mapping[str, Sequence[Group]],
+        groups: Groups,
         tell: Callable[[list[str]], None],
     ) -> None:
         self._sources, self._bindings, self._groups = list(sources), list(bindings), groups
@@ -250,7 +250,7 @@ class LiveMerge:
                 )
         return parts
 
-    def _part(self, path: str, target: Target, group: Group, deltas: Sequence[Deltas], share: float) -> Part:
+    def _part(self, path: str, target: Target, group: Sequence[Member], deltas: Sequence[Deltas], share: float) -> Part:
         def factor(member: Member) -> Callable[[], Tensor]:
             return self._bindings[member.source].delta_r(path, member.term, deltas[member.source])
 

@@ -11,11 +11,11 @@ from typing import Any
 
 from ....qrlora_core import Layer, QRLoRA, QRLoRAError, ScheduleError, merge
 from ....qrlora_core.functional.compare import inner_product
-from ....qrlora_core.functional.merge import Group, group_by_basis
+from ....qrlora_core.functional.merge import group_by_basis
 from ..apply.device_factors import unrun_layers
 from ..apply.live import apply_live
 from ..apply.patch import apply_patch
-from ..apply.source import Source
+from ..apply.source import Groups, Source
 from ..model.base_check import other_base
 from ..model.host_types import Clip, Patcher
 from ..model.matching import Names, match, require_some
@@ -26,7 +26,7 @@ from .report import Neighbours, SourceReport, as_text, overview, report_merge, u
 APPLY_MODES = ("live", "patch")
 _ADD = Combination()
 _PRODUCT: Note[float] = Note("inner product")
-_GROUPS: Note[dict[str, tuple[Group, ...]]] = Note("groups")
+_GROUPS: Note[Groups] = Note("groups")
 _MODE_KEY = "qr_lora.merge_mode"
 
 
@@ -121,7 +121,7 @@ class _Merge:
         self._groups = self._group([source.adapter for source in self._active])
         self.merged = merge([(source.adapter, source.scale) for source in self._active], self._groups)
 
-    def _group(self, adapters: list[QRLoRA]) -> dict[str, tuple[Group, ...]]:
+    def _group(self, adapters: list[QRLoRA]) -> Groups:
         if not adapters:
             return {}
         return remembered_of_all(adapters, self.patcher.model, _GROUPS, lambda: group_by_basis(adapters))
