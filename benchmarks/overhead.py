@@ -38,7 +38,8 @@ from benchmarks.setting import (
 # isort: split
 
 from comfyui_qr_lora.nodes.host.apply.branch import Branch
-from comfyui_qr_lora.nodes.host.apply.buffers import Buffers, plan_of
+from comfyui_qr_lora.nodes.host.apply.buffers import Buffers
+from comfyui_qr_lora.nodes.host.apply.layout import LayerParts, Layout
 from comfyui_qr_lora.nodes.host.apply.part import Part
 
 RANK = 64
@@ -163,8 +164,9 @@ def make_parts(shape: Shape, width: int, count: int, dtype: torch.dtype) -> list
 
 def make_ready(parts: list[Part], layer: torch.nn.Module) -> Buffers:
     """What `live` lays ready for the branch at some scales."""
-    buffers = Buffers(plan_of({"0": parts}, torch.nn.Sequential(layer)), layer.weight.dtype, DEVICE)
-    buffers.fill({"0": parts}, [0.1 * (index + 1) for index in range(len(parts[0].deltas))])
+    layout = Layout({"0": LayerParts([[part] for part in parts], {})})
+    buffers = Buffers(layout.plan(torch.nn.Sequential(layer)), layer.weight.dtype, DEVICE)
+    buffers.fill(layout, [0.1 * (index + 1) for index in range(len(parts[0].deltas))])
     return buffers
 
 

@@ -197,7 +197,7 @@ def test_a_list_that_comes_late_takes_nothing_from_the_keyboard(page: Page, load
     expect(opener).to_be_focused()
 
 
-def test_facts_that_come_again_leave_the_keyboard_at_its_picture(page: Page, load: Load) -> None:
+def test_facts_that_come_again_leave_the_keyboard_at_the_picture_that_it_chose(page: Page, load: Load) -> None:
     """What is remembered of a file is shown at once, and again when the server has answered."""
     load(of(STYLE))
     thumb = page.locator(".qr-lora-load").get_by_role("button", name="style_sample_2.png")
@@ -212,11 +212,15 @@ def test_facts_that_come_again_leave_the_keyboard_at_its_picture(page: Page, loa
     page.route("**/qr_lora/adapter?*", hold)
     with page.expect_request("**/qr_lora/adapter?*"):
         choose_by_list(page, STYLE)
-    thumb.focus()
+    thumb.press("Enter")
+    chosen = thumb.locator("img").get_attribute("src") or ""
+    large = page.locator(".qr-lora-load-picture img")
+    expect(large).to_have_attribute("src", chosen)
     thumb.evaluate("made => { made.dataset.mark = 'the first' }")
     waiting.pop().continue_()
     expect(thumb).not_to_have_attribute("data-mark", "the first")
     expect(thumb).to_be_focused()
+    expect(large).to_have_attribute("src", chosen)
 
 
 def choose_by_list(page: Page, name: str) -> None:

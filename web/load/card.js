@@ -155,7 +155,8 @@ export class Card {
    */
   #showPictures(name, pictures) {
     const addresses = pictures.map((picture, index) => pictureAddress(name, index, picture.version));
-    this.#showPicture(addresses[0]);
+    const chosen = this.picture.firstElementChild?.getAttribute("src") ?? "";
+    this.#showPicture(addresses.includes(chosen) ? chosen : addresses[0]);
     const few = pictures.length > 1 ? pictures : [];
     fill(
       this.strip,

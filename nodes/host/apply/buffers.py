@@ -2,72 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from collections.abc import Iterable, Sequence
+from weakref import ref
 
 import torch
 from torch import Tensor
 
 from .branch import Addend
 from .held import Copied
+from .layout import LayerParts, LayerPlan, Layout, Plan
 from .live_vector import LiveVector
-from .part import Part, Rows
+from .part import Part
 from .stack import ConvStack, Stack, Up
-
-
-@dataclass(frozen=True)
-class Span:
-    """Rows of a layer's output, None for all of them, and the total rank of what is added there."""
-
-    rows: Rows | None
-    length: int
-    rank: int
-
-
-@dataclass(frozen=True)
-class LayerPlan:
-    """The shapes of a layer's buffers; two merges with equal plans can take turns in the same ones.
-
-    Args:
-        inputs: the shape of a row of ``down``.
-        vectors: (name of a parameter, length).
-    """
-
-    inputs: tuple[int, ...]
-    spans: tuple[Span, ...]
-    vectors: tuple[tuple[str, int], ...]
-
-
-# By host module.
-Plan = Mapping[str, LayerPlan]
-
-
-def plan_of(parts: Mapping[str, Sequence[Part]], model: torch.nn.Module) -> dict[str, LayerPlan]:
-    """The buffers that the parts of a merge need."""
-    return {name: _layer_plan(members, partial(model.get_submodule, name)) for name, members in parts.items()}
-
-
-def _layer_plan(parts: Sequence[Part], module: Callable[[], Any]) -> LayerPlan:
-    spans = [Span(group[0].rows, len(group[0].q), sum(part.q.shape[1] for part in group)) for group in _by_rows(parts)]
-    names = dict.fromkeys(part.vector for part in parts if part.vector)
-    lengths = [(name, _whole_length(next(part for part in parts if part.vector == name), module)) for name in names]
-    inputs = next((part.inputs for part in parts if not part.vector), ())
-    return LayerPlan(inputs, tuple(spans), tuple(lengths))
-
-
-def _by_rows(parts: Iterable[Part]) -> list[list[Part]]:
-    """The matrices among the parts, those of the same rows together."""
-    groups: dict[Rows | None, list[Part]] = {}
-    for part in parts:
-        if not part.vector:
-            groups.setdefault(part.rows, []).append(part)
-    return list(groups.values())
-
-
-def _whole_length(part: Part, module: Callable[[], Any]) -> int:
-    return len(part.q) if part.rows is None else int(getattr(module(), "out_features", 0) or module().out_channels)
 
 
 class _Layer(torch.nn.Module):
@@ -86,33 +32,28 @@ class _Layer(torch.nn.Module):
             down = zeros("down", sum(span.rank for span in plan.spans), *plan.inputs)
             kind = ConvStack if down.ndim > 2 else Stack
             ups = [zeros(f"up_{index}", span.rank, span.length) for index, span in enumerate(plan.spans)]
-            self.addends.append(kind(down, list(map(Up, *_places(plan.spans), ups))))
+            self.addends.append(kind(down, [Up(span.rows, up) for span, up in zip(plan.spans, ups, strict=True)]))
         self.addends += [LiveVector(name, zeros(name.strip("."), length)) for name, length in plan.vectors]
-        self._parts: Sequence[Part] = ()  # what they were filled from, and the matrices in it in the order of the rows
-        self._matrices: list[Part] = []
+        self._bases: list[ref[Tensor]] = []  # what the ups were filled from
 
-    def fill(self, parts: Sequence[Part], scales: Sequence[float]) -> None:
+    def fill(self, parts: LayerParts, scales: Sequence[float]) -> None:
         """See `Buffers.fill`."""
         for addend in self.addends:
             if isinstance(addend, LiveVector):
-                _fill_vector(addend.values, [part for part in parts if part.vector == addend.name], scales)
+                _fill_vector(addend.values, parts.vectors[addend.name], scales)
             else:
                 self._fill_stack(addend, parts, scales)
-        self._parts = parts
 
-    def _fill_stack(self, stack: Stack, parts: Sequence[Part], scales: Sequence[float]) -> None:
-        if parts is not self._parts:
-            groups, before = _by_rows(parts), self._matrices
-            self._matrices = [part for group in groups for part in group]
-            if [id(part.q) for part in before] != [id(part.q) for part in self._matrices]:
-                self._fill_ups(stack, groups)
-        for rows, part in _split(stack.down.data.flatten(1), self._matrices):
+    def _fill_stack(self, stack: Stack, parts: LayerParts, scales: Sequence[float]) -> None:
+        bases = [part.q for part in parts.matrices]
+        if len(bases) != len(self._bases) or any(one() is not q for one, q in zip(self._bases, bases, strict=True)):
+            self._bases = []
+            for up, span in zip(stack.ups, parts.spans, strict=True):
+                for rows, part in _split(up.matrix.data, span):
+                    rows.copy_(part.q.t())
+            self._bases = list(map(ref, bases))
+        for rows, part in _split(stack.down.data.flatten(1), parts.matrices):
             _sum_into(rows, part.terms(scales))
-
-    def _fill_ups(self, stack: Stack, groups: Sequence[Sequence[Part]]) -> None:
-        for up, group in zip(stack.ups, groups, strict=True):
-            for rows, part in _split(up.matrix.data, group):
-                rows.copy_(part.q.t())
 
     def clear(self) -> None:
         """Add zero."""
@@ -120,18 +61,11 @@ class _Layer(torch.nn.Module):
             (addend.values if isinstance(addend, LiveVector) else addend.down).data.zero_()
 
 
-def _places(spans: Sequence[Span]) -> tuple[list[Rows | None], list[Rows | None]]:
-    """The rows of each span, and its columns of ``down x``."""
-    ends = [sum(span.rank for span in spans[: index + 1]) for index in range(len(spans))]
-    columns = [(end - span.rank, span.rank) for span, end in zip(spans, ends, strict=True)]
-    return [span.rows for span in spans], [None] if len(spans) == 1 else list(columns)
-
-
 def _split(matrix: Tensor, parts: Sequence[Part]) -> Iterable[tuple[Tensor, Part]]:
     """The rows of each part, which are as many as its rank."""
     if len(parts) == 1:
         return ((matrix, parts[0]),)
-    return zip(matrix.split([part.q.shape[1] for part in parts]), parts, strict=True)
+    return zip(matrix.split([part.rank for part in parts]), parts, strict=True)
 
 
 def _frozen(tensor: Tensor) -> torch.nn.Parameter:
@@ -153,25 +87,26 @@ class Buffers(Copied):
         for index, layer in enumerate(self._layers.values()):
             self.add_module(str(index), layer)
         self.addends = {name: tuple(layer.addends) for name, layer in self._layers.items()}
-        self._filled: tuple[object, tuple[float, ...]] | None = None
+        self._filled: tuple[ref[Layout], tuple[float, ...]] | None = None
 
     def copied(self, device: torch.device) -> Buffers:
         """See `Copied`; empty, for it is filled before it is used."""
         return Buffers(self.plan, self.dtype, device)
 
-    def fill(self, parts: Mapping[str, Sequence[Part]], scales: Sequence[float]) -> None:
+    def fill(self, layout: Layout, scales: Sequence[float]) -> None:
         """Sum up for these scales, in float32 and rounded once; nothing where that is what is there already.
 
-        One pass over the delta_r's of all sources, and one over ``down``: what a new scale, and a step of a schedule,
-        costs. The q's are copied only where they are of another basis than before.
+        One pass over the delta_r's of all sources, and one over their sums: what a new scale, and a step of a
+        schedule, costs. The q's are copied only where they are of another basis than before.
         """
-        if self._filled is not None and self._filled[0] is parts and self._filled[1] == tuple(scales):
+        filled = ref(layout), tuple(scales)
+        if self._filled == filled:
             return
         self._filled = None  # in case of an error on the way
         with torch.inference_mode():  # the host may have moved them in it
             for name, layer in self._layers.items():
-                layer.fill(parts[name], scales)
-        self._filled = parts, tuple(scales)
+                layer.fill(layout.layers[name], scales)
+        self._filled = filled
 
     def take_casts(self) -> dict[str, torch.dtype]:
         """The layers that got another dtype than that of the buffers since this was asked for, and which."""

@@ -14,33 +14,20 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from ....qrlora_core.functional.merge import Member
 from ..model.host_types import Patcher
-from ..model.key_map import Target
 from ..model.memo import Note, recalled, remember, remembered_of_all
 from ..model.weights import compute_dtype
 from .branches import Branches
-from .buffers import Buffers, Plan, plan_of
-from .device_factors import Binding, Deltas
+from .buffers import Buffers
+from .device_factors import Binding
 from .held import Held, beside, hold
+from .layout import Layout, Plan, lay_out
 from .live_patcher import WeightsAloneError
-from .part import Part
 from .sampling_progress import SamplingProgress
 from .source import Groups, Source
 from .took_part import TookPart, log_casts
 
-Parts = dict[str, list[Part]]
-
-
-@dataclass(frozen=True, eq=False)
-class _Layout:
-    """What does not depend on scales: what is added where, and the shapes of the buffers for it."""
-
-    parts: Parts
-    plan: Plan
-
-
-_LAYOUT: Note[_Layout] = Note("layout")
+_LAYOUT: Note[tuple[Layout, Plan]] = Note("layout")
 
 
 @dataclass(eq=False)
@@ -48,7 +35,7 @@ class _Running:
     """The merge on one model: ``owner`` is the patcher that injected it, ``buffers`` are on its device."""
 
     owner: int
-    parts: Parts
+    layout: Layout
     buffers: Buffers
     progress: SamplingProgress | None
     handles: list[RemovableHandle]
@@ -86,18 +73,18 @@ class LiveMerge:
         self._sources, self._bindings, self._groups = list(sources), list(bindings), groups
         self._patches = {key: len(members) for key, members in patcher.patches.items()}
         adapters = [binding.match.adapter for binding in bindings]
-        self._layout = remembered_of_all(adapters, patcher.model, _LAYOUT, lambda: self._lay_out(patcher.model))
-        self._held = self._find_buffers(patcher, row)
+        self._layout, plan = remembered_of_all(adapters, patcher.model, _LAYOUT, lambda: self._lay_out(patcher.model))
+        self._held = self._find_buffers(patcher, row, plan)
         self._running: weakref.WeakKeyDictionary[torch.nn.Module, _Running] = weakref.WeakKeyDictionary()
         self._took_part = TookPart(self._sources, self._bindings, tell)
 
-    def _lay_out(self, model: torch.nn.Module) -> _Layout:
-        parts = self._collect_parts([binding.deltas.model for binding in self._bindings], {})
-        return _Layout(parts, plan_of(parts, model))
+    def _lay_out(self, model: torch.nn.Module) -> tuple[Layout, Plan]:
+        layout = lay_out(self._groups, self._bindings, [binding.deltas.model for binding in self._bindings], {})
+        return layout, layout.plan(model)
 
-    def _find_buffers(self, patcher: Patcher, row: int) -> Held[Buffers]:
+    def _find_buffers(self, patcher: Patcher, row: int, plan: Plan) -> Held[Buffers]:
         """Those of the merge before, if they are of the same shapes; else new ones."""
-        plan, first, note = self._layout.plan, self._bindings[0].match.adapter, Note[Held[Buffers]]("buffers", row)
+        first, note = self._bindings[0].match.adapter, Note[Held[Buffers]]("buffers", row)
         known, dtype = recalled(first, patcher.model, note), compute_dtype(patcher)
         if known is not None and known.model.plan is plan and known.model.dtype is dtype:
             return known
@@ -132,16 +119,17 @@ class LiveMerge:
 
     def inject(self, patcher: Patcher) -> None:
         """Switch the branches on for this patcher, with what they add at the start of a sampling."""
-        self._forget(patcher.model)
         if _load_failed():
-            return  # the host injects while it unwinds
+            self._forget(patcher.model)  # the host injects while it unwinds
+        else:
+            self._switch_on(patcher)
+
+    def _switch_on(self, patcher: Patcher) -> None:
+        self._forget(patcher.model)
         beside_it = list(patcher.get_additional_models())
-        shares = self._shares_left(patcher.patches)
-        deltas = [beside(binding.deltas, beside_it) for binding in self._bindings]
-        is_own = not shares and all(own is b.deltas.model for own, b in zip(deltas, self._bindings, strict=True))
         running = _Running(
             owner=id(patcher),
-            parts=self._layout.parts if is_own else self._collect_parts(deltas, shares),
+            layout=self._layout_for(patcher, beside_it),
             buffers=beside(self._held, beside_it),
             progress=SamplingProgress(patcher) if self.is_scheduled else None,
             handles=_guard_weights(patcher.model) + self._watch_encoders(patcher.model),
@@ -149,7 +137,15 @@ class LiveMerge:
         self._running[patcher.model] = running
         watched = {name for binding in self._bindings for name in binding.watched}
         Branches.of(patcher.model).put(patcher, self, running.buffers.addends, watched)
-        running.buffers.fill(running.parts, self._scales(0.0))
+        running.buffers.fill(running.layout, self._scales(0.0))
+
+    def _layout_for(self, patcher: Patcher, beside_it: list[Any]) -> Layout:
+        """With the deltas that the patcher has with it: copies, where it is one for another device."""
+        shares = self._shares_left(patcher.patches)
+        deltas = [beside(binding.deltas, beside_it) for binding in self._bindings]
+        if not shares and all(own is b.deltas.model for own, b in zip(deltas, self._bindings, strict=True)):
+            return self._layout
+        return lay_out(self._groups, self._bindings, deltas, shares)
 
     def _shares_left(self, patches: Mapping[str, Sequence[tuple[Any, ...]]]) -> dict[str, float]:
         """By weight, how much of it nodes behind the merge have left: what stands beside it is scaled along.
@@ -185,9 +181,9 @@ class LiveMerge:
     def on_start(self, patcher: Patcher) -> None:
         """Before a sampling: another merge may have had the buffers, or another patcher the hooks."""
         if not self._runs_for(patcher):
-            self.inject(patcher)
+            self._switch_on(patcher)
         running = self._running[patcher.model]
-        running.buffers.fill(running.parts, self._scales(0.0))
+        running.buffers.fill(running.layout, self._scales(0.0))
         running.take_ran()
         self._took_part.start()
 
@@ -198,7 +194,7 @@ class LiveMerge:
             return
         self._took_part.note_before_first(running.take_ran)
         scales = self._scales(running.progress.at(timestep) if running.progress else 0.0)
-        running.buffers.fill(running.parts, scales)
+        running.buffers.fill(running.layout, scales)
         self._took_part.note_step(scales)
 
     def on_sampled(self, patcher: Patcher) -> None:
@@ -218,7 +214,7 @@ class LiveMerge:
         if hasattr(model, "diffusion_model"):
             return []
         running, encoders = weakref.ref(model), dict(model.named_children())
-        names = {name.partition(".")[0] for name in self._layout.parts} & encoders.keys()
+        names = {name.partition(".")[0] for name in self._layout.layers} & encoders.keys()
 
         def watch(name: str) -> RemovableHandle:
             return encoders[name].register_forward_hook(lambda *_: self._on_encoded(running(), f"{name}."))
@@ -228,40 +224,11 @@ class LiveMerge:
     def _on_encoded(self, model: torch.nn.Module | None, encoder: str) -> None:
         running = None if model is None else self._running.get(model)
         if running is not None:
-            others = {name for name in running.parts if not name.startswith(encoder)}
+            others = {name for name in running.layout.layers if not name.startswith(encoder)}
             self._took_part.tell_of_encoding(running.take_ran(encoder), others)
 
     def _scales(self, progress: float) -> list[float]:
         return [s.scale * (s.schedule.at(progress) if s.schedule else 1.0) for s in self._sources]
-
-    def _collect_parts(self, deltas: Sequence[Deltas], shares: Mapping[str, float]) -> Parts:
-        """Host module to what is added there; several names may mean slices of one fused layer.
-
-        Args:
-            deltas: of each binding.
-        """
-        parts: Parts = {}
-        for path, groups in self._groups.items():
-            target = next((b.match.targets[path] for b in self._bindings if path in b.match.targets), None)
-            if target is not None:
-                share = shares.get(target.key, 1.0)
-                parts.setdefault(target.module, []).extend(
-                    self._part(path, target, group, deltas, share) for group in groups
-                )
-        return parts
-
-    def _part(self, path: str, target: Target, group: Sequence[Member], deltas: Sequence[Deltas], share: float) -> Part:
-        def factor(member: Member) -> Callable[[], Tensor]:
-            return self._bindings[member.source].delta_r(path, member.term, deltas[member.source])
-
-        first = group[0]
-        return Part(
-            rows=target.rows,
-            q=self._bindings[first.source].q(path, first.term),
-            inputs=tuple(first.term.delta_r.shape[1:]),
-            deltas=tuple((member.source, share * member.term.scaling, factor(member)) for member in group),
-            vector=target.vector,
-        )
 
 
 def _load_failed() -> bool:

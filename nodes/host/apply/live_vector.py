@@ -42,6 +42,8 @@ class LiveVector:
         """The output of the module for x, with the change."""
         self.cast = y.dtype if y.dtype is not self.values.dtype else self.cast
         values = self.values.to(y.device, y.dtype)
+        if torch.is_grad_enabled() and values.is_inference():  # which autograd refuses to save
+            values = values.clone()
         if self.name == ".bias":
             return y + _along_channels(module, values, y)
         return y + _normalized(module, x, values).to(y.dtype)

@@ -28,6 +28,11 @@ class Part:
     deltas: tuple[tuple[int, float, Callable[[], Tensor]], ...]
     vector: str = ""
 
+    @property
+    def rank(self) -> int:
+        """Of its q."""
+        return self.q.shape[1]
+
     def terms(self, scales: Sequence[float]) -> list[tuple[float, Tensor]]:
         """(weight, delta_r) of the terms whose weight at these scales is not zero."""
         weighted = [(scales[source] * scaling, give) for source, scaling, give in self.deltas]

@@ -1,6 +1,6 @@
 """All that one merge multiplies in beside a layer: two products, whatever the number of adapters.
 
-``y[rows] += (down x)[columns] up`` for each range of rows. ``down`` (rank of all, in) has the sums of delta_r below
+``y[rows] += (down x)[ranks] up`` for each range of rows. ``down`` (rank of all, in) has the sums of delta_r below
 each other, with their scales in them; ``up`` (rank, length of the range) is q transposed. Both keep their place and
 their shape for as long as the merge lives: whatever changes is their contents, so that a compiled or recorded program
 of a call stays right.
@@ -8,7 +8,7 @@ of a call stays right.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -19,10 +19,9 @@ from .part import Rows
 
 
 class Up(NamedTuple):
-    """What leads from columns of ``down x`` (None: all of them) to rows of the output (None: all)."""
+    """What leads to rows of the output, None for all of them: (rank, length)."""
 
     rows: Rows | None
-    columns: Rows | None
     matrix: Tensor
 
 
@@ -31,7 +30,7 @@ class Stack:
 
     Args:
         down: (rank, in).
-        ups: one for each range of rows.
+        ups: one for each range of rows, in the order of their ranks in ``down``.
 
     Attributes:
         ran: whether it was called; whoever reads it sets it back.
@@ -44,15 +43,16 @@ class Stack:
 
     def __init__(self, down: Tensor, ups: Sequence[Up]) -> None:
         self.down, self.ups = down, tuple(ups)
+        self.ranks = [len(up) for _, up in ups]
         self.ran = self.is_recorded = False
         self.cast: torch.dtype | None = None
 
     def added(self, module: Any, x: Tensor, y: Tensor) -> Tensor:
         """The layer's output with what belongs to its input x; in place, where nobody can have kept it."""
         dtype = self.down.dtype
-        if x.dtype is not dtype or y.dtype is not dtype or x.device != self.down.device:
-            return self._cast(x).added_apart(module, x, y)
-        if torch.is_grad_enabled() or not y.is_contiguous():  # a trainer on a live model; a layer's own order
+        if torch.is_grad_enabled():  # a trainer on a live model
+            return self._savable().added_apart(module, x, y)
+        if x.dtype is not dtype or y.dtype is not dtype or x.device != self.down.device or not y.is_contiguous():
             return self.added_apart(module, x, y)
         self._add(module, x, y)
         return y
@@ -61,15 +61,20 @@ class Stack:
         """On a fast GPU a step waits for these very lines."""
         inner = F.linear(x, self.down)
         flat_y, flat = y.view(-1, y.shape[-1]), inner.view(-1, inner.shape[-1])
-        for rows, columns, up in self.ups:
-            own = flat if columns is None else flat.narrow(1, *columns)
+        for (rows, up), own in zip(self.ups, self._parted(flat, 1), strict=True):
             (flat_y if rows is None else flat_y.narrow(1, *rows)).addmm_(own, up)
 
+    def _parted(self, inner: Tensor, axis: int) -> Sequence[Tensor]:
+        return (inner,) if len(self.ranks) == 1 else inner.split(self.ranks, axis)
+
     def added_apart(self, module: Any, x: Tensor, y: Tensor) -> Tensor:
-        """The same without a change of y."""
-        inner = self._inner(module, x)
-        for rows, columns, up in self.ups:
-            own = inner if columns is None else inner.narrow(self.axis, *columns)
+        """The same without a change of y, on whichever device and in whichever dtype x is."""
+        if x.dtype is not self.down.dtype:
+            self.cast = x.dtype
+        return self._converted(lambda own: own.to(x.device, x.dtype))._added(module, x, y)
+
+    def _added(self, module: Any, x: Tensor, y: Tensor) -> Tensor:
+        for (rows, up), own in zip(self.ups, self._parted(self._inner(module, x), self.axis), strict=True):
             y = y + self._whole(self._product(own, up), rows, y).to(y.dtype)
         return y
 
@@ -87,18 +92,19 @@ class Stack:
         behind = (0, 0) * (y.ndim - 1 - self.axis % y.ndim)
         return F.pad(part, (*behind, start, y.shape[self.axis] - start - length))
 
-    def _cast(self, x: Tensor) -> Stack:
-        """On the device and in the dtype of an input, for one call."""
-        self.cast = x.dtype if x.dtype is not self.down.dtype else self.cast
-        ups = [Up(rows, columns, up.to(x.device, x.dtype)) for rows, columns, up in self.ups]
-        return type(self)(self.down.to(x.device, x.dtype), ups)
+    def _converted(self, convert: Callable[[Tensor], Tensor]) -> Stack:
+        """With other matrices, for one call."""
+        return type(self)(convert(self.down), [Up(rows, convert(up)) for rows, up in self.ups])
+
+    def _savable(self) -> Stack:
+        """Autograd refuses to save what the host has moved in inference mode."""
+        return self._converted(torch.clone) if self.down.is_inference() else self
 
     def change(self, weight: Tensor) -> Tensor:
         """float32, in the shape of the layer's weight, for a model that multiplies with it by itself."""
         down = self.down.flatten(1).to(weight.device, torch.float32)
         delta = down.new_zeros(weight.shape[0], down.shape[1])
-        for rows, columns, up in self.ups:
-            own = down if columns is None else down.narrow(0, *columns)
+        for (rows, up), own in zip(self.ups, self._parted(down, 0), strict=True):
             (delta if rows is None else delta.narrow(0, *rows)).addmm_(up.t().to(delta), own)
         return delta.view(weight.shape)
 
@@ -110,8 +116,7 @@ class ConvStack(Stack):
 
     def _add(self, module: Any, x: Tensor, y: Tensor) -> None:
         flat_y, flat = y.flatten(2), self._inner(module, x).flatten(2)
-        for rows, columns, up in self.ups:
-            own = flat if columns is None else flat.narrow(1, *columns)
+        for (rows, up), own in zip(self.ups, self._parted(flat, 1), strict=True):
             part = flat_y if rows is None else flat_y.narrow(1, *rows)
             part.baddbmm_(up.t().expand(len(y), -1, -1), own)
 

@@ -322,6 +322,24 @@ def test_a_copy_of_a_model_that_is_in_use_has_no_adapters(model: Any, adapter: Q
     assert torch.equal(sample(live), expected)
 
 
+def test_a_trainer_gets_gradients_through_buffers_that_the_host_has_moved(model: Any, adapter: QRLoRA) -> None:
+    """To its device, say, which it does in inference mode."""
+    live = merged(model, (adapter, 0.7))
+    comfy.model_management.load_models_gpu([live, *live.get_nested_additional_models()])
+    for held in live.get_nested_additional_models():
+        held.model._apply(torch.clone)
+    layer = adapter.layers["transformer.transformer_blocks.0.ff.net.2"]
+    module = model.model.get_submodule("diffusion_model.joint_blocks.0.x_block.mlp.fc2")
+    with torch.inference_mode(False), torch.enable_grad():
+        x = torch.randn(3, 512, requires_grad=True)
+        module(x).sum().backward()
+        weight = module.weight.detach().clone().double() + 0.7 * layer.delta_weight().double()
+    assert x.grad is not None
+    expected = weight.sum(0).expand(3, -1)
+    effect = 0.7 * layer.delta_weight().double().sum(0).expand(3, -1)
+    assert (x.grad - expected).norm() < 1e-4 * effect.norm()
+
+
 def test_an_error_in_hand_elsewhere_is_no_failed_load(model: Any, adapter: QRLoRA) -> None:
     """Somebody tries again after running out of memory, say."""
     expected = sample(merged(model, (adapter, 1.0)))
