@@ -182,13 +182,13 @@ def run_layer(shape: Shape, width: int, tokens: int, turns: int, limits: Machine
     traffic = x.numel() + 2 * tokens * rows + factors  # x is read, y read and written
     costs = Costs(operations, traffic * dtype.itemsize)
     layer.register_forward_hook(clock.mark)
-    branch = Branch(layer)
+    hook = Branch(layer)
     layer.register_forward_hook(clock.mark)
     ready = {count: make_ready(make_parts(shape, width, count, dtype), layer) for count in COUNTS}
     for turn in range(turns + 1):
         limits.measure()
         for count in COUNTS:
-            branch.put("merge", ready[count].addends["0"])
+            hook.put("merge", ready[count].addends["0"])
             clock.mark()
             layer(x)
             bare, branch = clock.spans()

@@ -3,6 +3,7 @@
 import copy
 import gc
 import logging
+import weakref
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -207,6 +208,16 @@ def test_many_tweaks_leave_nothing_behind(model: Any, adapter: QRLoRA) -> None:
             counts.append(tensors())
     assert counts[0] == counts[1]
     assert forward_hooks(model) == before_hooks
+
+
+def test_an_adapter_that_is_gone_is_not_kept_by_those_that_it_was_merged_with(model: Any, adapter: QRLoRA) -> None:
+    other = random_adapter(model, seed=5)
+    tensors = [weakref.ref(tensor) for _, term in other.terms() for tensor in (term.q, term.delta_r)]
+    sample(merged(model, (adapter, 1.0), (other, 1.0)))
+    sample(model)
+    del other
+    gc.collect()
+    assert not [one for one in tensors if one() is not None]
 
 
 def test_a_sweep_holds_scales_not_tensors(model: Any, adapter: QRLoRA, other: QRLoRA) -> None:
