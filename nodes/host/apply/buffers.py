@@ -87,6 +87,7 @@ class Buffers(Copied):
         for index, layer in enumerate(self._layers.values()):
             self.add_module(str(index), layer)
         self.addends = {name: tuple(layer.addends) for name, layer in self._layers.items()}
+        self._named: set[str] = set()
         self._filled: tuple[ref[Layout], tuple[float, ...]] | None = None
 
     def copied(self, device: torch.device) -> Buffers:
@@ -109,12 +110,10 @@ class Buffers(Copied):
         self._filled = filled
 
     def take_casts(self) -> dict[str, torch.dtype]:
-        """The layers that got another dtype than that of the buffers since this was asked for, and which."""
-        found = dict[str, torch.dtype]()
-        for name, addends in self.addends.items():
-            for addend in addends:
-                if addend.cast is not None:
-                    found[name], addend.cast = addend.cast, None
+        """The layers that got another dtype than that of the buffers, and which; each is named once."""
+        casts = ((name, addend.cast) for name, addends in self.addends.items() for addend in addends)
+        found = {name: cast for name, cast in casts if cast is not None and name not in self._named}
+        self._named |= found.keys()
         return found
 
     @property

@@ -22,7 +22,7 @@ from .buffers import Buffers
 from .device_factors import Binding
 from .held import Held, beside, hold
 from .layout import Layout, Plan, lay_out
-from .live_patcher import WeightsAloneError
+from .live_patcher import WeightsAloneError, carries
 from .sampling_progress import SamplingProgress
 from .source import Groups, Source
 from .took_part import TookPart, log_casts
@@ -180,6 +180,8 @@ class LiveMerge:
 
     def on_start(self, patcher: Patcher) -> None:
         """Before a sampling: another merge may have had the buffers, or another patcher the hooks."""
+        if not carries(patcher, self.inject):
+            return
         if not self._runs_for(patcher):
             self._switch_on(patcher)
         running = self._running[patcher.model]

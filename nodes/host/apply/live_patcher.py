@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 from comfy.patcher_extension import PatcherInjection
@@ -18,6 +19,12 @@ class LiveInjection(PatcherInjection):
 def live_merges_on(patcher: Patcher) -> int:
     """How many merges in a row a patcher carries."""
     return sum(isinstance(one, LiveInjection) for members in patcher.injections.values() for one in members)
+
+
+def carries(patcher: Patcher, inject: Callable[[Patcher], None]) -> bool:
+    """Whether a patcher still has the injection with this function: another node may have taken it away."""
+    members = [one for members in patcher.injections.values() for one in members]
+    return any(isinstance(one, LiveInjection) and one.inject == inject for one in members)
 
 
 class WeightsAloneError(QRLoRAError):

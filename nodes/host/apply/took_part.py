@@ -95,7 +95,7 @@ def log_casts(layers: Mapping[str, torch.dtype], dtype: torch.dtype) -> None:
     for other in dict.fromkeys(layers.values()):
         names = [name for name, own in layers.items() if own is other]
         logging.info(
-            "QR-LoRA: %d layers get %s where the model computes in %s, in which their factors are: %s",
+            "QR-LoRA: %d layer(s) get %s where the model computes in %s, in which their factors are: %s",
             len(names), other, dtype, paths_as_text(names),
         )  # fmt: skip
 

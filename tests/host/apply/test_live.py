@@ -94,6 +94,15 @@ def test_a_dropped_live_model_leaves_no_hook(model: Any, adapter: QRLoRA) -> Non
     assert torch.equal(sample(model), base)
 
 
+def test_a_merge_that_another_node_has_taken_away_does_not_come_back(model: Any, adapter: QRLoRA, other: QRLoRA) -> None:
+    base, alone = sample(model), sample(merged(model, (other, 0.7)))
+    clone = merged(model, (adapter, 1.0)).clone()
+    for key in list(clone.injections):
+        clone.remove_injections(key)
+    assert torch.equal(sample(clone), base)
+    assert torch.equal(sample(merged(clone, (other, 0.7))), alone)
+
+
 def test_branches_in_one_graph_keep_their_own_scales(model: Any, adapter: QRLoRA) -> None:
     weak, strong = merged(model, (adapter, 0.3)), merged(model, (adapter, 0.9))
     first, second = sample(weak), sample(strong)
@@ -331,6 +340,26 @@ def test_a_copy_of_a_model_that_is_in_use_has_no_adapters(model: Any, adapter: Q
     other.model.diffusion_model = copies[0]
     assert torch.equal(sample(other), base)
     assert torch.equal(sample(live), expected)
+
+
+def test_layers_that_get_another_dtype_are_served_in_it_and_named_once(
+    adapter: QRLoRA, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = tiny_models.build("sd3", dtype=torch.bfloat16, compute_dtype=torch.float32)
+    module = model.model.get_submodule("diffusion_model.joint_blocks.0.x_block.mlp.fc1")
+    handle = module.register_forward_pre_hook(lambda _, given: (given[0].bfloat16(),))
+    back = module.register_forward_hook(lambda _, given, output: output.float())
+    base = sample(model)
+    live = merged(model, (adapter, 1.0))
+    with caplog.at_level(logging.INFO):
+        found = sample(live)
+        sample(live)
+    expected = sample(with_stock_lora(model, adapter, 1.0))
+    for one in (handle, back):
+        one.remove()
+    assert relative_error(found, expected, base) < 0.05
+    assert caplog.text.count("1 layer(s) get torch.bfloat16 where the model computes in torch.float32") == 1
+    assert "joint_blocks.0.x_block.mlp.fc1" in caplog.text
 
 
 def test_a_trainer_gets_gradients_through_buffers_that_the_host_has_moved(model: Any, adapter: QRLoRA) -> None:
