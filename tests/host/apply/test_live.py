@@ -367,7 +367,7 @@ def test_a_trainer_gets_gradients_through_buffers_that_the_host_has_moved(model:
     live = merged(model, (adapter, 0.7))
     comfy.model_management.load_models_gpu([live, *live.get_nested_additional_models()])
     for held in live.get_nested_additional_models():
-        held.model._apply(torch.clone)
+        held.model.double().float()
     layer = adapter.layers["transformer.transformer_blocks.0.ff.net.2"]
     module = model.model.get_submodule("diffusion_model.joint_blocks.0.x_block.mlp.fc2")
     with torch.inference_mode(False), torch.enable_grad():
