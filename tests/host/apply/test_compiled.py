@@ -141,6 +141,20 @@ def test_merges_before_the_compiler_and_in_a_row_and_dropped_clones(model: Any, 
     assert torch.equal(sample(model), base)
 
 
+def test_a_new_merge_has_the_names_of_the_one_before_among_the_options(model: Any) -> None:
+    """Where a program is broken in two, the compiler looks at all keys of the options that models are called with."""
+
+    def names(*scales: float) -> dict[str, list[Any]]:
+        patcher = model
+        for scale in scales:
+            patcher = merged(patcher, (given["A"], scale))
+        return {call: list(keys) for call, keys in patcher.callbacks.items()}
+
+    given = adapters(model)
+    assert names(1.0) == names(0.5)
+    assert names(1.0, 0.3) == names(0.5, 0.2) != names(1.0)
+
+
 def test_a_part_compiled_in_place(model: Any) -> None:
     """By PyTorch's own method, which leaves no sign on the patcher."""
     given, base = adapters(model), sample(model)

@@ -94,7 +94,9 @@ def test_a_dropped_live_model_leaves_no_hook(model: Any, adapter: QRLoRA) -> Non
     assert torch.equal(sample(model), base)
 
 
-def test_a_merge_that_another_node_has_taken_away_does_not_come_back(model: Any, adapter: QRLoRA, other: QRLoRA) -> None:
+def test_a_merge_that_another_node_has_taken_away_does_not_come_back(
+    model: Any, adapter: QRLoRA, other: QRLoRA
+) -> None:
     base, alone = sample(model), sample(merged(model, (other, 0.7)))
     clone = merged(model, (adapter, 1.0)).clone()
     for key in list(clone.injections):
