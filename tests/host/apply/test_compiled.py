@@ -184,7 +184,7 @@ def with_exported(patcher: Any, program: torch.nn.Module) -> Any:
 def exported(patcher: Any) -> Any:
     """The feed-forward of a block as a program, with what is live on it by then."""
     comfy.model_management.load_models_gpu([patcher])
-    module = patcher.model.get_submodule(f"{BLOCK}.x_block.mlp")
+    module = patcher.model.get_submodule(f"{BLOCK}.x_block.mlp").requires_grad_(False)
     with torch.inference_mode(False), torch.no_grad():
         return torch.export.export(module, (torch.randn(2, 16, 128),), strict=False).module()
 
