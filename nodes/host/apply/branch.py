@@ -15,6 +15,14 @@ from .stack import Stack
 Addend = Stack | LiveVector
 
 
+def _cannot_tell() -> bool:
+    """In older versions of PyTorch, where an exported part keeps what it was exported with."""
+    return False
+
+
+_is_exporting = getattr(torch.compiler, "is_exporting", _cannot_tell)
+
+
 class Branch:
     """A forward hook of a module. It has no say in what is added, and reads nothing that changes within a sampling.
 
@@ -34,7 +42,7 @@ class Branch:
         """What PyTorch calls after the module."""
         for addend in self.addends:
             addend.ran = True
-            if torch.compiler.is_exporting():
+            if _is_exporting() and not torch.compiler.is_dynamo_compiling():  # which calls itself exporting, too
                 addend.is_recorded = True
             output = addend.added(module, args[0], output)
         return output

@@ -96,7 +96,9 @@ class Pair:
 
 @pytest.mark.slow
 @ways
-def test_a_compiled_model_equals_the_plain_one_whatever_is_merged(model: Any, backend: str, part: str) -> None:
+def test_a_compiled_model_equals_the_plain_one_whatever_is_merged(
+    model: Any, backend: str, part: str, caplog: pytest.LogCaptureFixture
+) -> None:
     given, pair = adapters(model), Pair(model, backend, part)
     curves = {"schedule_1": make_curve("ramp down"), "schedule_2": make_curve("ramp up", 0.0, 0.7)}
 
@@ -120,6 +122,7 @@ def test_a_compiled_model_equals_the_plain_one_whatever_is_merged(model: Any, ba
     assert programs > 0
     for again in (merge(("small", 0.2)), merge(("A", 1.0)), bare):
         assert pair.check(again) == (0, 0)
+    assert "was exported" not in caplog.text
 
 
 @ways
