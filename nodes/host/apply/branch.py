@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from .live_bypass import Bypass, Change
 from .live_vector import LiveVector
 from .stack import Stack
+from .uncopied import Uncopied
 
 Addend = Stack | LiveVector
 
@@ -23,7 +23,7 @@ def _cannot_tell() -> bool:
 _is_exporting = getattr(torch.compiler, "is_exporting", _cannot_tell)
 
 
-class Branch:
+class Branch(Uncopied):
     """A forward hook of a module. It has no say in what is added, and reads nothing that changes within a sampling.
 
     A compiler follows it into the products: with the addends of another merge in the same shapes, its program stays.
@@ -46,10 +46,6 @@ class Branch:
                 addend.is_recorded = True
             output = addend.added(module, args[0], output)
         return output
-
-    def __deepcopy__(self, _memo: object) -> Callable[..., None]:
-        """In a copy of the model, which no patcher of ours knows, nothing."""
-        return _nothing
 
     def put(self, merge: object, addends: tuple[Addend, ...]) -> None:
         """Add what is a merge's, in place of what was before."""
@@ -91,7 +87,3 @@ class Branch:
 
     def _changing(self, name: str) -> list[Addend]:
         return [addend for addend in self.addends if addend.name == name]
-
-
-def _nothing(*_: object) -> None:
-    """A hook that leaves the output."""

@@ -8,11 +8,15 @@ functions that answer only while the layer is not being called: when it is, its 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from .uncopied import UncopiedHook
 
 _LISTS = ("weight_function", "bias_function")
 
@@ -75,8 +79,15 @@ class _WhileNotCalled(list[Callable[[Tensor], Tensor]]):
         super().__init__(getattr(module, name))
         self.ours: list[Change] = []
         self._module, self._name, self._was_own, self._called = module, name, name in vars(module), False
-        self._handles = [module.register_forward_pre_hook(self._enter), module.register_forward_hook(self._leave)]
+        self._handles = [
+            module.register_forward_pre_hook(UncopiedHook(self._enter)),
+            module.register_forward_hook(UncopiedHook(self._leave)),
+        ]
         setattr(module, name, self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> list[Callable[[Tensor], Tensor]]:
+        """In a copy of the module, the host's functions alone."""
+        return copy.deepcopy(list(super().__iter__()), memo)
 
     def __len__(self) -> int:
         return super().__len__() + len(self._acting())

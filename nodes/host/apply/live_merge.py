@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import comfy.model_patcher
 import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
@@ -26,6 +25,7 @@ from .live_patcher import WeightsAloneError, carries
 from .sampling_progress import SamplingProgress
 from .source import Groups, Source
 from .took_part import TookPart, log_casts
+from .uncopied import UncopiedHook
 
 _LAYOUT: Note[tuple[Layout, Plan]] = Note("layout")
 
@@ -119,7 +119,7 @@ class LiveMerge:
 
     def inject(self, patcher: Patcher) -> None:
         """Switch the branches on for this patcher, with what they add at the start of a sampling."""
-        if _load_failed():
+        if _load_failed(patcher):
             self._forget(patcher.model)  # the host injects while it unwinds
         else:
             self._switch_on(patcher)
@@ -219,7 +219,8 @@ class LiveMerge:
         names = {name.partition(".")[0] for name in self._layout.layers} & encoders.keys()
 
         def watch(name: str) -> RemovableHandle:
-            return encoders[name].register_forward_hook(lambda *_: self._on_encoded(running(), f"{name}."))
+            hook = UncopiedHook(lambda *_: self._on_encoded(running(), f"{name}."))
+            return encoders[name].register_forward_hook(hook)
 
         return [watch(name) for name in names]
 
@@ -233,14 +234,14 @@ class LiveMerge:
         return [s.scale * (s.schedule.at(progress) if s.schedule else 1.0) for s in self._sources]
 
 
-def _load_failed() -> bool:
-    """Whether the host injects because a load has failed: an error has come as far as a method of the patcher.
+def _load_failed(patcher: Patcher) -> bool:
+    """Whether the host injects because a load has failed: an error has come as far as a method of this patcher.
 
-    Other errors may be in hand elsewhere, where somebody tries again after one.
+    It may be of another pack's class. Other errors may be in hand elsewhere, where somebody tries again after one.
     """
     error = sys.exc_info()[1]
     at = error.__traceback__ if error is not None else None
-    return at is not None and at.tb_frame.f_globals is vars(comfy.model_patcher)
+    return at is not None and at.tb_frame.f_locals.get("self") is patcher
 
 
 def _guard_weights(model: torch.nn.Module) -> list[RemovableHandle]:
@@ -252,4 +253,4 @@ def _guard_weights(model: torch.nn.Module) -> list[RemovableHandle]:
             raise WeightsAloneError("saving")
 
     owner, network = weakref.ref(model), getattr(model, "diffusion_model", None)
-    return [] if network is None else [network.register_state_dict_pre_hook(refuse)]
+    return [] if network is None else [network.register_state_dict_pre_hook(UncopiedHook(refuse))]

@@ -18,13 +18,16 @@ class LiveInjection(PatcherInjection):
 
 def live_merges_on(patcher: Patcher) -> int:
     """How many merges in a row a patcher carries."""
-    return sum(isinstance(one, LiveInjection) for members in patcher.injections.values() for one in members)
+    return len(_live_injections(patcher))
 
 
 def carries(patcher: Patcher, inject: Callable[[Patcher], None]) -> bool:
     """Whether a patcher still has the injection with this function: another node may have taken it away."""
-    members = [one for members in patcher.injections.values() for one in members]
-    return any(isinstance(one, LiveInjection) and one.inject == inject for one in members)
+    return any(one.inject == inject for one in _live_injections(patcher))
+
+
+def _live_injections(patcher: Patcher) -> list[LiveInjection]:
+    return [one for members in patcher.injections.values() for one in members if isinstance(one, LiveInjection)]
 
 
 class WeightsAloneError(QRLoRAError):

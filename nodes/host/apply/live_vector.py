@@ -40,7 +40,8 @@ class LiveVector:
 
     def added(self, module: Any, x: Tensor, y: Tensor) -> Tensor:
         """The output of the module for x, with the change."""
-        self.cast = y.dtype if y.dtype is not self.values.dtype else self.cast
+        if y.dtype is not self.values.dtype:
+            self.cast = y.dtype
         values = self.values.to(y.device, y.dtype)
         if torch.is_grad_enabled() and values.is_inference():  # which autograd refuses to save
             values = values.clone()

@@ -1,4 +1,4 @@
-"""An adapter for the model of `tests/host/conftest.py`."""
+"""Two adapters for the model of `tests/host/conftest.py`."""
 
 from typing import Any
 
@@ -12,3 +12,8 @@ from ...support.adapters import random_adapter
 @pytest.fixture(scope="module")
 def adapter(model: Any) -> QRLoRA:
     return random_adapter(model, seed=1)
+
+
+@pytest.fixture(scope="module")
+def other(model: Any) -> QRLoRA:
+    return random_adapter(model, seed=2)

@@ -27,11 +27,6 @@ from ...support.adapters import merged, random_adapter, relative_error, with_sto
 from ...support.sampling import STEPS, conditioning, sample
 
 
-@pytest.fixture(scope="module")
-def other(model: Any) -> QRLoRA:
-    return random_adapter(model, seed=2)
-
-
 def forward_hooks(patcher: Any) -> int:
     return sum(len(module._forward_hooks) for module in patcher.model.modules())
 
@@ -323,6 +318,29 @@ def test_hooks_that_a_failed_load_leaves_do_not_act_for_others(model: Any, adapt
     assert not torch.equal(sample(live), base)
 
 
+def test_a_failed_load_of_another_packs_patcher_leaves_no_adapters(model: Any, adapter: QRLoRA) -> None:
+    """GGUF's has a class of its own, and so may its methods be."""
+    base, failing = sample(model), [True]
+
+    class Own(type(model)):  # type: ignore[misc]
+        def partially_load(self, *args: Any, **kwargs: Any) -> Any:
+            with self.use_ejected(skip_and_inject_on_exit_only=True):
+                if failing:
+                    raise RuntimeError("out of memory while loading")
+            return super().partially_load(*args, **kwargs)
+
+    patcher = model.clone()
+    patcher.__class__ = Own
+    live = merged(patcher, (adapter, 1.0))
+    comfy.model_management.unload_all_models()
+    with pytest.raises(RuntimeError, match="while loading"):
+        sample(live)
+    assert forward_hooks(model) == 0
+    assert torch.equal(sample(model), base)
+    failing.clear()
+    assert torch.equal(sample(live), sample(merged(model, (adapter, 1.0))))
+
+
 def test_a_merge_whose_layers_never_run_is_an_error(model: Any, adapter: QRLoRA) -> None:
     live = merged(model, (adapter, 1.0))
 
@@ -336,11 +354,13 @@ def test_a_merge_whose_layers_never_run_is_an_error(model: Any, adapter: QRLoRA)
 
 def test_a_copy_of_a_model_that_is_in_use_has_no_adapters(model: Any, adapter: QRLoRA) -> None:
     base, copies = sample(model), list[Any]()
+    names = model.model.diffusion_model.state_dict().keys()
     live = merged(model, (adapter, 1.0))
     expected = sample(live, callback=lambda *_: copies.append(copy.deepcopy(live.model.diffusion_model)))
     other = tiny_models.build("sd3")
     other.model.diffusion_model = copies[0]
     assert torch.equal(sample(other), base)
+    assert copies[0].state_dict().keys() == names  # which may be saved
     assert torch.equal(sample(live), expected)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -54,3 +55,22 @@ def test_each_norm_by_itself_acts(name: str) -> None:
         expected = tiny_models.predict(merged(patcher, (alone, 1.0), apply="patch"), inputs)
         found = tiny_models.predict(merged(patcher, (alone, 1.0)), inputs)
         assert torch.equal(expected, base) or relative_error(found, expected, base) < 1e-3, path
+
+
+@pytest.mark.parametrize("name", ["sd15", "flux", "lumina2"])
+def test_a_copy_of_a_model_that_is_in_use_has_no_adapters(name: str) -> None:
+    """Neither in its hooks nor in the parameters that its norms hand out."""
+    patcher = tiny_models.build(name)
+    inputs, adapter = tiny_models.sample_inputs(name, patcher), random_vectors(patcher)
+    base, live = tiny_models.predict(patcher, inputs), merged(patcher, (adapter, 1.0))
+    expected = tiny_models.predict(live, inputs)
+    network = patcher.model.diffusion_model
+    patcher.model.diffusion_model = copy.deepcopy(network)
+    try:
+        with torch.no_grad():
+            found = patcher.model.apply_model(**inputs, transformer_options={}).float()
+    finally:
+        patcher.model.diffusion_model = network
+    assert torch.equal(found, base)
+    assert torch.equal(tiny_models.predict(live, inputs), expected)
+    assert not torch.equal(expected, base)

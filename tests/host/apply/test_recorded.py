@@ -27,13 +27,8 @@ STEPS = 20
 CURVES = {"schedule_1": make_curve("constant", 0.3, 0.8), "schedule_2": make_curve("ramp up")}
 
 
-@pytest.fixture(scope="module")
-def other(model: Any) -> QRLoRA:
-    return random_adapter(model, seed=2)
-
-
 class Operators(TorchDispatchMode):
-    """Notes every operator, and the addresses of what it changes or reads beside new tensors."""
+    """Notes every operator by name."""
 
     def __init__(self) -> None:
         super().__init__()
