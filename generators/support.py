@@ -198,6 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Check all models and write the column; 1 when something does not work."""
     parser = argparse.ArgumentParser(prog="python -m generators.support", description=__doc__)
     parser.add_argument("--print", action="store_true", help="print the table and the errors, write nothing")
+    parser.add_argument("names", nargs="*", help="of small models to check and print; all, when none is named")
     options = parser.parse_args(arguments)
     boot(nodes=True)
     import_pack()
@@ -205,11 +206,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     column = {}
     with torch.inference_mode():
         for name, title in tiny_models.TITLES.items():
+            if options.names and name not in options.names:
+                continue
             column[title] = ABSENT if tiny_models.lacking(name) else _checked(name)
     readme = ROOT / "README.md"
     made = table(columns_in(readme.read_text(encoding="utf-8")) | {host_version(comfyui_dir()): column})
-    if options.print:
-        print(made)
+    if options.print or options.names:
+        print(made if not options.names else column)
     else:
         _write(readme, made)
     return int(any(cell.startswith("no:") for cell in column.values()))

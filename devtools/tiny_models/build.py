@@ -1,0 +1,146 @@
+"""Build a model of the registry from the host's own classes, small or, on no memory, as it is published."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .architecture import Architecture
+from .registry import ARCHITECTURES
+from .weights import fill
+
+if TYPE_CHECKING:
+    from comfyui_qr_lora.nodes.host.model.host_types import HostModel, Patcher
+
+
+def build(
+    name: str,
+    *,
+    dtype: torch.dtype = torch.float32,
+    compute_dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    seed: int = 0,
+) -> Patcher:
+    """A tiny model with seeded random weights, as the host's loaders would return it.
+
+    Args:
+        name: one of `NAMES`.
+        dtype: storage of the weights; float8 is computed by the host's manual cast.
+        compute_dtype: what a manual cast computes in, None for `dtype` itself (float32 where that is float8).
+        device: where the host runs it.
+        seed: of all weights.
+
+    Raises:
+        KeyError: an unknown name.
+    """
+    return _patcher(ARCHITECTURES[name], dtype, compute_dtype, device, seed)
+
+
+def real_width_flux(
+    *,
+    hidden: int = 3072,
+    depth: int = 1,
+    depth_single: int = 1,
+    dtype: torch.dtype = torch.float32,
+    compute_dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    seed: int = 0,
+) -> Patcher:
+    """FLUX.1-dev with its true widths and few blocks, for benchmarks: 545 million parameters at the defaults.
+
+    Args:
+        hidden: width, a multiple of 128.
+        depth: double blocks, 19 in the real model.
+        depth_single: single blocks, 38 in the real model.
+        dtype, compute_dtype, device, seed: as for `build`.
+    """
+    widths = {"hidden_size": hidden, "num_heads": hidden // 128, "axes_dim": [16, 56, 56], "context_in_dim": 4096}
+    flux = ARCHITECTURES["flux"]
+    depths = {"depth": depth, "depth_single_blocks": depth_single}
+    return _patcher(replace(flux, unet={**flux.unet, **widths, **depths}), dtype, compute_dtype, device, seed)
+
+
+def released(name: str, title: str) -> HostModel:
+    """A published network with its true widths and depths, on the meta device: names and shapes, no numbers.
+
+    Args:
+        name: one of `NAMES`.
+        title: of one of its `Released`.
+    """
+    import comfy.supported_models
+
+    architecture = ARCHITECTURES[name]
+    unet = next(network.unet for network in architecture.released if network.title == title)
+    kind = getattr(comfy.supported_models, architecture.config)
+    model: HostModel = _on_no_memory(kind, _completed(kind, unet))
+    return model
+
+
+def _patcher(
+    architecture: Architecture,
+    dtype: torch.dtype,
+    compute_dtype: torch.dtype | None,
+    device: str | torch.device,
+    seed: int,
+) -> Patcher:
+    if dtype.itemsize == 1 and compute_dtype is None:
+        compute_dtype = torch.float32
+
+    def make() -> HostModel:
+        config = configuration(architecture)
+        config.set_inference_dtype(dtype, compute_dtype)
+        model: HostModel = config.get_model({}, "")
+        architecture.narrow(model.diffusion_model)
+        fill(model.diffusion_model, torch.Generator().manual_seed(seed))
+        return model
+
+    return patcher_of(make, device)
+
+
+def configuration(architecture: Architecture) -> Any:
+    """The host's configuration with all settings that this host asks for, and none that it does not know."""
+    import comfy.supported_models
+
+    kind = getattr(comfy.supported_models, architecture.config)
+    return kind(dict(_completed(kind, architecture.unet)))
+
+
+_ASKED = re.compile(r"missing \d+ required .*argument")
+
+
+def _completed(kind: Any, unet: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Settings, with those that a newer host demands as its own detection finds them in a checkpoint of the model."""
+    import comfy.model_detection
+
+    try:
+        _on_no_memory(kind, unet)
+    except TypeError as error:
+        if not _ASKED.search(str(error)):
+            raise
+        names = re.findall(r"'(\w+)'", str(error))
+        state = _on_no_memory(kind, {**unet, **dict.fromkeys(names)}).diffusion_model.state_dict()
+        found = comfy.model_detection.detect_unet_config(state, "") or {}
+        return {**unet, **{name: found.get(name) for name in names}}
+    return unet
+
+
+def _on_no_memory(kind: Any, unet: Mapping[str, Any]) -> Any:
+    config = kind(dict(unet))
+    config.set_inference_dtype(torch.float32, None)
+    return config.get_model({}, "", device=torch.device("meta"))
+
+
+def patcher_of(make: Callable[[], HostModel], device: str | torch.device) -> Patcher:
+    """A model as the host's loaders return it."""
+    import comfy.model_patcher
+
+    load_device = torch.empty(0, device=device).device  # "cuda" with its index, as the host compares devices
+    patcher = comfy.model_patcher.ModelPatcher(make(), load_device, torch.device("cpu"))
+    # As loaders leave it on newer hosts: how to have the model a second time.
+    patcher.cached_patcher_init = (lambda *, disable_dynamic=False: patcher_of(make, device), ())
+    made: Patcher = patcher
+    return made

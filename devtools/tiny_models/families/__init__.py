@@ -1,0 +1,1 @@
+"""Rows of the registry, a file for each family of models."""

@@ -1,0 +1,5 @@
+"""Stable Cascade."""
+
+from ..architecture import Architecture
+
+ARCHITECTURES: dict[str, Architecture] = {}

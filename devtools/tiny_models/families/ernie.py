@@ -1,0 +1,5 @@
+"""ERNIE-Image."""
+
+from ..architecture import Architecture
+
+ARCHITECTURES: dict[str, Architecture] = {}

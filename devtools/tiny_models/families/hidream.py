@@ -1,0 +1,5 @@
+"""HiDream."""
+
+from ..architecture import Architecture
+
+ARCHITECTURES: dict[str, Architecture] = {}

@@ -1,0 +1,5 @@
+"""Ideogram 4."""
+
+from ..architecture import Architecture
+
+ARCHITECTURES: dict[str, Architecture] = {}

@@ -1,0 +1,5 @@
+"""Kandinsky 5."""
+
+from ..architecture import Architecture
+
+ARCHITECTURES: dict[str, Architecture] = {}

@@ -1,0 +1,5 @@
+"""Models that draw pixels without a VAE."""
+
+from ..architecture import Architecture
+
+ARCHITECTURES: dict[str, Architecture] = {}
