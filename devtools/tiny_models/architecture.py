@@ -1,4 +1,4 @@
-"""What there is to know of a model: how the host builds it small, what it takes, and the networks that are published."""
+"""What there is to know of a model: how the host builds it small, what it takes, and what is published of it."""
 
 from __future__ import annotations
 

@@ -34,8 +34,9 @@ class ModelSampling(Protocol):
 
 
 class LatentFormat(Protocol):
-    """How latents are shown without a VAE."""
+    """The latents of a model, and how they are shown without a VAE."""
 
+    latent_channels: int
     latent_rgb_factors: list[list[float]] | None
     latent_rgb_factors_bias: list[float] | None
     latent_rgb_factors_reshape: Any

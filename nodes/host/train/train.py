@@ -22,6 +22,7 @@ from ..model.key_map import KeyMap, Target
 from ..text import paths_as_text
 from .dataset import TrainingSet
 from .graph.modules import trainable_context
+from .latents import as_sampled
 from .loop import Loop, TrainSampler
 from .monitor import Draw, Monitor
 from .record import TrainingRecord
@@ -63,7 +64,7 @@ def train_adapter(
         source = _resume_source(run)
         folder = _run_folder(run, source)
         resumed = None if source is None else load_training(source)
-        targets = _choose(patcher, settings)
+        targets, data = _choose(patcher, settings), as_sampled(patcher, data)
         record = TrainingRecord(patcher, targets, data, settings)
         if resumed is not None:
             record.require_same(resumed)
