@@ -8,7 +8,7 @@ from .architecture import Released
 from .build import build, real_width_flux, released
 from .inputs import example, predict, sample_inputs
 from .quantize import quantized, quantized_forms
-from .registry import NAMES, TITLES, UNSERVED, lacking
+from .registry import NAMES, TITLES, UNSERVED, config_of, edits, lacking, limits_of, published, variant_of
 from .weights import BLOCK
 
 __all__ = [
@@ -18,12 +18,17 @@ __all__ = [
     "UNSERVED",
     "Released",
     "build",
+    "config_of",
+    "edits",
     "example",
     "lacking",
+    "limits_of",
     "predict",
+    "published",
     "quantized",
     "quantized_forms",
     "real_width_flux",
     "released",
     "sample_inputs",
+    "variant_of",
 ]

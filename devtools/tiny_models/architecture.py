@@ -47,6 +47,7 @@ class Architecture:
         variant_of: name of the model whose network this one is but for its settings; empty for a network of its own.
         narrow: replaces what the host gives a fixed width that is too large for a small model.
         released: the networks of this class that are published.
+        limits: what does not work with it on some host, an aspect in the table of models, and why.
     """
 
     title: str
@@ -59,3 +60,4 @@ class Architecture:
     variant_of: str = ""
     narrow: Callable[[nn.Module], None] = lambda network: None
     released: tuple[Released, ...] = ()
+    limits: Mapping[str, str] = field(default_factory=dict)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from .architecture import Architecture
+from collections.abc import Mapping
+
+from .architecture import Architecture, Released
 from .families import (
     cascade,
     cosmos,
@@ -44,3 +46,28 @@ def lacking(name: str) -> str:
 
     config = ARCHITECTURES[name].config
     return "" if hasattr(comfy.supported_models, config) else f"this ComfyUI has no {config}"
+
+
+def config_of(name: str) -> str:
+    """The host's class of a model, in `comfy.supported_models`."""
+    return ARCHITECTURES[name].config
+
+
+def edits(name: str) -> bool:
+    """Whether a model edits by a picture beside the text."""
+    return bool(ARCHITECTURES[name].reference)
+
+
+def limits_of(name: str) -> Mapping[str, str]:
+    """Aspect to the reason why it does not work with a model on some host."""
+    return ARCHITECTURES[name].limits
+
+
+def published(name: str) -> tuple[Released, ...]:
+    """The published networks of a model."""
+    return ARCHITECTURES[name].released
+
+
+def variant_of(name: str) -> str:
+    """The model whose network this one is but for its settings; empty for a network of its own."""
+    return ARCHITECTURES[name].variant_of

@@ -6,7 +6,10 @@ from collections.abc import Iterable
 
 import pytest
 
-from devtools.tiny_models import NAMES, lacking
+from devtools.tiny_models import NAMES, lacking, variant_of
+
+# Without those whose network another one has with other settings: they have the checks of `generators.model_check`.
+NETWORKS = tuple(name for name in NAMES if not variant_of(name))
 
 
 def models(names: Iterable[str] = NAMES) -> list:
@@ -14,4 +17,4 @@ def models(names: Iterable[str] = NAMES) -> list:
     return [pytest.param(name, marks=pytest.mark.skipif(bool(lacking(name)), reason=lacking(name))) for name in names]
 
 
-every_model = pytest.mark.parametrize("name", models())
+every_network = pytest.mark.parametrize("name", models(NETWORKS))

@@ -20,6 +20,7 @@ from ..model.base_check import other_base
 from ..model.host_types import Clip, Patcher
 from ..model.matching import Names, match, require_some
 from ..model.memo import Note, remembered, remembered_of_all
+from ..model.tried import untried
 from .combine import Combination, combine
 from .report import Neighbours, SourceReport, as_text, overview, report_merge, unrun_lines
 
@@ -88,7 +89,7 @@ def apply_adapters(
     return Applied(
         on_model.apply(mode, told("model")),
         _whole_merge(found, on_model, on_clip, how),
-        report_merge(found, neighbours, on_model.merged, how, clip_scale),
+        [*report_merge(found, neighbours, on_model.merged, how, clip_scale), *(untried(patcher) if found else [])],
         unrun_lines(found),
         overview(found, neighbours, on_model.merged),
         _with_patcher(clip, on_clip.apply(mode, told("clip"))) if clip is not None and on_clip is not None else None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from ..files.checkpoints import Run, checkpoint_name, checkpoint_path, latest_ch
 from ..model.bases import decompose_target
 from ..model.host_types import Patcher
 from ..model.key_map import KeyMap, Target
+from ..model.tried import untried
 from ..text import paths_as_text
 from .dataset import TrainingSet
 from .graph.modules import trainable_context
@@ -86,10 +87,10 @@ def train_adapter(
             run_loop(patcher, loop, DTYPES[settings.training_dtype])
         finally:
             monitor.close()
-        return _result(loop, trainer.adapter(record.metadata(monitor.losses)), settings)
+        return _result(loop, trainer.adapter(record.metadata(monitor.losses)), settings, untried(patcher))
 
 
-def _result(loop: Loop, adapter: QRLoRA, settings: TrainingSettings) -> TrainingResult:
+def _result(loop: Loop, adapter: QRLoRA, settings: TrainingSettings, notes: Sequence[str]) -> TrainingResult:
     adapter.require_finite()
     trainer, monitor = loop.trainer, loop.monitor
     return TrainingResult(
@@ -100,7 +101,7 @@ def _result(loop: Loop, adapter: QRLoRA, settings: TrainingSettings) -> Training
         pictures=monitor.pictures,
         stopped=trainer.updates < settings.steps,
         checkpoint=loop.status.checkpoint,
-        notes=(*monitor.warnings, *_never_trained(adapter)),
+        notes=(*monitor.warnings, *_never_trained(adapter), *notes),
     )
 
 

@@ -15,11 +15,11 @@ from comfyui_qr_lora.qrlora_core import Layer, QRLoRA
 from devtools import tiny_models
 
 from ...support.adapters import merged, random_adapter, relative_error, with_stock_lora
-from ...support.models import every_model, models
+from ...support.models import NETWORKS, every_network, models
 
 TOLERANCE = 1e-4  # relative to the adapter's effect
 MODES = ("live", "patch")
-LOW_PRECISION_NAMES = sorted({*tiny_models.NAMES} - {"sd35", "cosmos", "cosmos_predict2", "hunyuan_video"})
+LOW_PRECISION_NAMES = sorted({*NETWORKS} - {"sd35", "cosmos", "cosmos_predict2", "hunyuan_video"})
 
 
 @cache
@@ -37,7 +37,7 @@ def predict(name: str, patcher: Any) -> Tensor:
     return tiny_models.predict(patcher, tiny_models.sample_inputs(name, patcher, batch=2))
 
 
-@every_model
+@every_network
 def test_two_adapters_equal_stock_nodes(name: str) -> None:
     base_model = model(name)
     base = predict(name, base_model)

@@ -13,7 +13,7 @@ from comfyui_qr_lora.qrlora_core import Layer, QRLoRA
 from devtools import tiny_models
 
 from ...support.adapters import merged, relative_error
-from ...support.models import every_model
+from ...support.models import every_network
 
 
 def random_vectors(patcher: Any) -> QRLoRA:
@@ -28,7 +28,7 @@ def random_vectors(patcher: Any) -> QRLoRA:
     return QRLoRA(layers)
 
 
-@every_model
+@every_network
 def test_live_equals_patch(name: str) -> None:
     patcher = tiny_models.build(name)
     adapter, inputs = random_vectors(patcher), tiny_models.sample_inputs(name, patcher)
@@ -41,7 +41,7 @@ def test_live_equals_patch(name: str) -> None:
     assert torch.equal(tiny_models.predict(patcher, inputs), base)
 
 
-@every_model
+@every_network
 def test_each_norm_by_itself_acts(name: str) -> None:
     """None may be lost among the others."""
     patcher = tiny_models.build(name)

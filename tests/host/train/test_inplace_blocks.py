@@ -18,7 +18,7 @@ from comfyui_qr_lora.nodes.host.train.graph.modules import blocks, trainable_con
 from devtools import tiny_models
 
 from ...support.adapters import merged, relative_error
-from ...support.models import every_model
+from ...support.models import every_network
 from ...support.training_task import assert_same, assert_unchanged, snapshot, train
 from . import test_frozen_linear
 from .test_frozen_linear import Trained
@@ -117,7 +117,7 @@ def test_whatever_function_saves_what_is_changed_later_has_a_copy(checkpointing:
         assert torch.allclose(gradient, wanted, rtol=1e-12)
 
 
-@every_model
+@every_network
 def test_every_model_trains_and_only_blocks_in_need_copy_for_functions(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

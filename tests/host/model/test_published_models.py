@@ -1,0 +1,92 @@
+"""The networks that are published, with their true widths and depths on the meta device: names, shapes, counts.
+
+A small model has two blocks of a kind; what is picked and named must hold for all of the real one's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from comfyui_qr_lora.nodes.host.model.key_map import KeyMap, Target
+from comfyui_qr_lora.nodes.host.model.matching import match
+from comfyui_qr_lora.qrlora_core import Layer, QRLoRA
+from comfyui_qr_lora.qrlora_core.train.targets import select
+from devtools import tiny_models
+
+COUNT_TOLERANCE = 0.03  # published numbers of parameters are rounded: "12B"
+NUMBERS = re.compile(r"\.\d+(?=\.)")
+NETWORKS = [
+    pytest.param(
+        name, network, id=network.title,
+        marks=pytest.mark.skipif(bool(tiny_models.lacking(name)), reason=tiny_models.lacking(name)),
+    )
+    for name in tiny_models.NAMES
+    for network in tiny_models.published(name)
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "network"), NETWORKS)
+def test_names_and_counts_hold_for_the_published_network(name: str, network: tiny_models.Released) -> None:
+    model: Any = tiny_models.released(name, network.title)
+    parameters = sum(parameter.numel() for parameter in model.diffusion_model.parameters()) / 1e9
+    assert parameters == pytest.approx(network.parameters, rel=COUNT_TOLERANCE)
+    for path, count in network.blocks.items():
+        assert len(model.diffusion_model.get_submodule(path)) == count, path
+
+    key_map = KeyMap(model)
+    targets = key_map.linear(model)
+    assert_tiled(model, key_map, targets)
+    chosen = select(targets, "paper")
+    assert set(select(targets, "attention")) < set(chosen)
+    assert_alike_in_every_block(targets, chosen, small_kinds(name))
+    assert_all_are_matched(model, targets, chosen)
+
+
+def assert_tiled(model: Any, key_map: KeyMap, targets: dict[str, Target]) -> None:
+    """Every row of every linear weight belongs to one target, which is found by its name."""
+    rows: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for path, target in targets.items():
+        assert key_map.find(path) == target
+        rows[target.key].append(target.rows or (0, target.shape[0]))
+    weights = {f"{name}.weight": m.weight for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+    assert rows.keys() == weights.keys()
+    for key, slices in rows.items():
+        starts, ends = zip(*((start, start + length) for start, length in sorted(slices)), strict=True)
+        assert starts == (0, *ends[:-1]), key
+        assert ends[-1] == weights[key].shape[0], key
+
+
+def small_kinds(name: str) -> set[str]:
+    """The kinds of layers that are picked in the small model, block numbers folded."""
+    model = tiny_models.build(name).model
+    return {kind_of(path) for path in select(KeyMap(model).linear(model), "paper")}
+
+
+def kind_of(path: str) -> str:
+    return NUMBERS.sub(".N", path)
+
+
+def assert_alike_in_every_block(targets: dict[str, Target], chosen: list[str], small: set[str]) -> None:
+    """A kind of layer that is picked is picked wherever it is, and the small model has no other kinds."""
+    everywhere, picked = Counter(map(kind_of, targets)), Counter(map(kind_of, chosen))
+    assert {kind: everywhere[kind] for kind in picked} == picked
+    assert picked.keys() == small
+
+
+def assert_all_are_matched(model: Any, targets: dict[str, Target], chosen: list[str]) -> None:
+    """x of x layers: an adapter of all picked layers finds its places."""
+    layers = {path: Layer.single(torch.ones(targets[path].shape[0], 1), torch.ones(1, targets[path].shape[1]))
+              for path in chosen}  # fmt: skip
+    matched = match(SimpleNamespace(model=model), QRLoRA(layers))
+    assert matched.missing == ()
+    assert matched.targets == {path: targets[path] for path in chosen}
+
+
+def test_every_model_has_a_published_network() -> None:
+    assert [name for name in tiny_models.NAMES if not tiny_models.published(name)] == []
