@@ -64,13 +64,33 @@ class Objective(io.ComfyNode):
                     tooltip="Only with loss = huber: from this error on, the loss grows linearly. The noise has size "
                     "1; 0.1 to 1 is usual.",
                 ),
+                io.Int.Input(
+                    "min_timestep",
+                    optional=True,
+                    default=_DEFAULT.min_timestep,
+                    min=0,
+                    max=999,
+                    tooltip="No lower noise is seen, in thousandths; 1000 is pure noise. For one of two experts: Wan "
+                    "2.2's for high noise starts at 875 (text to video) or 900 (image to video).",
+                ),
+                io.Int.Input(
+                    "max_timestep",
+                    optional=True,
+                    default=_DEFAULT.max_timestep,
+                    min=1,
+                    max=1000,
+                    tooltip="No higher noise is seen, in thousandths. For one of two experts: Wan 2.2's for low noise "
+                    "ends at 875 (text to video) or 900 (image to video).",
+                ),
             ],
             outputs=[ObjectiveSocket.Output(display_name="objective", tooltip="For objective of Train QR-LoRA.")],
         )
 
     @classmethod
     def execute(
-        cls, timesteps: str, weighting: str, min_snr_gamma: float, loss: str, huber_delta: float
-    ) -> io.NodeOutput:
+        cls, timesteps: str, weighting: str, min_snr_gamma: float, loss: str, huber_delta: float,
+        min_timestep: int = _DEFAULT.min_timestep, max_timestep: int = _DEFAULT.max_timestep,
+    ) -> io.NodeOutput:  # fmt: skip
         """Pack the settings, which check themselves."""
-        return io.NodeOutput(ObjectiveSettings(timesteps, weighting, min_snr_gamma, loss, huber_delta))
+        settings = ObjectiveSettings(timesteps, weighting, min_snr_gamma, loss, huber_delta, min_timestep, max_timestep)
+        return io.NodeOutput(settings)

@@ -24,6 +24,8 @@ class ObjectiveSettings:
         timesteps: one of `TIMESTEPS`, see `sample_levels`. weighting: one of `WEIGHTINGS`, see `loss_weight`.
         min_snr_gamma: the limit of ``min_snr``; 5 in its paper.
         loss: one of `LOSSES`. huber_delta: error from which ``huber`` grows linearly, in units of the noise.
+        min_timestep, max_timestep: no other noise is seen, in thousandths, 1000 being pure noise; one of two experts
+            that share the noise levels (Wan 2.2) is trained on its own.
     """
 
     timesteps: str = "uniform"
@@ -31,6 +33,8 @@ class ObjectiveSettings:
     min_snr_gamma: float = 5.0
     loss: str = "mse"
     huber_delta: float = 0.1
+    min_timestep: int = 0
+    max_timestep: int = 1000
 
     def __post_init__(self) -> None:
         for name, known in (("timesteps", TIMESTEPS), ("weighting", WEIGHTINGS), ("loss", LOSSES)):
@@ -39,6 +43,15 @@ class ObjectiveSettings:
         for name in ("min_snr_gamma", "huber_delta"):
             if not 0 < getattr(self, name) < math.inf:
                 raise TrainingError(f"{name}: expected more than 0, found {getattr(self, name)}.")
+        if not 0 <= self.min_timestep < self.max_timestep <= 1000:
+            raise TrainingError(
+                f"min_timestep, max_timestep: expected the smaller one first, both from 0 to 1000, found "
+                f"{self.min_timestep} and {self.max_timestep}."
+            )
+
+    def sees(self, levels: Tensor) -> Tensor:
+        """Which noise levels, as a share of all, a training may see; like levels, boolean."""
+        return (levels >= self.min_timestep / 1000) & (levels <= self.max_timestep / 1000)
 
 
 def sample_levels(timesteps: str, count: int, generator: torch.Generator) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ....qrlora_core import TrainingError
+from ....qrlora_core import ObjectiveSettings, TrainingError
 from ....qrlora_core.train import distributed
 from ..model.host_types import Caption, ModelSampling
 from .dataset import BatchOrder, Example, TrainingSet
@@ -54,14 +54,14 @@ class BatchSampler:
     Args:
         data: what to draw from.
         batch_size: of one process.
-        seed, timesteps: see `sample_sigmas`.
+        objective: which noise levels are drawn.
         model_sampling: the host's.
     """
 
     def __init__(
-        self, data: TrainingSet, batch_size: int, seed: int, timesteps: str, model_sampling: ModelSampling
+        self, data: TrainingSet, batch_size: int, seed: int, objective: ObjectiveSettings, model_sampling: ModelSampling
     ) -> None:
-        self._data, self._size, self._timesteps, self._sampling = data, batch_size, timesteps, model_sampling
+        self._data, self._size, self._objective, self._sampling = data, batch_size, objective, model_sampling
         self._generator = torch.Generator().manual_seed(seed)
         self._sets = [list(data.examples), *([list(data.prior)] if data.prior else [])]
         self._orders = [
@@ -97,7 +97,7 @@ class BatchSampler:
     def _draw(self, examples: list[Example], order: BatchOrder) -> Batch:
         chosen = [examples[index] for index in order.next()]
         captions = [self._caption(example) for example in chosen]
-        sigma = sample_sigmas(self._sampling, len(chosen), self._generator, self._timesteps)
+        sigma = sample_sigmas(self._sampling, len(chosen), self._generator, self._objective)
         shape = chosen[0].latent.shape
         noise = torch.randn(len(chosen), *shape[1:], generator=self._generator)
         first = distributed.rank() * self._size

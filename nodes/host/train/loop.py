@@ -133,7 +133,7 @@ class _Running:
 
     def _new_sampler(self) -> BatchSampler:
         loop = self.loop
-        return BatchSampler(loop.data, loop.batch_size, loop.seed, loop.objective.timesteps, self._model.model_sampling)
+        return BatchSampler(loop.data, loop.batch_size, loop.seed, loop.objective, self._model.model_sampling)
 
     def trial(self) -> None:
         """One pass on its own random numbers, for `InplaceGuard.decide`."""

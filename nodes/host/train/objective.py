@@ -9,25 +9,55 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ....qrlora_core import ObjectiveSettings
+from ....qrlora_core import ObjectiveSettings, TrainingError
 from ....qrlora_core.train.objective import example_losses, loss_weight, sample_levels
 from ..model.host_types import HostModel, ModelSampling
 
 _SMALLEST_SIGMA = 1e-3
+_MOST_DRAWS = 10_000
 _PUBLISHED = ObjectiveSettings()
 
 
 def sample_sigmas(
-    model_sampling: ModelSampling, count: int, generator: torch.Generator, timesteps: str = _PUBLISHED.timesteps
+    model_sampling: ModelSampling,
+    count: int,
+    generator: torch.Generator,
+    settings: ObjectiveSettings = _PUBLISHED,
 ) -> Tensor:
     """Noise levels at random timesteps: (count,) float32.
 
     Flow models take sigma itself as the timestep, in [0.001, 1), as the published recipe does, without the shift
-    that their samplers use unless it is ``shifted``; others take the host's timestep.
+    that their samplers use unless it is ``shifted``; others take the host's timestep. What lies outside of
+    ``min_timestep`` and ``max_timestep`` is drawn again, so that the distribution within keeps its form.
+
+    Raises:
+        TrainingError: hardly anything that is drawn lies between the two.
     """
-    levels = sample_levels(timesteps, count, generator)
-    if _is_flow(model_sampling) and timesteps != "shifted":
-        return levels.clamp(min=_SMALLEST_SIGMA)
+    seen = torch.empty(0)
+    for _ in range(_MOST_DRAWS):
+        drawn = _draw(model_sampling, count - len(seen), generator, settings)
+        seen = torch.cat([seen, drawn])
+        if len(seen) == count:
+            return seen
+    raise TrainingError(
+        f"timesteps {settings.timesteps}: in {_MOST_DRAWS} draws hardly any noise lay between min_timestep "
+        f"{settings.min_timestep} and max_timestep {settings.max_timestep}; choose uniform, or a wider range."
+    )
+
+
+def _draw(model_sampling: ModelSampling, count: int, generator: torch.Generator, settings: ObjectiveSettings) -> Tensor:
+    """At most so many noise levels that may be seen: of a flow by sigma, of others by the share of all timesteps."""
+    levels = sample_levels(settings.timesteps, count, generator)
+    if not _is_flow(model_sampling):
+        return _sigmas(model_sampling, levels[settings.sees(levels)])
+    if settings.timesteps != "shifted":
+        return levels[settings.sees(levels)].clamp(min=_SMALLEST_SIGMA)
+    sigmas = _sigmas(model_sampling, levels)
+    return sigmas[settings.sees(sigmas)]
+
+
+def _sigmas(model_sampling: ModelSampling, levels: Tensor) -> Tensor:
+    """The model's own noise levels at shares of all timesteps."""
     percents = (1 - levels).clamp(_SMALLEST_SIGMA, 1 - _SMALLEST_SIGMA)
     return torch.tensor([float(model_sampling.percent_to_sigma(float(percent))) for percent in percents])
 

@@ -21,6 +21,9 @@ from .dataset import TrainingSet
 from .report import loss_ends
 from .settings import TrainingSettings
 
+# What settings meant before they were there: a checkpoint of then goes on.
+_BEFORE_THERE_WERE = {"min_timestep": 0, "max_timestep": 1000}
+
 
 class TrainingRecord:
     """Describes one training."""
@@ -90,6 +93,7 @@ class TrainingRecord:
 
     def _changed_settings(self, saved: Mapping[str, Any], updates: int) -> list[str]:
         free = {"gradient_checkpointing"}
+        saved = {**_BEFORE_THERE_WERE, **saved}
         # Other steps are no change while the learning rate does not depend on how many there are.
         if self._settings.optimizer.schedule == "constant" and self._settings.steps >= updates:
             free.add("steps")

@@ -247,6 +247,11 @@ class TestSettings:
         with pytest.raises(TrainingError, match=f"{name}: expected more than 0, found {value}"):
             ObjectiveSettings(**{name: value})
 
+    @pytest.mark.parametrize(("low", "high"), [(-1, 1000), (0, 1001), (500, 500), (900, 100)])
+    def test_a_range_that_is_none_is_refused(self, low, high):
+        with pytest.raises(TrainingError, match=f"found {low} and {high}"):
+            ObjectiveSettings(min_timestep=low, max_timestep=high)
+
     def test_defaults_are_the_published_recipe(self):
         settings = ObjectiveSettings()
         assert torch.equal(levels(settings.timesteps), torch.rand(20000, generator=torch.Generator().manual_seed(0)))

@@ -69,7 +69,7 @@ def test_the_loss_is_the_error_of_what_the_network_itself_predicts(kind: str) ->
 @pytest.mark.parametrize("timesteps", TIMESTEPS)
 def test_noise_levels_lie_between_those_that_the_model_knows(kind: str, timesteps: str) -> None:
     made = make_sampling(kind)
-    sigmas = sample_sigmas(made, 500, torch.Generator().manual_seed(0), timesteps)
+    sigmas = sample_sigmas(made, 500, torch.Generator().manual_seed(0), ObjectiveSettings(timesteps))
     assert sigmas.isfinite().all()
     assert sigmas.min() > 0
     assert sigmas.max() <= float(made.percent_to_sigma(0.0)) + 1e-6
@@ -79,7 +79,11 @@ def test_noise_levels_lie_between_those_that_the_model_knows(kind: str, timestep
 @pytest.mark.parametrize("kind", ["epsilon", "v", "flow", "flux"])
 def test_content_is_trained_at_higher_noise_than_style(kind: str) -> None:
     medians = {
-        timesteps: float(sample_sigmas(make_sampling(kind), 2000, torch.Generator().manual_seed(0), timesteps).median())
+        timesteps: float(
+            sample_sigmas(
+                make_sampling(kind), 2000, torch.Generator().manual_seed(0), ObjectiveSettings(timesteps)
+            ).median()
+        )
         for timesteps in ("content", "uniform", "style")
     }
     assert medians["content"] > 1.5 * medians["uniform"] > 2 * medians["style"]
@@ -90,9 +94,47 @@ def test_shifted_visits_what_the_sampler_visits(shift: float) -> None:
     """sigma = s t / (1 + (s - 1) t) for the time-shift of SD3 (arXiv 2403.03206, eq. 23)."""
     made = make_sampling("flow")
     made.set_parameters(shift=shift)
-    found = sample_sigmas(made, 4000, torch.Generator().manual_seed(0), "shifted")
+    found = sample_sigmas(made, 4000, torch.Generator().manual_seed(0), ObjectiveSettings("shifted"))
     t = torch.rand(4000, generator=torch.Generator().manual_seed(0)).clamp(1e-3, 1 - 1e-3)
     assert torch.allclose(found, shift * t / (1 + (shift - 1) * t), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v", "flow", "flux"])
+@pytest.mark.parametrize("timesteps", TIMESTEPS)
+@pytest.mark.parametrize(("low", "high"), [(875, 1000), (0, 900), (300, 400)])
+def test_one_of_two_experts_sees_its_own_noise_in_the_same_proportions(
+    kind: str, timesteps: str, low: int, high: int
+) -> None:
+    """What is seen is what an unlimited training sees between the two: the same order statistics."""
+    made, generator = make_sampling(kind), torch.Generator().manual_seed(0)
+    found = sample_sigmas(made, 200, generator, ObjectiveSettings(timesteps, min_timestep=low, max_timestep=high))
+    everything = sample_sigmas(made, 6000, torch.Generator().manual_seed(1), ObjectiveSettings(timesteps))
+    share = shares(made, everything)
+    within = apart(everything[(share >= low / 1000) & (share <= high / 1000)])
+    assert (shares(made, found) >= low / 1000 - 2e-3).all()
+    assert (shares(made, found) <= high / 1000 + 2e-3).all()
+    ranks = torch.searchsorted(within, apart(found)) / len(within)
+    bound = 2.2 * (1 / 200 + 1 / len(within)) ** 0.5  # Kolmogorov and Smirnov: one in ten thousand
+    assert (ranks - torch.linspace(0, 1, 200)).abs().max() < bound
+
+
+def apart(sigmas: Tensor) -> Tensor:
+    """In order, with equal ones (at the ends of what a model knows) in an order of chance."""
+    jitter = 1 + 1e-9 * torch.rand(len(sigmas), dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    return (sigmas.double() * jitter).sort().values
+
+
+def shares(made: Any, sigmas: Tensor) -> Tensor:
+    """Of all noise, what a timestep is: a flow's sigma, else the place among all timesteps."""
+    return sigmas if isinstance(made, sampling.CONST) else made.timestep(sigmas).float() / 1000
+
+
+def test_a_range_that_is_never_drawn_is_an_error() -> None:
+    settings = ObjectiveSettings("content", min_timestep=0, max_timestep=1)
+    with pytest.raises(
+        TrainingError, match=r"hardly any noise lay between min_timestep 0 and max_timestep 1; choose uniform"
+    ):
+        sample_sigmas(make_sampling("flow"), 64, torch.Generator().manual_seed(0), settings)
 
 
 def test_a_weighting_for_flows_on_another_model() -> None:
@@ -134,7 +176,7 @@ def test_an_empty_mask_is_refused_by_number() -> None:
 
 
 def draws(data: Any, batch_size: int = 2) -> BatchSampler:
-    return BatchSampler(data, batch_size, 0, "uniform", make_sampling("flow"))
+    return BatchSampler(data, batch_size, 0, ObjectiveSettings(), make_sampling("flow"))
 
 
 def test_dropped_captions_come_as_often_as_asked() -> None:
