@@ -10,6 +10,7 @@ from ..qrlora_core import AdapterFileError
 from .host.files.describe import describe_adapter
 from .host.files.folders import adapter_names, adapter_path
 from .host.files.load import FILE_KINDS, load
+from .host.files.pairs import half_of
 from .host.model.host_types import Patcher
 from .host.page.node_text import show_text
 from .sockets import CATEGORY, QRLoRASocket
@@ -72,6 +73,7 @@ class Load(io.ComfyNode):
     def execute(cls, adapter_name: str, file_kind: str = FILE_KINDS[0], model: Patcher | None = None) -> io.NodeOutput:
         """Load the file and show what it is."""
         adapter = load(adapter_path(adapter_name), file_kind, model)
-        described = describe_adapter(adapter)
+        half = half_of(adapter_name)
+        described = "\n".join([describe_adapter(adapter), *([half.describe()] if half else [])])
         show_text(cls, described)
         return io.NodeOutput(adapter, ui={"text": (described,)})
