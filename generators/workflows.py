@@ -40,9 +40,10 @@ _FIXED = {"QRLoRA_Merge": 640}  # its panel stands in for most of its widgets
 
 # Which loaders the playground's checkpoint stands in for: output of theirs to output of its loader.
 _LOADERS = {
-    "CheckpointLoaderSimple": (0, 1, 2), "UNETLoader": (0,), "DualCLIPLoader": (1,), "TripleCLIPLoader": (1,),
-    "VAELoader": (2,),
+    "CheckpointLoaderSimple": (0, 1, 2), "UNETLoader": (0,), "CLIPLoader": (1,), "DualCLIPLoader": (1,),
+    "TripleCLIPLoader": (1,), "VAELoader": (2,),
 }  # fmt: skip
+_STAND_INS = {"EmptyHunyuanLatentVideo": ("EmptySD3LatentImage", ("width", "height", "batch_size"))}
 _SMALL = {"width": 128, "height": 128}
 _PLAYGROUND_SETTINGS: dict[str, dict[str, Any]] = {
     "ImageScale": _SMALL,
@@ -53,6 +54,8 @@ _PLAYGROUND_SETTINGS: dict[str, dict[str, Any]] = {
         "training_dtype": "fp32", "gradient_checkpointing": False, "sample_every": 0,
     },
     "KSampler": {"steps": 20, "cfg": 2.5, "sampler_name": "euler", "scheduler": "simple"},
+    "KSamplerAdvanced": {"steps": 20, "cfg": 2.5, "sampler_name": "euler", "scheduler": "simple"},
+    "ModelSamplingSD3": {"shift": 3.0},
 }  # fmt: skip
 
 
@@ -85,8 +88,20 @@ def on_playground(prompt: Prompt) -> Prompt:
     for name, node in prompt.items():
         if name not in loaders:
             inputs = {key: _from_playground(value, prompt, first) for key, value in node["inputs"].items()}
-            made[name] = node | {"inputs": inputs | _PLAYGROUND_SETTINGS.get(node["class_type"], {})}
+            made[name] = _small(node | {"inputs": inputs})
     return made
+
+
+def _small(node: dict[str, Any]) -> dict[str, Any]:
+    """A node as the playground has it: its size, its settings, its adapters."""
+    kind, inputs = node["class_type"], node["inputs"]
+    if kind == "QRLoRA_Load":
+        subject = "content" if "content" in inputs["adapter_name"] else "style"
+        return node | {"inputs": inputs | {"adapter_name": f"qr_loras/playground_{subject}.safetensors"}}
+    if kind in _STAND_INS:
+        kind, kept = _STAND_INS[kind]
+        node, inputs = node | {"class_type": kind}, {name: inputs[name] for name in kept}
+    return node | {"inputs": inputs | _PLAYGROUND_SETTINGS.get(kind, {})}
 
 
 def _from_playground(value: Any, prompt: Prompt, loader: str) -> Any:
