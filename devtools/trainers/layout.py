@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 _CHOICE = re.compile(r"\{([^{}]*)\}")
+_ROWS = re.compile(r"^(?P<module>.+)\[(?P<first>\d+)(:(?P<end>\d+))?/(?P<parts>\d+)\]$")
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,9 @@ class Layout:
         alpha: what follows the name for alpha, empty where the file has none.
         host: for names that ComfyUI's own tables lack, what they mean: a pattern as in `layers` to the dotted name of
             the host's module (below ``diffusion_model``), with the same choices in the same order; ``module[i/n]`` is
-            the i-th of n equal parts of its rows.
+            the i-th of n equal parts of its rows, ``module[i:j/n]`` those from i to before j. A name that a table of
+            another version of ComfyUI has may stand here too: what it means there is checked.
+        unknown: patterns of names that nobody loads but the trainer itself, and why.
     """
 
     trainer: str
@@ -38,6 +41,7 @@ class Layout:
     up: str = ".lora_B.weight"
     alpha: str = ""
     host: Mapping[str, str] = field(default_factory=dict)
+    unknown: Mapping[str, str] = field(default_factory=dict)
 
     def names(self) -> list[str]:
         """Of all layers, dotted, as the trainer's network has them."""
@@ -51,6 +55,36 @@ class Layout:
         """Name to the host's module, of the layers that ComfyUI's own tables lack."""
         pairs = (zip(expanded(own), expanded(host), strict=True) for own, host in self.host.items())
         return {own: host for pair in pairs for own, host in pair}
+
+    def strange(self) -> set[str]:
+        """Names that nobody loads."""
+        return {name for pattern in self.unknown for name in expanded(pattern)}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A module, or those of its rows from `first` to before `end` when they are cut into equal `parts`."""
+
+    module: str
+    first: int = 0
+    end: int = 1
+    parts: int = 1
+
+    @classmethod
+    def of(cls, text: str) -> Rows:
+        """Read ``module``, ``module[i/n]`` or ``module[i:j/n]``."""
+        found = _ROWS.match(text)
+        if found is None:
+            return cls(text)
+        first = int(found["first"])
+        return cls(found["module"], first, int(found["end"] or first + 1), int(found["parts"]))
+
+    def within(self, length: int) -> tuple[int, int]:
+        """(start, length) of the rows of a weight that has so many."""
+        if length % self.parts:
+            raise ValueError(f"{self.module} has {length} rows, which are no {self.parts} equal parts")
+        part = length // self.parts
+        return self.first * part, (self.end - self.first) * part
 
 
 def expanded(pattern: str) -> list[str]:
