@@ -26,8 +26,10 @@ class Layout:
         alpha: what follows the name for alpha, empty where the file has none.
         host: for names that ComfyUI's own tables lack, what they mean: a pattern as in `layers` to the dotted name of
             the host's module (below ``diffusion_model``), with the same choices in the same order; ``module[i/n]`` is
-            the i-th of n equal parts of its rows, ``module[i:j/n]`` those from i to before j. A name that a table of
-            another version of ComfyUI has may stand here too: what it means there is checked.
+            the i-th of n equal parts of its rows, ``module[i:j/n]`` those from i to before j. What only some versions
+            of ComfyUI lack stands here as well.
+        alike: under which name ComfyUI's tables have a layer that they lack under the trainer's: ``{name}`` stands for
+            the dotted one, ``{flat}`` for that with underscores. Empty where they have none.
         unknown: patterns of names that nobody loads but the trainer itself, and why.
     """
 
@@ -41,6 +43,7 @@ class Layout:
     up: str = ".lora_B.weight"
     alpha: str = ""
     host: Mapping[str, str] = field(default_factory=dict)
+    alike: str = ""
     unknown: Mapping[str, str] = field(default_factory=dict)
 
     def names(self) -> list[str]:
@@ -50,6 +53,10 @@ class Layout:
     def path(self, name: str) -> str:
         """A layer's name as it stands in the file."""
         return self.prefix + (name.replace(".", "_") if self.flat else name)
+
+    def alias(self, name: str) -> str:
+        """A layer's other name, which ComfyUI's tables may have."""
+        return self.alike.format(name=name, flat=name.replace(".", "_"))
 
     def meant(self) -> dict[str, str]:
         """Name to the host's module, of the layers that ComfyUI's own tables lack."""
