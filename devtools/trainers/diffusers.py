@@ -11,7 +11,7 @@ from dataclasses import replace
 from .layout import Layout
 
 _SCRIPTS = "huggingface/diffusers: examples"
-_UNET = {"prefix": "unet.", "down": ".lora.down.weight", "up": ".lora.up.weight"}
+_UNET = {"prefix": "unet.", "down": ".lora.down.weight", "up": ".lora.up.weight", "alike": "lora_unet_{flat}"}
 _ATTENTION = "{to_q,to_k,to_v,to_out.0}"
 
 # Blocks of diffusers' UNet2DConditionModel that have attention, with those of SD 1.5 and of SDXL.
@@ -57,7 +57,6 @@ Z_IMAGE_HOST = {  # of hosts before 0.3.76 or so, and of those after it the same
 COGVIDEOX_HOST = {
     "transformer_blocks.{0..1}.attn1.{to_q,to_k,to_v,to_out.0}": "blocks.{0..1}.{q,k,v,attn_out}",
 }
-UNET_HOST: dict[str, str] = {}
 
 _NETWORKS = (
     Layout(
@@ -176,7 +175,7 @@ def _as_peft(layout: Layout) -> Layout:
     """The same layers as PEFT itself saves them."""
     return replace(
         layout, trainer="PEFT", source="huggingface/peft: src/peft/utils/save_and_load.py", prefix="base_model.model.",
-        down=".lora_A.weight", up=".lora_B.weight",
+        down=".lora_A.weight", up=".lora_B.weight", alike=layout.alike or "transformer.{name}",
     )  # fmt: skip
 
 
