@@ -131,12 +131,13 @@ def _listed(table: Mapping[str, Entry], path: str) -> Entry | None:
 def _meant(patcher: Patcher, layout: Layout, table: Mapping[str, Entry]) -> dict[str, Entry]:
     """Where layers belong, whatever the host's table says of the trainer's name."""
     alike = {own: table[layout.alias(own)] for own in layout.names() if layout.alias(own) in table}
-    told: dict[str, Entry] = {}
-    for own, text in layout.meant().items():
-        rows = Rows.of(_NETWORK + text)
-        key = f"{rows.module}.weight"
-        told[own] = (key, (0, *rows.within(patcher.model.get_parameter(key).shape[0])))
-    return alike | told
+    told = {own: text for own, text in layout.meant().items() if own in layout.names()}
+    return alike | {own: _entry(patcher, Rows.of(_NETWORK + text)) for own, text in told.items()}
+
+
+def _entry(patcher: Patcher, rows: Rows) -> Entry:
+    key = f"{rows.module}.weight"
+    return key, (0, *rows.within(patcher.model.get_parameter(key).shape[0]))
 
 
 def _shape(patcher: Patcher, entry: Entry | None) -> tuple[int, ...]:
