@@ -137,7 +137,12 @@ def _meant(patcher: Patcher, layout: Layout, table: Mapping[str, Entry]) -> dict
 
 def _entry(patcher: Patcher, rows: Rows) -> Entry:
     key = f"{rows.module}.weight"
-    return key, (0, *rows.within(patcher.model.get_parameter(key).shape[0]))
+    return key, (0, *rows.within(patcher.model.get_parameter(key).shape[0])), _swapped if rows.swapped else None
+
+
+def _swapped(rows: Tensor) -> Tensor:
+    first, second = rows.chunk(2)
+    return torch.cat((second, first))
 
 
 def _shape(patcher: Patcher, entry: Entry | None) -> tuple[int, ...]:

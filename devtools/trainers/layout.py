@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 _CHOICE = re.compile(r"\{([^{}]*)\}")
 _ROWS = re.compile(r"^(?P<module>.+)\[(?P<first>\d+)(:(?P<end>\d+))?/(?P<parts>\d+)\]$")
+_SWAPPED = "[swapped]"
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class Layout:
         alpha: what follows the name for alpha, empty where the file has none.
         host: for names that ComfyUI's own tables lack, what they mean: a pattern as in `layers` to the dotted name of
             the host's module (below ``diffusion_model``), with the same choices in the same order; ``module[i/n]`` is
-            the i-th of n equal parts of its rows, ``module[i:j/n]`` those from i to before j. What only some versions
+            the i-th of n equal parts of its rows, ``module[i:j/n]`` those from i to before j, and
+            ``module[swapped]`` all, the second half first. What only some versions
             of ComfyUI lack stands here as well.
         alike: under which name ComfyUI's tables have a layer that they lack under the trainer's: ``{name}`` stands for
             the dotted one, ``{flat}`` for that with underscores. Empty where they have none.
@@ -76,10 +78,13 @@ class Rows:
     first: int = 0
     end: int = 1
     parts: int = 1
+    swapped: bool = False
 
     @classmethod
     def of(cls, text: str) -> Rows:
-        """Read ``module``, ``module[i/n]`` or ``module[i:j/n]``."""
+        """Read ``module``, ``module[i/n]``, ``module[i:j/n]`` or ``module[swapped]``."""
+        if text.endswith(_SWAPPED):
+            return cls(text.removesuffix(_SWAPPED), swapped=True)
         found = _ROWS.match(text)
         if found is None:
             return cls(text)

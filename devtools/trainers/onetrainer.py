@@ -1,8 +1,8 @@
 """OneTrainer, in each format that it writes: the names that its own conversions give to layers of diffusers' networks.
 
 By default it adapts all linear layers and convolutions. Its formats are those of diffusers and of kohya, the names of
-the original checkpoint bare and under ComfyUI's prefix, and what older versions of it wrote. Formats with the original's
-names fuse queries, keys and values where the original does, already in training.
+the original checkpoint bare and under ComfyUI's prefix, and what older versions of it wrote. Formats with the names of
+the original fuse queries, keys and values where it does, already in training.
 """
 
 from __future__ import annotations

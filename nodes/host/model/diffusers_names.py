@@ -65,14 +65,15 @@ def _starts(out: int, inner: int, count: int) -> tuple[int, ...]:
     return (0, inner, inner + shared, inner + 2 * shared, out)[: count + 1]
 
 
-def names_of(layers: Iterable[str]) -> Iterator[Named]:
-    """All of diffusers' names for a network's layers that a table here has.
+def names_of(layers: Iterable[str], namings: Iterable[Naming]) -> Iterator[Named]:
+    """All names for a network's layers that a table has.
 
     Args:
         layers: the host's dotted names.
+        namings: the tables.
     """
     kinds = _by_kind(layers)
-    for naming in _NAMINGS:
+    for naming in namings:
         if naming.layers.keys() <= kinds.keys():
             yield from _names(naming, kinds)
 
@@ -242,4 +243,4 @@ COGVIDEOX = Naming(
         "time_embedding_linear_2": "time_embedding.linear_2",
     },
 )
-_NAMINGS = (WAN, COSMOS_PREDICT2, HUNYUAN_VIDEO, LUMINA2, IDEOGRAM4, COGVIDEOX)
+NAMINGS = (WAN, COSMOS_PREDICT2, HUNYUAN_VIDEO, LUMINA2, IDEOGRAM4, COGVIDEOX)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ....qrlora_core import QRLoRA
 from ....qrlora_core.files.parts import split_parameter
-from .diffusers_names import names_of
+from . import diffusers_names, original_names
 from .host_types import Entry, HostModel, Patcher, Reorder, Slice
 
 _WEIGHT = ".weight"
@@ -22,6 +22,9 @@ _HOST_PREFIX = "diffusion_model."
 _PEFT_PREFIX = "base_model.model."
 # What trainers put before a layer's name, and before one in which underscores stand for dots.
 _DOTTED_PREFIXES = ("transformer.", "unet.", _HOST_PREFIX)
+# What checkpoints put before them, which some trainers keep.
+_WRAPPERS = ("model.diffusion_model.", "model.model.", "model.", "net.")
+_FLAT_WRAPPERS = tuple(wrapper.replace(".", "_") for wrapper in _WRAPPERS)
 _FLAT_PREFIXES = ("lycoris_", "lora_transformer_", "lora_unet_")
 
 
@@ -104,21 +107,27 @@ class KeyMap:
         for name in (path, f"transformer.{bare}", f"unet.{bare}", f"{_HOST_PREFIX}{bare}", bare):
             if name in self._names:
                 return self._at(self._names[name], parameter)
-        is_flat = path.startswith(_FLAT_PREFIXES)
-        other = self._flat.get(_without(path, _FLAT_PREFIXES)) if is_flat else self._others.get(bare)
+        flat = _without(path, _FLAT_PREFIXES) if path.startswith(_FLAT_PREFIXES) else ""
+        other = self._flat.get(flat) if flat else self._others.get(bare)
+        other = other or self._whatever_the_dots((flat or bare).replace(".", "_"))
         return None if other is None else self._at(other, parameter)
+
+    def _whatever_the_dots(self, flat: str) -> Entry | None:
+        """What a name means in which all dots are underscores: some converters bring back others than there were."""
+        names = (flat, *(flat.removeprefix(wrapper) for wrapper in _FLAT_WRAPPERS if flat.startswith(wrapper)))
+        return next((self._flat[name] for name in names if name in self._flat), None)
 
     def _at(self, entry: Entry, parameter: str) -> Target | None:
         return self._vector(entry, parameter) if parameter else self._target(entry)
 
     @cached_property
     def _others(self) -> dict[str, Entry]:
-        """Names of diffusers that the host's tables lack."""
-        return dict(self._of_diffusers())
+        """Names of diffusers and of original checkpoints that the host's tables lack."""
+        return dict(self._of_others())
 
-    def _of_diffusers(self) -> Iterator[tuple[str, Entry]]:
+    def _of_others(self) -> Iterator[tuple[str, Entry]]:
         layers = {key.removeprefix(_HOST_PREFIX).removesuffix(_WEIGHT): key for key in self._shapes}
-        for named in names_of(layers):
+        for named in diffusers_names.names_of(layers, (*diffusers_names.NAMINGS, *original_names.NAMINGS)):
             key = layers[named.layer]
             rows = named.rows(self._shapes[key])
             offset = None if rows is None else (0, *rows)
