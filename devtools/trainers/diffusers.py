@@ -47,8 +47,13 @@ LUMINA2_HOST = {
 }  # fmt: skip
 _QKV = {f"layers.{{0..1}}.attention.to_{part}": f"layers.{{0..1}}.attention.qkv[{i}/3]" for i, part in enumerate("qkv")}
 IDEOGRAM4_HOST = _QKV | {"layers.{0..1}.attention.to_out.0": "layers.{0..1}.attention.o"}
+# Which hosts before 0.3.76 lack.
+FLUX2_HOST = {
+    "single_transformer_blocks.{0..1}.attn.{to_qkv_mlp_proj,to_out}": "single_blocks.{0..1}.{linear1,linear2}",
+    "transformer_blocks.{0..1}.{ff,ff_context}.{linear_in,linear_out}": "double_blocks.{0..1}.{img_mlp,txt_mlp}.{0,2}",
+}
 Z_IMAGE_LAYERS = (f"{{noise_refiner,context_refiner,layers}}.{{0..1}}.attention.{_ATTENTION}",)
-Z_IMAGE_HOST = {  # of hosts before 0.3.76 or so, and of those after it the same
+Z_IMAGE_HOST = {
     "{noise_refiner,context_refiner,layers}.{0..1}.attention.to_out.0":
         "{noise_refiner,context_refiner,layers}.{0..1}.attention.out",
     **{f"{{noise_refiner,context_refiner,layers}}.{{0..1}}.attention.to_{part}":
@@ -91,6 +96,7 @@ _NETWORKS = (
         ),
         f"{_SCRIPTS}/dreambooth/train_dreambooth_lora_flux2.py, train_dreambooth_lora_flux2_klein.py",
         prefix="transformer.",
+        host=FLUX2_HOST,
     ),
     Layout(
         "diffusers",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from .diffusers import (
+    FLUX2_HOST,
     LUMINA2_HOST,
     SD_BLOCKS,
     SDXL_BLOCKS,
@@ -66,7 +67,7 @@ _HIDREAM_EXPERTS = (
     "{double_stream_blocks,single_stream_blocks}.{0..1}.block.ff_i."
     "{shared_experts,experts.0,experts.1,experts.2,experts.3}.{w1,w2,w3}"
 )
-_SAME = "{name}"  # ComfyUI's network has diffusers' names
+_SAME = "diffusion_model.{name}"  # ComfyUI's network has diffusers' names
 _UNET = {"prefix": "unet.", "down": ".lora.down.weight", "up": ".lora.up.weight", "alike": "lora_unet_{flat}"}
 _KOHYA = {"prefix": "lora_unet_", "flat": True, "down": ".lora_down.weight", "up": ".lora_up.weight", "alpha": ".alpha"}
 _BLOCK_ATTENTION = f"transformer_blocks.{{0..1}}.attn.{_OUT}"
@@ -81,6 +82,7 @@ _STANDARD = (
     _standard(("qwen_image",), "qwen_image", _BLOCK_ATTENTION),
     _standard(
         ("flux2", "flux2_klein"), "flux2", _BLOCK_ATTENTION, "single_transformer_blocks.{0..1}.attn.to_qkv_mlp_proj",
+        host=FLUX2_HOST,
     ),
     _standard(("flux",), "flux", _BLOCK_ATTENTION, f"transformer_blocks.{{0..1}}.attn.{_TEXT}", _SINGLE_ATTENTION),
     _standard(("z_image",), "z_image", *Z_IMAGE_LAYERS, host=Z_IMAGE_HOST),
@@ -112,7 +114,7 @@ _STANDARD = (
     ),
     _standard(
         ("ideogram4",), "ideogram", "layers.{0..1}.attention.{qkv,o}", "layers.{0..1}.feed_forward.{w1,w2,w3}",
-        alike="diffusion_model.{name}",
+        alike=_SAME,
     ),
     _standard(("ernie",), "ernie", f"layers.{{0..1}}.self_attention.{_OUT}"),
     _standard(
@@ -166,8 +168,7 @@ _WITH_LYCORIS = (
         ("flux2", "flux2_klein"), "flux2", _BLOCK_ATTENTION, f"transformer_blocks.{{0..1}}.attn.{_TEXT}",
         "transformer_blocks.{0..1}.{ff,ff_context}.{linear_in,linear_out}",
         "single_transformer_blocks.{0..1}.attn.{to_qkv_mlp_proj,to_out}", alike="transformer.{name}",
-        host={"transformer_blocks.{0..1}.{ff,ff_context}.{linear_in,linear_out}":
-              "double_blocks.{0..1}.{img_mlp,txt_mlp}.{0,2}"},
+        host=FLUX2_HOST,
     ),
     _lycoris(
         ("z_image",), "z_image", *Z_IMAGE_LAYERS, _Z_IMAGE_FEED_FORWARD,
@@ -194,10 +195,10 @@ _WITH_LYCORIS = (
         "transformer_blocks.0.attn.to_add_out", f"transformer_blocks.{{0..1}}.ff.{_FEED_FORWARD}",
         f"transformer_blocks.0.ff_context.{_FEED_FORWARD}",
     ),
-    _lycoris(("ltxv",), "ltxvideo", f"transformer_blocks.{{0..1}}.ff.{_FEED_FORWARD}", alike="diffusion_model.{name}"),
+    _lycoris(("ltxv",), "ltxvideo", f"transformer_blocks.{{0..1}}.ff.{_FEED_FORWARD}", alike=_SAME),
     _lycoris(
         ("ltxav",), "ltxvideo2", f"transformer_blocks.{{0..1}}.{{ff,audio_ff}}.{_FEED_FORWARD}",
-        alike="diffusion_model.{name}",
+        alike=_SAME,
     ),
     _lycoris(
         ("hunyuan_video15",), "hunyuanvideo", f"{_REFINER}.attn.{_OUT}", f"{_REFINER}.ff.{_FEED_FORWARD}",
@@ -218,7 +219,7 @@ _WITH_LYCORIS = (
     ),
     _lycoris(
         ("ideogram4",), "ideogram", "layers.{0..1}.attention.{qkv,o}", "layers.{0..1}.feed_forward.{w1,w2,w3}",
-        alike="diffusion_model.{name}",
+        alike=_SAME,
     ),
     _lycoris(("longcat",), "longcat_image", f"transformer_blocks.{{0..1}}.{{ff,ff_context}}.{_FEED_FORWARD}"),
     _lycoris(

@@ -111,11 +111,11 @@ def _query_key_value(name: str) -> tuple[str, ...]:
     return tuple(f"{name}.to_{part}" for part in "qkv")
 
 
-_ATTENTION_WITH_BIAS = {"q": "to_q", "k": "to_k", "v": "to_v", "o": "to_out.0"}
+_ATTENTION = {"q": "to_q", "k": "to_k", "v": "to_v", "o": "to_out.0"}
 WAN = Naming(
     {
-        **_prefixed("blocks.*.self_attn.", "blocks.*.attn1.", _ATTENTION_WITH_BIAS),
-        **_prefixed("blocks.*.cross_attn.", "blocks.*.attn2.", _ATTENTION_WITH_BIAS),
+        **_prefixed("blocks.*.self_attn.", "blocks.*.attn1.", _ATTENTION),
+        **_prefixed("blocks.*.cross_attn.", "blocks.*.attn2.", _ATTENTION),
         "blocks.*.ffn.0": "blocks.*.ffn.net.0.proj",
         "blocks.*.ffn.2": "blocks.*.ffn.net.2",
     },
@@ -243,4 +243,22 @@ COGVIDEOX = Naming(
         "time_embedding_linear_2": "time_embedding.linear_2",
     },
 )
-NAMINGS = (WAN, COSMOS_PREDICT2, HUNYUAN_VIDEO, LUMINA2, IDEOGRAM4, COGVIDEOX)
+FLUX2 = Naming(  # what it shares with FLUX.1 is in the host's table
+    {
+        "double_stream_modulation_img.lin": "double_stream_modulation_img.linear",
+        "double_stream_modulation_txt.lin": "double_stream_modulation_txt.linear",
+        "single_stream_modulation.lin": "single_stream_modulation.linear",
+        "single_blocks.*.linear1": "single_transformer_blocks.*.attn.to_qkv_mlp_proj",
+        "single_blocks.*.linear2": "single_transformer_blocks.*.attn.to_out",
+        "double_blocks.*.img_mlp.0": "transformer_blocks.*.ff.linear_in",
+        "double_blocks.*.img_mlp.2": "transformer_blocks.*.ff.linear_out",
+        "double_blocks.*.txt_mlp.0": "transformer_blocks.*.ff_context.linear_in",
+        "double_blocks.*.txt_mlp.2": "transformer_blocks.*.ff_context.linear_out",
+    },
+    {
+        **_prefixed("time_in.", "time_guidance_embed.timestep_embedder.", _TWO_LAYERS),
+        **_prefixed("guidance_in.", "time_guidance_embed.guidance_embedder.", _TWO_LAYERS),
+    },
+)
+CHROMA = Naming(_prefixed("distilled_guidance_layer.layers.*.", "distilled_guidance_layer.layers.*.", _TWO_LAYERS))
+NAMINGS = (FLUX2, CHROMA, WAN, COSMOS_PREDICT2, HUNYUAN_VIDEO, LUMINA2, IDEOGRAM4, COGVIDEOX)

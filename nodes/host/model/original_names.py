@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from .diffusers_names import Naming
 
-_TWO_LAYERS = {"in_layer": "linear_1", "out_layer": "linear_2"}
 _REFINER = "txt_in.individual_token_refiner.blocks.*"
 
 
@@ -48,21 +47,4 @@ HUNYUAN_APART = Naming(
         for block, stream in ((_BLOCK, "img_attn.qkv"), (_BLOCK, "txt_attn.qkv"), (_REFINER, "self_attn.qkv"))
     }
 )
-FLUX2 = Naming(
-    {
-        f"{stream}_modulation{part}.lin": f"{stream}_modulation{part}.linear"
-        for stream, part in (("double_stream", "_img"), ("double_stream", "_txt"), ("single_stream", ""))
-    },
-    {
-        f"{part}.{layer}": f"time_guidance_embed.{embedder}.{name}"
-        for part, embedder in (("time_in", "timestep_embedder"), ("guidance_in", "guidance_embedder"))
-        for layer, name in _TWO_LAYERS.items()
-    },
-)
-CHROMA = Naming(
-    {
-        f"distilled_guidance_layer.layers.*.{layer}": f"distilled_guidance_layer.layers.*.{name}"
-        for layer, name in _TWO_LAYERS.items()
-    }
-)
-NAMINGS = (HUNYUAN, HUNYUAN_APART, FLUX2, CHROMA)
+NAMINGS = (HUNYUAN, HUNYUAN_APART)
