@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from .layout import Layout
-from .unet import SD, SDXL
+from .unet import UNet
 
 _SOURCE = "Nerogar/OneTrainer: modules/model/"
 _KOHYA = Layout("", (), (), "", "lora_unet_", True, ".lora_down.weight", ".lora_up.weight", ".alpha")
@@ -28,7 +28,8 @@ class _Family:
         diffusers: names of the layers as diffusers' network has them.
         original: names after its conversion; diffusers' own where it has none.
         part: what diffusers calls the network in a pipeline.
-        legacy: prefix of what older versions wrote, with diffusers' names; empty where they wrote nothing.
+        legacy: prefix of what older versions wrote; empty where they wrote nothing.
+        older: names in it; diffusers' own where they are those.
         kohya: whether kohya's format has diffusers' names too.
         wrapper: what stands before the bare names.
         meant: what names mean that ComfyUI's own tables lack.
@@ -41,6 +42,7 @@ class _Family:
     original: tuple[str, ...] = ()
     part: str = "transformer"
     legacy: str = ""
+    older: tuple[str, ...] = ()
     kohya: bool = False
     wrapper: str = ""
     meant: Mapping[str, str] = field(default_factory=dict)
@@ -64,9 +66,15 @@ class _Family:
         yield replace(bare, trainer="OneTrainer, ComfyUI", prefix="diffusion_model.", alike=self.alike)
         if self.legacy:
             flat = self.legacy.endswith("_")
-            yield replace(
-                kohya, trainer="OneTrainer, legacy", layers=self.diffusers, prefix=self.legacy, flat=flat,
-            )  # fmt: skip
+            layers = self.older or self.diffusers
+            yield replace(kohya, trainer="OneTrainer, legacy", layers=layers, prefix=self.legacy, flat=flat)
+
+
+def _unet(model: str, name: str, kohya: bool = False) -> _Family:
+    pairs = UNet.small(name).everything()
+    return _Family(
+        model, (name,), tuple(pairs), tuple(pairs.values()), "unet", legacy="lora_unet_", kohya=kohya, meant=pairs,
+    )  # fmt: skip
 
 
 _KREA2_ATTENTION = "attn.{wq,wk,wv,gate,wo}"
@@ -233,6 +241,18 @@ _PIXART_SIZE_ORIGINAL = "{csize_embedder,ar_embedder}.mlp.{0,2}"
 
 _HIDREAM_BLOCK = "{ff_i.shared_experts.w1,ff_i.shared_experts.w2,ff_i.shared_experts.w3,adaLN_modulation.1}"
 
+_CASCADE_ATTENTION = "{down_blocks,up_blocks}.{0..1}.2.attention"
+_CASCADE_HOST = f"{_CASCADE_ATTENTION}.attn.{{to_q,to_k,to_v,out_proj}}"
+_CASCADE_DIFFUSERS = f"{_CASCADE_ATTENTION}.{{to_q,to_k,to_v,to_out.0}}"
+_CASCADE_ORIGINAL = f"{_CASCADE_ATTENTION}.attn.{{in_proj.0,in_proj.1,in_proj.2,out_proj}}"
+_CASCADE = (
+    "{down_blocks,up_blocks}.{0..1}.0.{channelwise.0,channelwise.4,depthwise}",
+    "{down_blocks,up_blocks}.{0..1}.1.{mapper,mapper_sca,mapper_crp}",
+    "{down_blocks,up_blocks}.{0..1}.2.kv_mapper.1",
+    "{clip_txt_pooled_mapper,clip_txt_mapper,clip_img_mapper,embedding.1,clf.1}",
+    "{down_downscalers.1.1.blocks.0,up_upscalers.0.1.blocks.1}",
+)
+
 _FAMILIES = (
     _Family(
         "Krea2Model", ("krea2",),
@@ -293,14 +313,9 @@ _FAMILIES = (
         (*_CHROMA_MEANT.values(), *_FLUX_ORIGINAL), legacy="lora_transformer_", meant=_CHROMA_MEANT,
     ),
     _Family("ZImageModel", ("z_image",), _Z_IMAGE, legacy="transformer.", meant=_Z_IMAGE_MEANT),
-    _Family(
-        "StableDiffusionXLModel", ("sdxl",), tuple(SDXL.everything()), tuple(SDXL.everything().values()), "unet",
-        legacy="lora_unet_", meant=SDXL.everything(),
-    ),
-    _Family(
-        "StableDiffusionModel", ("sd15", "sd2"), tuple(SD.everything()), tuple(SD.everything().values()), "unet",
-        legacy="lora_unet_", kohya=True, meant=SD.everything(),
-    ),
+    _unet("StableDiffusionXLModel", "sdxl"),
+    _unet("StableDiffusionModel", "sd15", kohya=True),
+    _unet("StableDiffusionModel", "sd2", kohya=True),
     _Family("StableDiffusion3Model", ("sd3",), _SD3, _SD3_ORIGINAL, legacy="lora_transformer_"),
     _Family(
         "StableDiffusion3Model", ("sd35",), (*_SD3, "transformer_blocks.0.attn2.{to_q,to_k,to_v,to_out.0}"),
@@ -349,6 +364,11 @@ _FAMILIES = (
     _Family(
         "PixArtAlphaModel", ("pixart_alpha",), (*_PIXART, _PIXART_TIME, _PIXART_SIZE),
         (*_PIXART_ORIGINAL, _PIXART_SIZE_ORIGINAL), legacy="lora_transformer_", alike="transformer.{name}",
+    ),
+    _Family(
+        "WuerstchenModel", ("cascade_c",), (*_CASCADE, _CASCADE_DIFFUSERS), (*_CASCADE, _CASCADE_ORIGINAL), "prior",
+        legacy="lora_prior_unet_", older=(*_CASCADE, _CASCADE_HOST),
+        meant={_CASCADE_DIFFUSERS: _CASCADE_HOST, _CASCADE_ORIGINAL: _CASCADE_HOST, **{name: name for name in _CASCADE}},
     ),
 )  # fmt: skip
 

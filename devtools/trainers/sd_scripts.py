@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from .layout import Layout
-from .unet import SD, SDXL
+from .unet import UNet
 
 _SOURCE = "kohya-ss/sd-scripts: "
 
@@ -82,8 +82,15 @@ LAYOUTS = (
     ),
     _own(("chroma",), _FLUX_BLOCKS, "networks/lora_flux.py, library/chroma_models.py"),
     _own(("lumina2",), _LUMINA2, "networks/lora_lumina.py, library/lumina_models.py"),
-    _own(("sdxl",), tuple(SDXL.transformers().values()), "networks/lora.py, library/sdxl_original_unet.py"),
-    _own(("sd15", "sd2"), tuple(SD.transformers()), "networks/lora.py, library/original_unet.py"),
+    _own(
+        ("sdxl",),
+        tuple(UNet.small("sdxl").transformers().values()),
+        "networks/lora.py, library/sdxl_original_unet.py",
+    ),
+    *(
+        _own((name,), tuple(UNet.small(name).transformers()), "networks/lora.py, library/original_unet.py")
+        for name in ("sd15", "sd2")
+    ),
     _own(("sd3",), _SD3, "networks/lora_sd3.py, library/sd3_models.py"),
     _own(
         ("sd35",),

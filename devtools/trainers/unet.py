@@ -1,8 +1,13 @@
-"""Names in the UNets of Stable Diffusion: as diffusers has them, to those of the original, which ComfyUI keeps."""
+"""Names in the UNets of Stable Diffusion: as diffusers has them, to those of the original, which ComfyUI keeps.
+
+Both number their blocks by how a UNet is built, so that a small one has other numbers than a published one.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from ..tiny_models.registry import ARCHITECTURES
 
 _LEAVES = ("{attn1,attn2}.{to_q,to_k,to_v,to_out.0}", "ff.net.{0.proj,2}")
 _RESNET = ("{conv1,time_emb_proj,conv2}", "{in_layers.2,emb_layers.1,out_layers.3}")
@@ -26,6 +31,15 @@ class UNet:
     middle: int
     wider: tuple[int, ...]
     labels: bool = False
+
+    @classmethod
+    def small(cls, name: str) -> UNet:
+        """As the small model of this name is built; SD 1.5 where there is none of it."""
+        unet = ARCHITECTURES.get(name, ARCHITECTURES["sd15"]).unet
+        resnets, widths = unet["num_res_blocks"][0], unet["channel_mult"]
+        wider = tuple(level for level in range(1, len(widths)) if widths[level] != widths[level - 1])
+        depths = tuple(unet["transformer_depth"][::resnets])
+        return cls(resnets, depths, unet["transformer_depth_middle"], wider, "num_classes" in unet)
 
     def transformers(self) -> dict[str, str]:
         """Diffusers' name to the original's, of all layers of the transformers."""
@@ -85,7 +99,3 @@ class UNet:
     def _resnet(own: str, original: str, shortcut: bool = False) -> dict[str, str]:
         leaves = (_RESNET, _SHORTCUT) if shortcut else (_RESNET,)
         return {f"{own}.{leaf}": f"{original}.{host}" for leaf, host in leaves}
-
-
-SD = UNet(2, (1, 1, 1, 0), 1, (1, 2))
-SDXL = UNet(2, (0, 2, 10), 10, (1, 2), labels=True)

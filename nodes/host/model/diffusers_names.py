@@ -15,7 +15,8 @@ Rows = tuple[int, int]  # start, length
 
 @dataclass(frozen=True)
 class Naming:
-    """Dotted names of a network's layers, the host's to diffusers'; ``*`` stands for the number of a block.
+    """Dotted names of a network's layers, the host's to diffusers'; ``*`` stands for the number of a block,
+    or those of a level and of a block in it.
 
     Args:
         layers: those that each network of the kind has. Several names for one layer are those of its rows: query, key
@@ -79,18 +80,18 @@ def names_of(layers: Iterable[str], namings: Iterable[Naming]) -> Iterator[Named
 
 
 def _by_kind(layers: Iterable[str]) -> dict[str, list[tuple[str, str]]]:
-    """Names with their first number folded, to (number, name)."""
+    """Names with their first number folded, and with their first two that stand together, to (number, name)."""
     kinds: dict[str, list[tuple[str, str]]] = {}
     for layer in layers:
-        number = _NUMBER.search(layer)
         kinds.setdefault(layer, []).append(("", layer))
-        if number is not None:
+        for number in filter(None, (_NUMBER.search(layer), _NUMBERS.search(layer))):
             folded = f"{layer[: number.start()]}*{layer[number.end() :]}"
             kinds.setdefault(folded, []).append((number[0], layer))
     return kinds
 
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+_NUMBERS = re.compile(r"(?<=\.)\d+\.\d+(?=\.)")
 
 
 def _names(naming: Naming, kinds: Mapping[str, list[tuple[str, str]]]) -> Iterator[Named]:
@@ -261,4 +262,11 @@ FLUX2 = Naming(  # what it shares with FLUX.1 is in the host's table
     },
 )
 CHROMA = Naming(_prefixed("distilled_guidance_layer.layers.*.", "distilled_guidance_layer.layers.*.", _TWO_LAYERS))
-NAMINGS = (FLUX2, CHROMA, WAN, COSMOS_PREDICT2, HUNYUAN_VIDEO, LUMINA2, IDEOGRAM4, COGVIDEOX)
+_CASCADE_ATTENTION = {"to_q": "to_q", "to_k": "to_k", "to_v": "to_v", "out_proj": "to_out.0"}
+CASCADE = Naming(
+    {
+        **_prefixed("down_blocks.*.attention.attn.", "down_blocks.*.attention.", _CASCADE_ATTENTION),
+        **_prefixed("up_blocks.*.attention.attn.", "up_blocks.*.attention.", _CASCADE_ATTENTION),
+    }
+)
+NAMINGS = (CASCADE, FLUX2, CHROMA, WAN, COSMOS_PREDICT2, HUNYUAN_VIDEO, LUMINA2, IDEOGRAM4, COGVIDEOX)

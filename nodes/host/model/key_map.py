@@ -21,7 +21,7 @@ _WEIGHT = ".weight"
 _HOST_PREFIX = "diffusion_model."
 _PEFT_PREFIX = "base_model.model."
 # What trainers put before a layer's name, and before one in which underscores stand for dots.
-_DOTTED_PREFIXES = ("transformer.", "unet.", _HOST_PREFIX)
+_DOTTED_PREFIXES = ("transformer.", "unet.", "prior.", _HOST_PREFIX)
 # What checkpoints put before them, which some trainers keep.
 _WRAPPERS = ("model.diffusion_model.", "model.model.", "model.", "net.")
 _FLAT_WRAPPERS = tuple(wrapper.replace(".", "_") for wrapper in _WRAPPERS)

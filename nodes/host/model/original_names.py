@@ -47,4 +47,11 @@ HUNYUAN_APART = Naming(
         for block, stream in ((_BLOCK, "img_attn.qkv"), (_BLOCK, "txt_attn.qkv"), (_REFINER, "self_attn.qkv"))
     }
 )
-NAMINGS = (HUNYUAN, HUNYUAN_APART)
+CASCADE = Naming(  # of torch's attention, whose one weight for three trainers take apart
+    {
+        f"{way}_blocks.*.attention.attn.to_{part}": f"{way}_blocks.*.attention.attn.in_proj.{i}"
+        for way in ("down", "up")
+        for i, part in enumerate("qkv")
+    }
+)
+NAMINGS = (HUNYUAN, HUNYUAN_APART, CASCADE)

@@ -8,6 +8,8 @@ from torch import nn
 
 from comfyui_qr_lora.nodes.host.model.key_map import KeyMap
 from devtools import tiny_models
+from devtools.trainers.layout import expanded
+from devtools.trainers.unet import UNet
 
 
 class Network(nn.Module):
@@ -67,3 +69,19 @@ def test_a_part_of_what_the_host_fuses_is_its_rows() -> None:
     parts = [key_map.find(f"lora_unet_double_blocks_1_txt_attn_{part}") for part in "qkv"]
     assert [part.rows for part in parts if part] == [(0, 128), (128, 128), (256, 128)]
     assert {part.module for part in parts if part} == {"diffusion_model.double_blocks.1.txt_attn.qkv"}
+
+
+def test_the_unets_of_stable_diffusion_are_numbered_as_trainers_write_it_out() -> None:
+    """The counts and numbers are those of OneTrainer's and sd-scripts' own tables for the published networks."""
+    tables = [
+        (UNet(2, (1, 1, 1, 0), 1, (1, 2)), 282, 192),
+        (UNet(2, (0, 2, 10), 10, (1, 2), labels=True), 794, 722),
+    ]
+    for unet, layers, of_transformers in tables:
+        assert sum(len(expanded(name)) for name in unet.everything()) == layers
+        assert sum(len(expanded(name)) for name in unet.transformers()) == of_transformers
+    names = {own: host for table in tables[:1] for own, host in table[0].everything().items()}
+    assert names["up_blocks.2.attentions.1.{proj_in,proj_out}"] == "output_blocks.7.1.{proj_in,proj_out}"
+    assert names["down_blocks.2.resnets.1.{conv1,time_emb_proj,conv2}"].startswith("input_blocks.8.0.")
+    assert names["up_blocks.0.upsamplers.0.conv"] == "output_blocks.2.1.conv"
+    assert names["up_blocks.1.upsamplers.0.conv"] == "output_blocks.5.2.conv"
