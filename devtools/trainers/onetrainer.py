@@ -368,7 +368,7 @@ _FAMILIES = (
     _Family(
         "WuerstchenModel", ("cascade_c",), (*_CASCADE, _CASCADE_DIFFUSERS), (*_CASCADE, _CASCADE_ORIGINAL), "prior",
         legacy="lora_prior_unet_", older=(*_CASCADE, _CASCADE_HOST),
-        meant={_CASCADE_DIFFUSERS: _CASCADE_HOST, _CASCADE_ORIGINAL: _CASCADE_HOST, **{name: name for name in _CASCADE}},
+        meant=dict.fromkeys((_CASCADE_DIFFUSERS, _CASCADE_ORIGINAL), _CASCADE_HOST) | {name: name for name in _CASCADE},
     ),
 )  # fmt: skip
 

@@ -15,8 +15,9 @@ Rows = tuple[int, int]  # start, length
 
 @dataclass(frozen=True)
 class Naming:
-    """Dotted names of a network's layers, the host's to diffusers'; ``*`` stands for the number of a block,
-    or those of a level and of a block in it.
+    """Dotted names of a network's layers, the host's to diffusers'.
+
+    ``*`` stands for the number of a block, or for those of a level and of a block in it.
 
     Args:
         layers: those that each network of the kind has. Several names for one layer are those of its rows: query, key
