@@ -101,6 +101,8 @@ _FLUX_MODULATION = (
 )
 
 _FLUX2_MEANT = {
+    "transformer_blocks.{0..1}.{ff,ff_context}.{linear_in,linear_out}": "double_blocks.{0..1}.{img_mlp,txt_mlp}.{0,2}",
+    "single_transformer_blocks.{0..1}.attn.{to_qkv_mlp_proj,to_out}": "single_blocks.{0..1}.{linear1,linear2}",
     "time_guidance_embed.timestep_embedder.{linear_1,linear_2}": "time_in.{in_layer,out_layer}",
     "{double_stream_modulation_img,double_stream_modulation_txt,single_stream_modulation}.linear":
         "{double_stream_modulation_img,double_stream_modulation_txt,single_stream_modulation}.lin",
@@ -111,8 +113,6 @@ _FLUX2 = (
     _ENDS,
     "norm_out.linear",
     _FLUX_BLOCKS[0],
-    "transformer_blocks.{0..1}.{ff,ff_context}.{linear_in,linear_out}",
-    "single_transformer_blocks.{0..1}.attn.{to_qkv_mlp_proj,to_out}",
 )
 _FLUX2_ORIGINAL = (
     *_FLUX_ORIGINAL,
@@ -312,7 +312,10 @@ _FAMILIES = (
         "ChromaModel", ("chroma",), (*_CHROMA_MEANT, _ENDS, *_FLUX_BLOCKS, _FLUX_SINGLE),
         (*_CHROMA_MEANT.values(), *_FLUX_ORIGINAL), legacy="lora_transformer_", meant=_CHROMA_MEANT,
     ),
-    _Family("ZImageModel", ("z_image",), _Z_IMAGE, legacy="transformer.", meant=_Z_IMAGE_MEANT),
+    _Family(
+        "ZImageModel", ("z_image",), _Z_IMAGE, legacy="transformer.", meant=_Z_IMAGE_MEANT,
+        alike="diffusion_model.{name}",
+    ),
     _unet("StableDiffusionXLModel", "sdxl"),
     _unet("StableDiffusionModel", "sd15", kohya=True),
     _unet("StableDiffusionModel", "sd2", kohya=True),
