@@ -7,9 +7,12 @@ list has no word for a name, the dots end up in other places.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from .layout import Layout
+
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 
 _SOURCE = "kohya-ss/musubi-tuner: src/musubi_tuner/"
 _CONVERTER = f"{_SOURCE}convert_lora.py"
@@ -18,20 +21,21 @@ _QWEN = ("qwen_image", "qwen_image_edit", "qwen_image_layered")
 _WAN = ("wan", "wan22_i2v")
 
 
-def _own(models: tuple[str, ...], layers: tuple[str, ...], network: str, **meant: object) -> Layout:
-    own = Layout(
+def _own(models: tuple[str, ...], layers: tuple[str, ...], network: str, host: Mapping[str, str] = _NOTHING) -> Layout:
+    return Layout(
         "musubi-tuner", models, layers, _SOURCE + network, "lora_unet_", True, ".lora_down.weight", ".lora_up.weight",
-        ".alpha",
+        ".alpha", host,
     )  # fmt: skip
-    return replace(own, **meant)
 
 
-def _converted(models: tuple[str, ...], layers: tuple[str, ...], **meant: object) -> Layout:
-    return replace(Layout("musubi-tuner, converted", models, layers, _CONVERTER, "diffusion_model."), **meant)
+def _converted(models: tuple[str, ...], layers: tuple[str, ...], host: Mapping[str, str] = _NOTHING) -> Layout:
+    return Layout("musubi-tuner, converted", models, layers, _CONVERTER, "diffusion_model.", host=host)
 
 
-def _both(models: tuple[str, ...], layers: tuple[str, ...], network: str, **meant: object) -> tuple[Layout, Layout]:
-    return _own(models, layers, network, **meant), _converted(models, layers, **meant)
+def _both(
+    models: tuple[str, ...], layers: tuple[str, ...], network: str, host: Mapping[str, str] = _NOTHING
+) -> tuple[Layout, Layout]:
+    return _own(models, layers, network, host), _converted(models, layers, host)
 
 
 _KREA2_BLOCK = ("attn.{wq,wk,wv,gate,wo}", "mlp.{gate,up,down}")

@@ -6,20 +6,22 @@ are written with underscores.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 from .layout import Layout
 from .unet import UNet
 
 _SOURCE = "kohya-ss/sd-scripts: "
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
-def _own(models: tuple[str, ...], layers: tuple[str, ...], source: str, **meant: object) -> Layout:
-    own = Layout(
+def _own(models: tuple[str, ...], layers: tuple[str, ...], source: str, host: Mapping[str, str] = _NOTHING) -> Layout:
+    return Layout(
         "sd-scripts", models, layers, _SOURCE + source, "lora_unet_", True, ".lora_down.weight", ".lora_up.weight",
-        ".alpha",
+        ".alpha", host,
     )  # fmt: skip
-    return replace(own, **meant)
 
 
 _FLUX_ATTENTION = "double_blocks.{0..1}.{img_attn,txt_attn}.{qkv,proj}"

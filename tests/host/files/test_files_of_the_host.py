@@ -5,6 +5,7 @@ Other tests train with the host's nodes and compare pictures; here its adapters 
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import comfy.lora
 import comfy.weight_adapter
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from comfyui_qr_lora.nodes.host.files.load import load
 from comfyui_qr_lora.nodes.host.model.host_types import Patcher
-from comfyui_qr_lora.nodes.host.model.matching import match
+from comfyui_qr_lora.nodes.host.model.matching import Match, match
 from devtools import tiny_models
 from devtools.tiny_models.registry import ARCHITECTURES
 
@@ -79,13 +80,13 @@ def compare(patcher: Patcher, state: dict[str, Tensor], file: Path) -> None:
     assert {key: error for key, error in errors.items() if not error <= TOLERANCE} == {}
 
 
-def by_stock(patcher: Patcher, patches: dict) -> Iterator[tuple[str, Tensor]]:
+def by_stock(patcher: Patcher, patches: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
     for key, patch in patches.items():
         nothing = torch.zeros(patcher.model.get_parameter(key).shape, dtype=torch.float64)
         yield key, comfy.lora.calculate_weight([(1.0, patch, 1.0, None, None)], nothing, key, torch.float64)
 
 
-def ours(patcher: Patcher, matched: object) -> Iterator[tuple[str, Tensor]]:
+def ours(patcher: Patcher, matched: Match) -> Iterator[tuple[str, Tensor]]:
     for name, layer in matched.adapter.layers.items():
         shape = patcher.model.get_parameter(matched.targets[name].key).shape
         deltas = [term.scaling * term.q.double() @ term.delta_r.double().flatten(1) for term in layer.terms]
