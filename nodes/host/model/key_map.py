@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import comfy.lora
@@ -14,11 +14,18 @@ from torch import Tensor
 
 from ....qrlora_core import QRLoRA
 from ....qrlora_core.files.parts import split_parameter
+from . import diffusers_names, original_names
 from .host_types import Entry, HostModel, Patcher, Reorder, Slice
 
 _WEIGHT = ".weight"
 _HOST_PREFIX = "diffusion_model."
 _PEFT_PREFIX = "base_model.model."
+# What trainers put before a layer's name, and before one in which underscores stand for dots.
+_DOTTED_PREFIXES = ("transformer.", "unet.", "prior.", _HOST_PREFIX)
+# What checkpoints put before them, which some trainers keep.
+_WRAPPERS = ("model.diffusion_model.", "model.model.", "model.", "net.")
+_FLAT_WRAPPERS = tuple(wrapper.replace(".", "_") for wrapper in _WRAPPERS)
+_FLAT_PREFIXES = ("lycoris_", "lora_transformer_", "lora_unet_")
 
 
 @dataclass(frozen=True)
@@ -96,25 +103,70 @@ class KeyMap:
     def find(self, path: str) -> Target | None:
         """The target of an adapter's module path, or None when this model has no such layer."""
         path, parameter = split_parameter(path)
-        bare = path.removeprefix(_PEFT_PREFIX).removeprefix("transformer.").removeprefix("unet.")
+        bare = _without(path.removeprefix(_PEFT_PREFIX), _DOTTED_PREFIXES)
         for name in (path, f"transformer.{bare}", f"unet.{bare}", f"{_HOST_PREFIX}{bare}", bare):
             if name in self._names:
-                entry = self._names[name]
-                return self._vector(entry, parameter) if parameter else self._target(entry)
-        return None
+                return self._at(self._names[name], parameter)
+        flat = _without(path, _FLAT_PREFIXES) if path.startswith(_FLAT_PREFIXES) else ""
+        other = self._flat.get(flat) if flat else self._others.get(bare)
+        other = other or self._whatever_the_dots((flat or bare).replace(".", "_"))
+        return None if other is None else self._at(other, parameter)
+
+    def _whatever_the_dots(self, flat: str) -> Entry | None:
+        """What a name means in which all dots are underscores: some converters bring back others than there were."""
+        names = (flat, *(flat.removeprefix(wrapper) for wrapper in _FLAT_WRAPPERS if flat.startswith(wrapper)))
+        return next((self._flat[name] for name in names if name in self._flat), None)
+
+    def _at(self, entry: Entry, parameter: str) -> Target | None:
+        return self._vector(entry, parameter) if parameter else self._target(entry)
+
+    @cached_property
+    def _others(self) -> dict[str, Entry]:
+        """Names of diffusers and of original checkpoints that the host's tables lack."""
+        return dict(self._of_others())
+
+    def _of_others(self) -> Iterator[tuple[str, Entry]]:
+        layers = {key.removeprefix(_HOST_PREFIX).removesuffix(_WEIGHT): key for key in self._shapes}
+        for named in diffusers_names.names_of(layers, (*diffusers_names.NAMINGS, *original_names.NAMINGS)):
+            key = layers[named.layer]
+            rows = named.rows(self._shapes[key])
+            offset = None if rows is None else (0, *rows)
+            yield named.name, (key, offset, comfy.utils.swap_scale_shift) if named.swapped else (key, offset)
+
+    @cached_property
+    def _flat(self) -> dict[str, Entry]:
+        """Names in which underscores stand for dots, but for those that could mean several layers."""
+        meanings: dict[str, set[Entry]] = {}
+        for name, entry in (self._names | self._others).items():
+            target = self._target(entry)
+            if target is not None and not name.startswith(_FLAT_PREFIXES):
+                flat = _without(name, _DOTTED_PREFIXES).replace(".", "_")
+                meanings.setdefault(flat, set()).add(target.patch_key)
+        return {name: entries.pop() for name, entries in meanings.items() if len(entries) == 1}
 
     def shape_of(self, key: str) -> tuple[int, ...]:
         """The shape of a whole host weight."""
         return self._shapes[key]
 
+    def named(self, target: Target) -> Target:
+        """A target that has a name in the host's tables: itself, or the whole weight of which it is some rows."""
+        if target.rows is None or self._name_of(target) is not None:
+            return target
+        whole = self._vectors[target.key] if target.vector else self._shapes[target.key][0]
+        return replace(target, shape=(whole, *target.shape[1:]), rows=None)
+
     def name_of(self, target: Target) -> str:
         """The one name for a target: published where it has one, else the host's own."""
-        if target.vector:
-            weight = f"{target.module}{_WEIGHT}"
-            shape = self._shapes.get(weight, (0,))
-            beside = Target(weight, (target.shape[0], *shape[1:]), target.rows, target.reorder)
-            return self._by_target.get(beside, target.module) + target.vector
-        return self._by_target.get(target, target.module)
+        return self._name_of(target) or target.module + target.vector
+
+    def _name_of(self, target: Target) -> str | None:
+        if not target.vector:
+            return self._by_target.get(target)
+        weight = f"{target.module}{_WEIGHT}"
+        shape = self._shapes.get(weight, (0,))
+        beside = Target(weight, (target.shape[0], *shape[1:]), target.rows, target.reorder)
+        name = self._by_target.get(beside)
+        return None if name is None else name + target.vector
 
     @cached_property
     def _by_target(self) -> dict[Target, str]:
@@ -169,6 +221,11 @@ class KeyMap:
         if dimension != 0 or start + length > shape[0]:  # the host's tables overstate some models' slices
             return None
         return Target(key, (length, *shape[1:]), (start, length), reorder)
+
+
+def _without(name: str, prefixes: Iterable[str]) -> str:
+    """A name without the first of these prefixes that it has."""
+    return name.removeprefix(next(filter(name.startswith, prefixes), ""))
 
 
 def _parts(entry: Entry) -> tuple[str, Slice | None, Reorder | None]:

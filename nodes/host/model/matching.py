@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from torch.nn.functional import pad
+
 from ....qrlora_core import AdapterError, Layer, QRLoRA, TargetError
 from ..text import paths_as_text
 from .host_types import Patcher
@@ -63,25 +65,35 @@ def _match(patcher: Patcher, adapter: QRLoRA, key_map: KeyMap) -> Match:
     found = {path: key_map.find(path) for path in adapter.layers}
     targets: dict[str, Target] = {}
     own_names: dict[str, tuple[str, ...]] = {}
+    layers: dict[str, list[Layer]] = {}
     for path, target in found.items():
         if target is not None:
             _check_shape(patcher, adapter, path, target)
-            name = key_map.name_of(target)
-            targets[name] = target
+            whole = key_map.named(target)
+            name = key_map.name_of(whole)
+            targets[name] = whole
             own_names[name] = (*own_names.get(name, ()), path)
+            layer = _in_shape(adapter.layers[path], target.shape)
+            layers.setdefault(name, []).append(_among_all_rows(layer, target, whole))
     missing = tuple(path for path, target in found.items() if target is None)
-    return Match(_renamed(adapter, targets, own_names), targets, own_names, missing)
+    return Match(_renamed(adapter, layers), targets, own_names, missing)
 
 
-def _renamed(adapter: QRLoRA, targets: Mapping[str, Target], own_names: Mapping[str, tuple[str, ...]]) -> QRLoRA:
-    layers = {
-        name: _joined([_in_shape(adapter.layers[path], targets[name].shape) for path in paths])
-        for name, paths in own_names.items()
-    }
+def _renamed(adapter: QRLoRA, matched: Mapping[str, list[Layer]]) -> QRLoRA:
+    layers = {name: _joined(parts) for name, parts in matched.items()}
     unchanged = len(layers) == len(adapter.layers) and all(
         adapter.layers.get(name) is layer for name, layer in layers.items()
     )
     return adapter if unchanged else replace(adapter, layers=layers)
+
+
+def _among_all_rows(layer: Layer, target: Target, whole: Target) -> Layer:
+    """A layer for some rows of a weight as one for all of them, of which it leaves the others as they are."""
+    if target == whole or target.rows is None:
+        return layer
+    start, length = target.rows
+    after = whole.shape[0] - start - length
+    return layer.with_terms(replace(term, q=pad(term.q, (0, 0, start, after))) for term in layer.terms)
 
 
 def _joined(layers: list[Layer]) -> Layer:
