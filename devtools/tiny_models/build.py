@@ -73,8 +73,7 @@ def released(name: str, title: str) -> HostModel:
     """
     architecture = ARCHITECTURES[name]
     unet = next(network.unet for network in architecture.released if network.title == title)
-    model: HostModel = _on_no_memory(architecture, _completed(architecture, unet))
-    return model
+    return _on_no_memory(architecture, _completed(architecture, unet))
 
 
 def _patcher(
@@ -90,7 +89,7 @@ def _patcher(
     def make() -> HostModel:
         config = configuration(architecture)
         config.set_inference_dtype(dtype, compute_dtype)
-        model: HostModel = config.get_model(architecture.beside(), "")
+        model = model_of(architecture, config)
         architecture.narrow(model.diffusion_model)
         fill(model.diffusion_model, torch.Generator().manual_seed(seed))
         return model
@@ -129,10 +128,17 @@ def _completed(architecture: Architecture, unet: Mapping[str, Any]) -> Mapping[s
     return unet
 
 
-def _on_no_memory(architecture: Architecture, unet: Mapping[str, Any]) -> Any:
+def _on_no_memory(architecture: Architecture, unet: Mapping[str, Any]) -> HostModel:
     config = _kind(architecture)(dict(unet))
     config.set_inference_dtype(torch.float32, None)
-    return config.get_model(architecture.beside(), "", device=torch.device("meta"))
+    return model_of(architecture, config, device=torch.device("meta"))
+
+
+@torch.no_grad()  # as the host loads: some classes copy what a checkpoint holds into parameters
+def model_of(architecture: Architecture, config: Any, **options: Any) -> HostModel:
+    """The model of a configuration, without its weights."""
+    model: HostModel = config.get_model(architecture.beside(), "", **options)
+    return model
 
 
 def patcher_of(make: Callable[[], HostModel], device: str | torch.device) -> Patcher:

@@ -69,7 +69,7 @@ ARCHITECTURES = {
                 _TRUE_C_LITE,
                 1.03,
                 {"down_blocks.0": 3 * 4, "down_blocks.1": 3 * 12, "up_blocks.0": 3 * 12, "up_blocks.1": 3 * 4},
-                "stabilityai/stable-cascade: 1 billion parameters; size of stage_c_lite.safetensors, 4.12 GB in float32",
+                "stabilityai/stable-cascade: 1 billion; size of stage_c_lite.safetensors, 4.12 GB in float32",
             ),
         ),
     ),
@@ -86,7 +86,7 @@ ARCHITECTURES = {
                 _TRUE_B,
                 1.56,
                 {"down_blocks.0": 2 * 2, "down_blocks.2": 3 * 28, "up_blocks.0": 3 * 6, "up_blocks.3": 2 * 2},
-                "stabilityai/stable-cascade: 1.5 billion parameters; size of stage_b.safetensors, 6.25 GB in float32",
+                "stabilityai/stable-cascade: 1.5 billion; size of stage_b.safetensors, 6.25 GB in float32",
             ),
             Released(
                 "Stable Cascade, stage B lite",
