@@ -266,7 +266,7 @@ ARCHITECTURES = {
         "SD15_instructpix2pix",
         _SD15 | {"in_channels": 8},
         _LEAST,
-        conditioning=(_beside(*_LEAST),),
+        reference=(_beside(*_LEAST),),
         variant_of="sd15",
         released=(
             Released(
@@ -453,7 +453,8 @@ ARCHITECTURES = {
         "SDXL_instructpix2pix",
         _LIKE_SDXL | {"in_channels": 8},
         _LEAST,
-        conditioning=(pooled(1280), _beside(*_LEAST)),
+        conditioning=(pooled(1280),),
+        reference=(_beside(*_LEAST),),
         variant_of="sdxl",
         released=(
             Released(
@@ -513,9 +514,13 @@ ARCHITECTURES = {
                 _TRUE_X4,
                 0.473,
                 _UNET_BLOCKS,
-                "stabilityai/stable-diffusion-x4-upscaler: size of unet/diffusion_pytorch_model.safetensors",
+                "size of unet/diffusion_pytorch_model.safetensors, 1.89 GB in float32",
             ),
         ),
+        limits={
+            "quantized": "ComfyUI cannot store it in float8: it fills the embedding of noise levels with random "
+            "numbers, which torch does not draw in float8. int8 works where ComfyUI has it"
+        },
     ),
     "svd": Architecture(
         "Stable Video Diffusion",
@@ -577,12 +582,11 @@ ARCHITECTURES = {
         ),
     ),
     "sd35": Architecture(
-        "Stable Diffusion 3.5",
+        "Stable Diffusion 3.5 medium",
         "SD3",
         _SD35,
         (16, 16, 16),
         conditioning=(pooled(2048),),
-        variant_of="sd3",
         released=(
             Released(
                 "Stable Diffusion 3.5 medium",
@@ -591,6 +595,16 @@ ARCHITECTURES = {
                 {"joint_blocks": 24},
                 "stability.ai: 2.5 billion, with the 0.23 billion numbers of the table of positions",
             ),
+        ),
+    ),
+    "sd35_large": Architecture(
+        "Stable Diffusion 3.5 large",
+        "SD3",
+        _SD3 | {"qk_norm": "rms"},
+        (16, 16, 16),
+        conditioning=(pooled(2048),),
+        variant_of="sd3",
+        released=(
             Released(
                 "Stable Diffusion 3.5 large",
                 _TRUE_SD35_LARGE,
