@@ -159,6 +159,22 @@ def test_layers_have_the_names_of_their_own_model(name: str) -> None:
         assert not {path for path in block if "mlp" in path}
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("sd15", "EPS"), ("sd2_base", "EPS"), ("sd2", "V_PREDICTION"), ("sd21_unclip_l", "V_PREDICTION"),
+        ("sd21_unclip_h", "V_PREDICTION"), ("x4_upscaler", "V_PREDICTION"), ("svd", "V_PREDICTION"), ("sd3", "CONST"),
+        ("cascade_c", "EPS"), ("lotus", "IMG_TO_IMG"),
+    ],
+)  # fmt: skip
+def test_the_objective_is_what_the_host_finds_in_the_checkpoint(name: str, kind: str) -> None:
+    import comfy.model_sampling
+
+    boot(nodes=True)
+    sampling = tiny_models.build(name).model.model_sampling
+    assert getattr(comfy.model_sampling, kind) in type(sampling).__bases__  # not by way of a relative
+
+
 @pytest.mark.parametrize("name", ["sd3", "flux"])
 @pytest.mark.parametrize(
     ("dtype", "bound"), [(torch.bfloat16, 0.05), (torch.float16, 0.01), (torch.float8_e4m3fn, 0.25)], ids=str
