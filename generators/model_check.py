@@ -186,13 +186,32 @@ def _with_stock_lora(patcher: Patcher, name: str, scale: float) -> Patcher:
 
 
 def _float8_errors(name: str, adapter: QRLoRA, file: str) -> dict[str, float]:
-    """On float8 storage: live against the dequantized base with exact patches, patch against the stock loader."""
-    stored = tiny_models.build(name, dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
+    """On float8 storage: live against the dequantized base with exact patches, patch against the stock loader.
+
+    The latter by weights: a product's last bit may round one to the next float8, which a prediction shows by far more.
+    """
+    try:
+        stored = tiny_models.build(name, dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
+    except NotImplementedError:  # of torch, when the host builds the model: there is nothing to try
+        return {"float8": float("inf"), "float8, patch": float("inf")}
     exact = tiny_models.build(name)
     exact.model.load_state_dict({key: value.float() for key, value in stored.model.state_dict().items()})
     expected = _predict(name, _merged(exact, adapter, "patch")[0])
     live = _error(_predict(name, _merged(stored, adapter, "live")[0]), expected, _predict(name, exact))
-    return {"float8": live, "float8, patch": _patch_error(name, stored, adapter, file)}
+    base, expected, found = _all_weights(stored, adapter, file)
+    return {"float8": live, "float8, patch": _error(_without_ties(found, expected), expected, base)}
+
+
+_TIES = 1e-5  # share of the weights that may lie on the other side of a rounding
+_FLOAT8_STEP, _FLOAT8_LEAST = 1 / 8, 2.0**-9  # relative to the larger of two neighbours; below normal numbers
+
+
+def _without_ties(found: Tensor, expected: Tensor) -> Tensor:
+    """`found`, with what is expected in the few places where the two are neighbours in float8."""
+    largest = torch.maximum(found.abs(), expected.abs())
+    neighbours = (found - expected).abs() <= torch.clamp(largest * _FLOAT8_STEP, min=_FLOAT8_LEAST)
+    few = (neighbours & (found != expected)).sum() <= max(1, _TIES * found.numel())
+    return torch.where(neighbours, expected, found) if few else found
 
 
 def _int8_errors(name: str, adapter: QRLoRA, file: str) -> dict[str, float]:
@@ -205,11 +224,16 @@ def _int8_errors(name: str, adapter: QRLoRA, file: str) -> dict[str, float]:
     deltas = _deltas(stored, adapter)
     gained = _gained(name, stored, _merged(stored, adapter, "live")[0], deltas)
     assert gained, f"{name}: no layer with an adapter was called"
-    base, expected, found = (
-        _weights(patcher, deltas)
-        for patcher in (stored, _with_stock_lora(stored, file, _SCALE), _merged(stored, adapter, "patch")[0])
-    )
+    base, expected, found = _all_weights(stored, adapter, file)
     return {"int8": max(gained), "int8, patch": _error(found, expected, base)}
+
+
+def _all_weights(stored: Patcher, adapter: QRLoRA, file: str) -> tuple[Tensor, Tensor, Tensor]:
+    """What an adapter is for: the weights as they are stored, as the stock loader patches them, and as we do."""
+    modules = _deltas(stored, adapter)
+    patched = _merged(stored, adapter, "patch")[0]
+    base, expected, found = (_weights(p, modules) for p in (stored, _with_stock_lora(stored, file, _SCALE), patched))
+    return base, expected, found
 
 
 def _weights(patcher: Patcher, modules: Iterable[str]) -> Tensor:
@@ -219,11 +243,6 @@ def _weights(patcher: Patcher, modules: Iterable[str]) -> Tensor:
     comfy.model_management.load_models_gpu([patcher])
     weights = [patcher.model.get_submodule(path).weight for path in modules]
     return torch.cat([(w.dequantize() if hasattr(w, "_qdata") else w).detach().float().flatten() for w in weights])
-
-
-def _patch_error(name: str, stored: Patcher, adapter: QRLoRA, file: str) -> float:
-    expected = _predict(name, _with_stock_lora(stored, file, _SCALE))
-    return _error(_predict(name, _merged(stored, adapter, "patch")[0]), expected, _predict(name, stored))
 
 
 def _deltas(patcher: Patcher, adapter: QRLoRA) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from .conditioning import CONTEXT_LENGTH, CONTEXT_WIDTH, Conditioning, pooled
 
@@ -46,6 +46,7 @@ class Architecture:
         reference: what they put beside it for a picture to edit, where the model edits by such.
         variant_of: name of the model whose network this one is but for its settings; empty for a network of its own.
         narrow: replaces what the host gives a fixed width that is too large for a small model.
+        beside: what the host's class reads in a checkpoint beside the network: what it predicts, layers before it.
         released: the networks of this class that are published.
         limits: what does not work with it on some host, an aspect in the table of models, and why.
     """
@@ -59,5 +60,6 @@ class Architecture:
     reference: tuple[Conditioning, ...] = ()
     variant_of: str = ""
     narrow: Callable[[nn.Module], None] = lambda network: None
+    beside: Callable[[], dict[str, Tensor]] = dict
     released: tuple[Released, ...] = ()
     limits: Mapping[str, str] = field(default_factory=dict)

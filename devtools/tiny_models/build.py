@@ -71,13 +71,9 @@ def released(name: str, title: str) -> HostModel:
         name: one of `NAMES`.
         title: of one of its `Released`.
     """
-    import comfy.supported_models
-
     architecture = ARCHITECTURES[name]
     unet = next(network.unet for network in architecture.released if network.title == title)
-    kind = getattr(comfy.supported_models, architecture.config)
-    model: HostModel = _on_no_memory(kind, _completed(kind, unet))
-    return model
+    return _on_no_memory(architecture, _completed(architecture, unet))
 
 
 def _patcher(
@@ -93,7 +89,7 @@ def _patcher(
     def make() -> HostModel:
         config = configuration(architecture)
         config.set_inference_dtype(dtype, compute_dtype)
-        model: HostModel = config.get_model({}, "")
+        model = model_of(architecture, config)
         architecture.narrow(model.diffusion_model)
         fill(model.diffusion_model, torch.Generator().manual_seed(seed))
         return model
@@ -103,35 +99,46 @@ def _patcher(
 
 def configuration(architecture: Architecture) -> Any:
     """The host's configuration with all settings that this host asks for, and none that it does not know."""
+    return _kind(architecture)(dict(_completed(architecture, architecture.unet)))
+
+
+def _kind(architecture: Architecture) -> Any:
+    """The host's class."""
     import comfy.supported_models
 
-    kind = getattr(comfy.supported_models, architecture.config)
-    return kind(dict(_completed(kind, architecture.unet)))
+    return getattr(comfy.supported_models, architecture.config)
 
 
 _ASKED = re.compile(r"missing \d+ required .*argument")
 
 
-def _completed(kind: Any, unet: Mapping[str, Any]) -> Mapping[str, Any]:
+def _completed(architecture: Architecture, unet: Mapping[str, Any]) -> Mapping[str, Any]:
     """Settings, with those that a newer host demands as its own detection finds them in a checkpoint of the model."""
     import comfy.model_detection
 
     try:
-        _on_no_memory(kind, unet)
+        _on_no_memory(architecture, unet)
     except TypeError as error:
         if not _ASKED.search(str(error)):
             raise
         names = re.findall(r"'(\w+)'", str(error))
-        state = _on_no_memory(kind, {**unet, **dict.fromkeys(names)}).diffusion_model.state_dict()
+        state = _on_no_memory(architecture, {**unet, **dict.fromkeys(names)}).diffusion_model.state_dict()
         found = comfy.model_detection.detect_unet_config(state, "") or {}
         return {**unet, **{name: found.get(name) for name in names}}
     return unet
 
 
-def _on_no_memory(kind: Any, unet: Mapping[str, Any]) -> Any:
-    config = kind(dict(unet))
+def _on_no_memory(architecture: Architecture, unet: Mapping[str, Any]) -> HostModel:
+    config = _kind(architecture)(dict(unet))
     config.set_inference_dtype(torch.float32, None)
-    return config.get_model({}, "", device=torch.device("meta"))
+    return model_of(architecture, config, device=torch.device("meta"))
+
+
+@torch.no_grad()  # as the host loads: some classes copy what a checkpoint holds into parameters
+def model_of(architecture: Architecture, config: Any, **options: Any) -> HostModel:
+    """The model of a configuration, without its weights."""
+    model: HostModel = config.get_model(architecture.beside(), "", **options)
+    return model
 
 
 def patcher_of(make: Callable[[], HostModel], device: str | torch.device) -> Patcher:

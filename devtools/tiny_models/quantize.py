@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .architecture import Architecture
-from .build import build, configuration, patcher_of
+from .build import build, configuration, model_of, patcher_of
 from .registry import ARCHITECTURES
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _load_quantized(
     config = configuration(architecture)
     config.quant_config = comfy.utils.detect_layer_quantization(state, "")
     config.set_inference_dtype(compute_dtype, compute_dtype)
-    model: HostModel = config.get_model({}, "")
+    model = model_of(architecture, config)
     architecture.narrow(model.diffusion_model)
     model.diffusion_model.load_state_dict(state)
     return model
@@ -129,7 +129,7 @@ def _load_float8_of_old(
     else:
         config.layer_quant_config = {path: {"format": "float8_e4m3fn"} for path in paths}
         config.set_inference_dtype(compute_dtype, compute_dtype)
-    model: HostModel = config.get_model({}, "")
+    model = model_of(architecture, config)
     name = {"scaled": "scale_weight", "mixed": "weight_scale"}[form]
     model.diffusion_model.load_state_dict(_scaled_float8(state, paths, name))
     return model

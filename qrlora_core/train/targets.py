@@ -28,6 +28,7 @@ _ATTENTION_COUNTERPARTS = (
     *(f"attention.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0", "qkv", "out")),
     "attn.to_q.0", "attn.to_k.0", "attn.to_v.0", "self_attn_proj",
     "cross_attn.q_linear", "cross_attn.kv_linear", "single_blocks.*.linear1", "attn.to_qkv_mlp_proj",
+    "attention.attn.out_proj",
 )  # fmt: skip
 _FEED_FORWARD_COUNTERPARTS = (
     "img_mlp.0", "img_mlp.2", "txt_mlp.0", "txt_mlp.2", "ffn.0", "ffn.2",
@@ -38,7 +39,7 @@ _FEED_FORWARD_COUNTERPARTS = (
     "feed_forward.w1", "feed_forward.w2", "feed_forward.w3",
     "feed_forward.linear_1", "feed_forward.linear_2", "feed_forward.linear_3",
     *(f"{block}.{name}" for block in ("ff", "ff_context") for name in ("linear_1", "linear_2", "out_projection")),
-    "ff.gate", "ff.up", "ff.down",
+    "ff.gate", "ff.up", "ff.down", "ff_in.net.0.proj", "ff_in.net.2",
 )  # fmt: skip
 
 # Transformers that prepare the text, once for all steps (Anima): trainers leave them alone unless they are asked for.

@@ -70,19 +70,21 @@ def sd3_twin() -> SD3Transformer2DModel:
 
 def sd15_twin() -> UNet2DConditionModel:
     return UNet2DConditionModel(
-        sample_size=32, block_out_channels=(32, 64, 128, 128), layers_per_block=2, cross_attention_dim=96,
+        sample_size=32, block_out_channels=(32, 64, 64), layers_per_block=1, cross_attention_dim=96,
         attention_head_dim=8,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
     )  # fmt: skip
 
 
 def sdxl_twin() -> UNet2DConditionModel:
     return UNet2DConditionModel(
-        sample_size=32, block_out_channels=(32, 64, 128), layers_per_block=2, cross_attention_dim=96,
+        sample_size=32, block_out_channels=(32, 64, 64), layers_per_block=1, cross_attention_dim=96,
         attention_head_dim=8, use_linear_projection=True, addition_embed_type="text_time",
         addition_time_embed_dim=256, projection_class_embeddings_input_dim=2816,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        transformer_layers_per_block=(1, 2, 10),
+        transformer_layers_per_block=(1, 1, 2),
     )  # fmt: skip
 
 

@@ -21,12 +21,17 @@ if TYPE_CHECKING:
 
 # A block by the host's names, and what the layers of one are called in either naming.
 BLOCK = re.compile(
-    r"diffusion_model\.(.*transformer_blocks|(double|single|joint)_(blocks|layers)|blocks|layers|\w+_refiner"
+    r"diffusion_model\.(.*(transformer_blocks|time_stack)|(double|single|joint)_(blocks|layers)|blocks|layers|\w+_refiner"
     r"|txt_in\.individual_token_refiner\.blocks|txtfusion\.(layerwise|refiner)_blocks)\.(block)?\d+\b"
+    r"|diffusion_model\.(down|up)_blocks\.\d+\.\d+(?=\.attention\.)"
 )
 ATTENTION = re.compile(r"attn|attention|\.linear1$")
-FEED_FORWARD = re.compile(r"\.(ff|ffn|ff_context|feed_forward|\w*mlp)\.|block\.layer\d$|\.linear1$|_mlp_proj$")
-FORBIDDEN = re.compile(r"norm|mod(ulation)?\.|mod_|adaln|embed|final|time|guidance|proj_in|txt_in\.[ct]_|head", re.I)
+FEED_FORWARD = re.compile(r"\.(ff|ff_in|ffn|ff_context|feed_forward|\w*mlp)\.|block\.layer\d$|\.linear1$|_mlp_proj$")
+FORBIDDEN = re.compile(
+    r"norm|mod(ulation)?\.|mod_|adaln|embed|final|time(?!_stack)|guidance|proj_in|txt_in\.[ct]_|head", re.I
+)
+
+TEXT = ("c_crossattn", "clip_text", "clip")  # names of the encoded text; Stable Cascade has its own
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -79,7 +84,8 @@ def test_network_answers_to_latent_and_text(tiny: Tiny) -> None:
     output = raw_output(tiny.patcher, inputs)
     assert 0.1 < float(output.std()) < 10
     assert relative(raw_output(tiny.patcher, inputs | {"x": -inputs["x"]}), output) > 0.1
-    assert relative(raw_output(tiny.patcher, inputs | {"c_crossattn": -inputs["c_crossattn"]}), output) > 0.01
+    text = next(name for name in TEXT if name in inputs)
+    assert relative(raw_output(tiny.patcher, inputs | {text: -inputs[text]}), output) > 0.01
 
 
 def test_every_saved_tensor_is_filled_from_the_seed(tiny: Tiny, uninitialised_is_nan: None) -> None:
@@ -106,7 +112,8 @@ def test_linear_targets_tile_every_weight_once(tiny: Tiny) -> None:
     for path, target in key_map.linear(model).items():
         assert key_map.find(path) == target
         rows[target.key].append(target.rows or (0, target.shape[0]))
-    weights = {f"{name}.weight": m.weight for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+    network = model.diffusion_model.named_modules(prefix="diffusion_model")
+    weights = {f"{name}.weight": m.weight for name, m in network if isinstance(m, torch.nn.Linear)}
     assert rows.keys() == weights.keys()
     for key, slices in rows.items():
         ends = [start + length for start, length in sorted(slices)]
@@ -131,7 +138,9 @@ def test_paper_preset_picks_attention_and_feed_forward_of_every_block(tiny: Tiny
         assert any(map(ATTENTION.search, layers)), block
         # The published list leaves out the feed-forward that FLUX's single blocks compute beside the attention.
         fused = any(path.endswith(".proj_mlp") for path in paths)
-        assert fused or any(map(FEED_FORWARD.search, layers)), block
+        # Stable Cascade's attention stands in blocks of its own, between convolutions.
+        alone = all(".attention.attn." in path for path in paths)
+        assert fused or alone or any(map(FEED_FORWARD.search, layers)), block
 
 
 @pytest.mark.parametrize("name", ["flux", "chroma", "lumina2", "z_image"])
@@ -148,6 +157,22 @@ def test_layers_have_the_names_of_their_own_model(name: str) -> None:
         block = {path.rpartition("single_transformer_blocks.0.")[2] for path in chosen if "single" in path}
         assert block >= {"attn.to_q", "attn.to_k", "attn.to_v"}
         assert not {path for path in block if "mlp" in path}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("sd15", "EPS"), ("sd2_base", "EPS"), ("sd2", "V_PREDICTION"), ("sd21_unclip_l", "V_PREDICTION"),
+        ("sd21_unclip_h", "V_PREDICTION"), ("x4_upscaler", "V_PREDICTION"), ("svd", "V_PREDICTION"), ("sd3", "CONST"),
+        ("cascade_c", "EPS"), ("lotus", "IMG_TO_IMG"),
+    ],
+)  # fmt: skip
+def test_the_objective_is_what_the_host_finds_in_the_checkpoint(name: str, kind: str) -> None:
+    import comfy.model_sampling
+
+    boot(nodes=True)
+    sampling = tiny_models.build(name).model.model_sampling
+    assert getattr(comfy.model_sampling, kind) in type(sampling).__bases__  # not by way of a relative
 
 
 @pytest.mark.parametrize("name", ["sd3", "flux"])
