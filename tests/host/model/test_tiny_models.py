@@ -24,9 +24,14 @@ BLOCK = re.compile(
     r"diffusion_model\.(.*transformer_blocks|(double|single|joint)_(blocks|layers)|blocks|layers|\w+_refiner"
     r"|txt_in\.individual_token_refiner\.blocks|txtfusion\.(layerwise|refiner)_blocks)\.(block)?\d+\b"
 )
-ATTENTION = re.compile(r"attn|attention|\.linear1$")
-FEED_FORWARD = re.compile(r"\.(ff|ffn|ff_context|feed_forward|\w*mlp)\.|block\.layer\d$|\.linear1$|_mlp_proj$")
-FORBIDDEN = re.compile(r"norm|mod(ulation)?\.|mod_|adaln|embed|final|time|guidance|proj_in|txt_in\.[ct]_|head", re.I)
+ATTENTION = re.compile(r"attn|attention|\.linear1$|\.[qkv]$")
+FEED_FORWARD = re.compile(
+    r"\.(ff|ffn|ff_context|feed_forward|\w*mlp(_[xy])?)\.|block\.layer\d$|\.linear1$|_mlp_proj$|\.ff_out$"
+)
+FORBIDDEN = re.compile(
+    r"norm|mod(ulation)?\.|mod_|adaln|embed|final|time|guidance|(?<!mlp\.(?:vid|txt|all)\.)proj_in|txt_in\.[ct]_|head",
+    re.I,
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -54,12 +59,17 @@ def tiny(request: pytest.FixtureRequest) -> Tiny:
 def raw_output(patcher: ModelPatcher, inputs: dict[str, Any]) -> Tensor:
     """What the network itself returns: the prediction also holds x."""
     seen: list[Tensor] = []
-    hook = patcher.model.diffusion_model.register_forward_hook(lambda module, args, output: seen.append(output))
+    hook = patcher.model.diffusion_model.register_forward_hook(lambda module, args, output: seen.append(_one(output)))
     try:
         tiny_models.predict(patcher, inputs)
     finally:
         hook.remove()
     return seen[0]
+
+
+def _one(output: Tensor | list[Tensor]) -> Tensor:
+    """Video and sound as one tensor."""
+    return output if isinstance(output, Tensor) else torch.cat([part.flatten(1) for part in output], dim=1)
 
 
 def relative(value: Tensor, reference: Tensor) -> float:
