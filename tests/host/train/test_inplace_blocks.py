@@ -27,7 +27,8 @@ from .test_frozen_linear import Trained
 # What the block calls by itself and then overwrites the input of, by model; all others need nothing of this kind.
 FUNCTIONS = {
     "ltxv": {"BasicTransformerBlock": {F.rms_norm}},
-    **dict.fromkeys(("ltxav", "ltx23"), {"BasicAVTransformerBlock": {F.rms_norm}}),
+    "ltxav": {"BasicAVTransformerBlock": {F.rms_norm}},
+    "ltx23": {"BasicAVTransformerBlock": {F.rms_norm}},
 }
 
 
@@ -142,10 +143,11 @@ def test_every_model_trains_and_only_blocks_in_need_copy_for_functions(
         for checkpointing in (False, True)
     )
     assert_unchanged(patcher, before)
-    assert plain.losses == checkpointed.losses
     if name in VIEWS:
+        assert plain.losses == pytest.approx(checkpointed.losses, rel=1e-6)
         assert difference(plain.adapter, checkpointed.adapter) < 1e-5
     else:
+        assert plain.losses == checkpointed.losses
         assert_same(plain.adapter, checkpointed.adapter)
     idle = [path for path, term in plain.adapter.terms() if not term.delta_r.any()]
     assert all(UNUSED[name].search(path) for path in idle)
@@ -169,7 +171,7 @@ UNUSED = {
     "qwen_image": re.compile(r"transformer_blocks\.1\.(txt_mlp\.|attn\.(add_q_proj|to_add_out))"),
     **dict.fromkeys(
         ("hunyuan_video15", "hunyuan_video15_sr"),
-        re.compile(r"transformer_blocks\.1\.(attn\.(add_q_proj|to_add_out)|ff_context\.)"),
+        re.compile(r"double_blocks\.1\.txt_(attn_proj|mlp\.)"),
     ),
     "omnigen2": re.compile(r"ref_image_refiner\."),  # for a reference picture, which there is not
 }
