@@ -45,6 +45,7 @@ class Architecture:
         conditioning: what the host's nodes put beside the text.
         reference: what they put beside it for a picture to edit, where the model edits by such.
         sound: shape of the latent of a video's sound, which stands beside it; empty where the model has none.
+        alone: whether the network takes one latent at a time, so that the host runs several one by one.
         variant_of: name of the model whose network this one is but for its settings; empty for a network of its own.
         narrow: replaces what the host gives a fixed width that is too large for a small model.
         released: the networks of this class that are published.
@@ -58,6 +59,7 @@ class Architecture:
     conditioning: tuple[Conditioning, ...] = (pooled(768),)
     reference: tuple[Conditioning, ...] = ()
     sound: tuple[int, ...] = ()
+    alone: bool = False
     variant_of: str = ""
     narrow: Callable[[nn.Module], None] = lambda network: None
     released: tuple[Released, ...] = ()

@@ -24,7 +24,7 @@ def sample_inputs(
 
     Args:
         name: the patcher's entry in `NAMES`; "flux" also fits `real_width_flux`.
-        batch: number of latents, each with its own text.
+        batch: number of latents, each with its own text; one where the network takes no more.
         seed: of latent, noise and text.
         reference: whether a picture to edit stands beside the text.
     """
@@ -32,6 +32,7 @@ def sample_inputs(
 
     model, architecture = patcher.model, ARCHITECTURES[name]
     generator = torch.Generator().manual_seed(seed)
+    batch = 1 if architecture.alone else batch
     shape = _shape_in_model(architecture, model)
     latent, noise = (torch.randn(batch, *shape, generator=generator) for _ in range(2))
     text = torch.randn(batch, *_text_shape(architecture, patcher), generator=generator)

@@ -195,7 +195,7 @@ ARCHITECTURES = {
     ),
     "minimax_h3": Architecture(
         "MiniMax H3", "MiniMaxH3", _MINIMAX_H3, (24, 2, 4, 4), conditioning=(), sound=(32, 2, 8),
-        narrow=_cast_no_norms,
+        narrow=_cast_no_norms, alone=True,
         released=(
             Released(
                 "MiniMax H3 33B", _MINIMAX_H3_33B, 33, _MINIMAX_BLOCKS,
