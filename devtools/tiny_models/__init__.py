@@ -6,7 +6,7 @@ Call `devtools.host.boot()` first.
 
 from .architecture import Released
 from .build import build, real_width_flux, released
-from .inputs import example, predict, sample_inputs
+from .inputs import call_options, example, predict, sample_inputs
 from .quantize import quantized, quantized_forms
 from .registry import NAMES, TITLES, UNSERVED, config_of, edits, lacking, limits_of, published, variant_of
 from .weights import BLOCK
@@ -18,6 +18,7 @@ __all__ = [
     "UNSERVED",
     "Released",
     "build",
+    "call_options",
     "config_of",
     "edits",
     "example",

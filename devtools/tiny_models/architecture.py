@@ -44,6 +44,8 @@ class Architecture:
         text: (length, width) of an encoded text.
         conditioning: what the host's nodes put beside the text.
         reference: what they put beside it for a picture to edit, where the model edits by such.
+        sound: shape of the latent of a video's sound, which stands beside it; empty where the model has none.
+        alone: whether the network takes one latent at a time, so that the host runs several one by one.
         variant_of: name of the model whose network this one is but for its settings; empty for a network of its own.
         narrow: replaces what the host gives a fixed width that is too large for a small model.
         beside: what the host's class reads in a checkpoint beside the network: what it predicts, layers before it.
@@ -58,6 +60,8 @@ class Architecture:
     text: tuple[int, int] = (CONTEXT_LENGTH, CONTEXT_WIDTH)
     conditioning: tuple[Conditioning, ...] = (pooled(768),)
     reference: tuple[Conditioning, ...] = ()
+    sound: tuple[int, ...] = ()
+    alone: bool = False
     variant_of: str = ""
     narrow: Callable[[nn.Module], None] = lambda network: None
     beside: Callable[[], dict[str, Tensor]] = dict

@@ -11,7 +11,7 @@ from .architecture import Architecture
 from .registry import ARCHITECTURES
 
 if TYPE_CHECKING:
-    from comfyui_qr_lora.nodes.host.model.host_types import Patcher
+    from comfyui_qr_lora.nodes.host.model.host_types import HostModel, Patcher
 
 _NOISE_LEVEL = 0.5  # share of the sampling schedule at which inputs are made
 _GUIDANCE = 4.0  # 1000 times this is a bfloat16 number: the host embeds it in the model's dtype
@@ -24,7 +24,7 @@ def sample_inputs(
 
     Args:
         name: the patcher's entry in `NAMES`; "flux" also fits `real_width_flux`.
-        batch: number of latents, each with its own text.
+        batch: number of latents, each with its own text; one where the network takes no more.
         seed: of latent, noise and text.
         reference: whether a picture to edit stands beside the text.
     """
@@ -32,7 +32,9 @@ def sample_inputs(
 
     model, architecture = patcher.model, ARCHITECTURES[name]
     generator = torch.Generator().manual_seed(seed)
-    latent, noise = (torch.randn(batch, *architecture.latent, generator=generator) for _ in range(2))
+    batch = 1 if architecture.alone else batch
+    shape = _shape_in_model(architecture, model)
+    latent, noise = (torch.randn(batch, *shape, generator=generator) for _ in range(2))
     text = torch.randn(batch, *_text_shape(architecture, patcher), generator=generator)
     options = _options(architecture, generator, reference)
     device = patcher.load_device
@@ -44,7 +46,8 @@ def sample_inputs(
             **{
                 "cross_attn": text.clone(), "guidance": _GUIDANCE, "noise": noise, "latent_image": latent,
                 "device": noise.device, "attention_mask": None, "prompt_type": "positive",
-                "width": latent.shape[-1] * 8, "height": latent.shape[-2] * 8, "seed": seed, **_cloned(options),
+                "width": latent.shape[-1] * 8, "height": latent.shape[-2] * 8, "seed": seed,
+                "latent_shapes": _shapes(architecture), **_cloned(options),
             }
         )  # fmt: skip
     extra = {key: cond.process_cond(batch_size=batch, device=device, area=None).cond for key, cond in conds.items()}
@@ -53,6 +56,13 @@ def sample_inputs(
         key: comfy.model_management.cast_to_device(value, device, None) if torch.is_tensor(value) else value
         for key, value in inputs.items()
     }
+
+
+def call_options(inputs: dict[str, Any]) -> dict[str, Any]:
+    """What the host's samplers tell a model of the call beside its inputs: the last step of a sampling, one caption."""
+    sigma = inputs["t"]
+    schedule = torch.stack([sigma[0], torch.zeros_like(sigma[0])])
+    return {"cond_or_uncond": [0] * len(sigma), "sigmas": sigma, "sample_sigmas": schedule}
 
 
 def example(name: str, patcher: Patcher, *, seed: int = 1, reference: bool = False) -> tuple[dict[str, Any], list[Any]]:
@@ -65,6 +75,8 @@ def example(name: str, patcher: Patcher, *, seed: int = 1, reference: bool = Fal
     """
     architecture, generator = ARCHITECTURES[name], torch.Generator().manual_seed(seed)
     latent = torch.randn(1, *architecture.latent, generator=generator)
+    if architecture.sound:
+        latent = _nested(latent, torch.randn(1, *architecture.sound, generator=generator))
     text = torch.randn(1, *_text_shape(architecture, patcher), generator=generator)
     return {"samples": latent}, [[text, _options(architecture, generator, reference)]]
 
@@ -78,10 +90,33 @@ def predict(patcher: Patcher, inputs: dict[str, Any]) -> Tensor:
     import comfy.model_management
 
     comfy.model_management.load_models_gpu([patcher])
-    options = patcher.model_options.get("transformer_options", {}).copy()  # models write into it
+    options = {**patcher.model_options.get("transformer_options", {}), **call_options(inputs)}  # models write into it
     with torch.no_grad():
         prediction: Tensor = patcher.model.apply_model(**inputs, transformer_options=options)
     return prediction.float()
+
+
+def _shapes(architecture: Architecture) -> list[torch.Size]:
+    """Of what one latent consists of."""
+    return [torch.Size((1, *shape)) for shape in (architecture.latent, architecture.sound) if shape]
+
+
+def _shape_in_model(architecture: Architecture, model: HostModel) -> torch.Size:
+    """Of one latent as the host hands it to the model, without the batch: several are one pack, a few are folded."""
+    import comfy.utils
+
+    shapes = _shapes(architecture)
+    latent = torch.zeros(shapes[0])
+    if len(shapes) > 1:
+        model.latent_shapes = shapes  # as the host's sampler tells the model
+        latent, _ = comfy.utils.pack_latents([torch.zeros(shape) for shape in shapes])
+    return model.process_latent_in(latent).shape[1:]
+
+
+def _nested(*parts: Tensor) -> Any:
+    from comfy.nested_tensor import NestedTensor
+
+    return NestedTensor(parts)
 
 
 def _text_shape(architecture: Architecture, patcher: Patcher) -> tuple[int, int]:

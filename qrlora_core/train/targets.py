@@ -29,6 +29,12 @@ _ATTENTION_COUNTERPARTS = (
     "attn.to_q.0", "attn.to_k.0", "attn.to_v.0", "self_attn_proj",
     "cross_attn.q_linear", "cross_attn.kv_linear", "single_blocks.*.linear1", "attn.to_qkv_mlp_proj",
     "attention.attn.out_proj",
+    *(f"{block}.{name}" for block in ("audio_attn1", "audio_attn2", "audio_to_video_attn", "video_to_audio_attn")
+      for name in ("to_q", "to_k", "to_v", "to_out.0")),
+    "attn1.Wqkv", "attn1.out_proj", "attn2.q_proj", "attn2.kv_proj", "attn2.out_proj",
+    "attn.qkv_x", "attn.qkv_y", "attn.proj_x", "attn.proj_y", "attn.qkv_proj", "attn.out_proj",
+    *(f"attn.{name}.{modality}" for name in ("proj_qkv", "proj_out") for modality in ("vid", "txt", "all")),
+    *(f"{block}.{name}" for block in ("blocks.[0-9]", "blocks.[0-9][0-9]") for name in ("q", "k", "v", "attn_out")),
 )  # fmt: skip
 _FEED_FORWARD_COUNTERPARTS = (
     "img_mlp.0", "img_mlp.2", "txt_mlp.0", "txt_mlp.2", "ffn.0", "ffn.2",
@@ -40,10 +46,15 @@ _FEED_FORWARD_COUNTERPARTS = (
     "feed_forward.linear_1", "feed_forward.linear_2", "feed_forward.linear_3",
     *(f"{block}.{name}" for block in ("ff", "ff_context") for name in ("linear_1", "linear_2", "out_projection")),
     "ff.gate", "ff.up", "ff.down", "ff_in.net.0.proj", "ff_in.net.2",
+    "audio_ff.net.0.proj", "audio_ff.net.2", "mlp_x.w1", "mlp_x.w2", "mlp_y.w1", "mlp_y.w2",
+    *(f"mlp.{modality}.{name}"
+      for modality in ("vid", "txt", "all") for name in ("proj_in", "proj_in_gate", "proj_out")),
+    *(f"{block}.{name}" for block in ("blocks.[0-9]", "blocks.[0-9][0-9]") for name in ("ff_proj", "ff_out")),
 )  # fmt: skip
 
-# Transformers that prepare the text, once for all steps (Anima): trainers leave them alone unless they are asked for.
-_ASIDE = "llm_adapter.*"
+# Transformers that prepare the text, once for all steps (Anima, LTX-2, MiniMax H3): trainers leave them alone unless
+# they are asked for.
+_ASIDE = ("llm_adapter.*", "*_embeddings_connector.*", "token_refiner.*")
 
 PRESETS: dict[str, tuple[str, ...]] = {
     "paper": (*_PUBLISHED, *_ATTENTION_COUNTERPARTS, *_FEED_FORWARD_COUNTERPARTS),
@@ -86,7 +97,7 @@ def select(paths: Iterable[str], choice: str | Sequence[str]) -> list[str]:
 
 def _of_preset(paths: Sequence[str], choice: str) -> list[str]:
     everything = choice == "all-linear"
-    within = paths if everything else [path for path in paths if not matches(path, _ASIDE)]
+    within = paths if everything else [path for path in paths if not any(matches(path, pattern) for pattern in _ASIDE)]
     return [path for path in within if any(matches(path, pattern) for pattern in PRESETS[choice])]
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
 from ..architecture import Architecture
 from ..conditioning import CONTEXT_WIDTH, t5_tokens
+from ..narrowing import layer_kinds
 
 _COSMOS = {
     "image_model": "cosmos",
@@ -69,18 +68,8 @@ def _narrow_text_adapter(network: Any) -> None:
     like = next(network.parameters())
     network.llm_adapter = kind(
         source_dim=CONTEXT_WIDTH, target_dim=CONTEXT_WIDTH, model_dim=CONTEXT_WIDTH, num_layers=2, num_heads=4,
-        use_self_attn=first.use_self_attn, dtype=like.dtype, operations=_Operations(network),
+        use_self_attn=first.use_self_attn, dtype=like.dtype, operations=layer_kinds(network),
     )  # fmt: skip
-
-
-class _Operations:
-    """The classes of layers that a network was built from, by name."""
-
-    def __init__(self, network: nn.Module) -> None:
-        self._kinds = {type(module).__name__: type(module) for module in network.modules()}
-
-    def __getattr__(self, name: str) -> Any:
-        return self._kinds[name]
 
 
 ARCHITECTURES = {

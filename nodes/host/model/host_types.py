@@ -54,6 +54,7 @@ class HostModel(torch.nn.Module):
     apply_model: Callable[..., Tensor]
     extra_conds: Callable[..., dict[str, Any]]
     process_latent_in: Callable[[Tensor], Tensor]
+    latent_shapes: list[torch.Size] | None  # newer hosts: of what a latent that is a pack consists of
     process_latent_out: Callable[[Tensor], Tensor]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,13 +21,18 @@ class Batch:
 
     Attributes:
         examples: latents and masks. captions: a conditioning entry for each.
-        sigma: (batch,). noise: like the latents together. All on the CPU.
+        sigma: (batch,). noise: like the latents together, as the model takes them. All on the CPU.
     """
 
     examples: list[Example]
     captions: list[Caption]
     sigma: Tensor
     noise: Tensor
+
+    @property
+    def parts(self) -> tuple[torch.Size, ...]:
+        """Shapes of what is packed in each latent; empty where nothing is."""
+        return self.examples[0].parts
 
     def mask(self, latent: Tensor) -> Tensor | None:
         """(batch, 1, ..., height, width) of the size, dtype and device of the latents; None where no picture has one.
@@ -38,11 +43,15 @@ class Batch:
             return None
         size = latent.shape[-2:]
         whole = torch.ones(1, 1, *size)
-        masks = [
-            whole if example.mask is None else torch.nn.functional.interpolate(example.mask, size=size, mode="area")
-            for example in self.examples
-        ]
+        masks = [whole if example.mask is None else _sized(example, size) for example in self.examples]
         return torch.cat(masks).reshape(-1, *[1] * (latent.ndim - 3), *size).to(latent)
+
+
+def _sized(example: Example, size: torch.Size) -> Tensor:
+    assert example.mask is not None
+    if example.parts:  # has the size of the latent
+        return example.mask.reshape(1, 1, *size)
+    return torch.nn.functional.interpolate(example.mask, size=size, mode="area")
 
 
 class BatchSampler:
@@ -56,17 +65,25 @@ class BatchSampler:
         batch_size: of one process.
         objective: which noise levels are drawn.
         model_sampling: the host's.
+        latent_in: an example's latent as the model takes it, which may have another shape.
     """
 
     def __init__(
-        self, data: TrainingSet, batch_size: int, seed: int, objective: ObjectiveSettings, model_sampling: ModelSampling
+        self,
+        data: TrainingSet,
+        batch_size: int,
+        seed: int,
+        objective: ObjectiveSettings,
+        model_sampling: ModelSampling,
+        latent_in: Callable[[Example], Tensor] = lambda example: example.latent,
     ) -> None:
+        self._latent_in = latent_in
         self._data, self._size, self._objective, self._sampling = data, batch_size, objective, model_sampling
         self._generator = torch.Generator().manual_seed(seed)
         self._sets = [list(data.examples), *([list(data.prior)] if data.prior else [])]
         self._orders = [
             BatchOrder(
-                [example.latent.shape for example in examples],
+                [example.shapes for example in examples],
                 batch_size * distributed.world_size(),
                 self._generator,
                 [example.repeats for example in examples],
@@ -98,7 +115,7 @@ class BatchSampler:
         chosen = [examples[index] for index in order.next()]
         captions = [self._caption(example) for example in chosen]
         sigma = sample_sigmas(self._sampling, len(chosen), self._generator, self._objective)
-        shape = chosen[0].latent.shape
+        shape = self._latent_in(chosen[0]).shape
         noise = torch.randn(len(chosen), *shape[1:], generator=self._generator)
         first = distributed.rank() * self._size
         own = slice(first, first + self._size)

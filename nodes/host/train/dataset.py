@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import comfy.utils
 import torch
 from torch import Tensor
 
@@ -21,16 +22,24 @@ class Example:
     """One latent (1, channels, ..., height, width) and its captions.
 
     Attributes:
-        latent: as it came out of VAE Encode.
+        latent: as it came out of VAE Encode; of several parts (video and its sound) the pack (1, 1, n) that the
+            host's samplers make of them.
         captions: conditioning entries ``[tensor, options]``; each time, one is drawn.
-        mask: (1, 1, height, width) of the picture's mask, 0 to 1, or None: where to learn.
+        mask: (1, 1, height, width) of the picture's mask, or like a pack of parts; 0 to 1, or None: where to learn.
         repeats: how often an epoch holds it.
+        parts: shapes of the parts in the pack; empty for a latent that is none.
     """
 
     latent: Tensor
     captions: tuple[Caption, ...]
     mask: Tensor | None = None
     repeats: int = 1
+    parts: tuple[torch.Size, ...] = ()
+
+    @property
+    def shapes(self) -> tuple[torch.Size, ...]:
+        """What examples must have in common to stand in one batch."""
+        return self.parts or (self.latent.shape,)
 
 
 @dataclass(frozen=True)
@@ -137,14 +146,14 @@ def collect_examples(
         captions = captions * len(images)
     if len(captions) != len(images) * captions_per_image:
         raise TrainingError(_explain_captions(len(images), len(captions), captions_per_image))
-    for number, (_, mask) in enumerate(images, 1):
+    for number, (_, mask, _) in enumerate(images, 1):
         if mask is not None and not mask.any():
             raise TrainingError(
                 f"{what}: the mask of image {number} is empty, so there is nothing to learn from it. White is where "
                 "to learn; draw a mask, or leave it out."
             )
     own = (tuple(captions[n * captions_per_image : (n + 1) * captions_per_image]) for n in range(len(images)))
-    return [Example(image, texts, mask) for (image, mask), texts in zip(images, own, strict=True)]
+    return [Example(image, texts, mask, parts=parts) for (image, mask, parts), texts in zip(images, own, strict=True)]
 
 
 def _explain_captions(images: int, captions: int, per_image: int) -> str:
@@ -159,13 +168,30 @@ def _explain_captions(images: int, captions: int, per_image: int) -> str:
     )
 
 
-def _images(latent: dict[str, Any]) -> Iterator[tuple[Tensor, Tensor | None]]:
+def _images(latent: dict[str, Any]) -> Iterator[tuple[Tensor, Tensor | None, tuple[torch.Size, ...]]]:
+    """Latent, mask and, where the latent is a pack of parts, their shapes."""
     samples, masks = latent["samples"], latent.get("noise_mask")
+    if samples.is_nested:
+        yield from _packs(samples.unbind(), masks)
+        return
     if masks is not None:
         masks = masks.reshape(-1, 1, *masks.shape[-2:])
     for index, image in enumerate(samples):
         mask = None if masks is None else detached(masks[index % len(masks)][None].float())
-        yield detached(image[None]), mask
+        yield detached(image[None]), mask, ()
+
+
+def _packs(parts: Sequence[Tensor], masks: Any) -> Iterator[tuple[Tensor, Tensor | None, tuple[torch.Size, ...]]]:
+    """Latents of several parts, packed as the host's samplers do; a part without a mask is learned everywhere."""
+    latents, _ = comfy.utils.pack_latents(parts)
+    if masks is not None:
+        given = list(masks.unbind() if masks.is_nested else [masks])[: len(parts)]
+        whole = [torch.ones_like(part) for part in parts[len(given) :]]
+        shaped = [comfy.utils.reshape_mask(mask.float(), part.shape) for mask, part in zip(given, parts, strict=False)]
+        masks, _ = comfy.utils.pack_latents([*shaped, *whole])
+    shapes = tuple(torch.Size((1, *part.shape[1:])) for part in parts)
+    for index, latent in enumerate(latents):
+        yield detached(latent[None]), None if masks is None else detached(masks[index][None]), shapes
 
 
 def _leaves(value: object) -> Iterator[Tensor | int | float | str]:
@@ -173,7 +199,7 @@ def _leaves(value: object) -> Iterator[Tensor | int | float | str]:
     if isinstance(value, (Tensor, int, float, str)):
         yield value
     elif isinstance(value, Example):
-        yield from _leaves([value.latent, value.captions, value.mask])
+        yield from _leaves([value.latent, value.captions, value.mask, value.parts])
     elif isinstance(value, dict):
         yield from _leaves([part for item in value.items() for part in item])
     elif isinstance(value, (list, tuple)):
@@ -185,14 +211,14 @@ class BatchOrder:
     """Which examples each batch holds: shuffled epochs, one latent shape per batch, repeats when too few.
 
     Args:
-        shapes: the latent shape of every example.
+        shapes: of every example's latent, or of its parts.
         generator: source of all randomness.
         repeats: how often each example stands in an epoch.
     """
 
     def __init__(
         self,
-        shapes: Sequence[torch.Size],
+        shapes: Sequence[tuple[object, ...]],
         batch_size: int,
         generator: torch.Generator,
         repeats: Sequence[int] | None = None,
@@ -214,7 +240,7 @@ class BatchOrder:
         """Go on where `waiting` was taken."""
         self._queue = deque(waiting)
 
-    def _pop(self, shape: torch.Size | None) -> int:
+    def _pop(self, shape: tuple[object, ...] | None) -> int:
         """The first in the queue of this shape, or of any."""
         if not any(shape in (None, self._shapes[index]) for index in self._queue):
             order = torch.randperm(len(self._epoch), generator=self._generator).tolist()

@@ -19,7 +19,7 @@ from ..files.checkpoints import Run
 from ..model.host_types import Guider
 from ..model.key_map import Target
 from .batches import Batch, BatchSampler
-from .dataset import TrainingSet
+from .dataset import Example, TrainingSet
 from .graph.checkpointing import ActivationCache, checkpointed_blocks
 from .graph.differentiable_attention import with_gradient
 from .graph.differentiable_ops import differentiable_operators
@@ -28,7 +28,7 @@ from .graph.inplace_guard import InplaceGuard, protected_inputs
 from .graph.modules import aliased_parameters, trainable_context
 from .graph.training_mode import training_mode
 from .monitor import Monitor
-from .objective import encode_conditioning, objective_loss
+from .objective import encode_conditioning, latent_in, objective_loss
 from .samples import SampleSettings, SamplingMode, draw_sample
 from .status import TrainingStatus
 
@@ -133,7 +133,11 @@ class _Running:
 
     def _new_sampler(self) -> BatchSampler:
         loop = self.loop
-        return BatchSampler(loop.data, loop.batch_size, loop.seed, loop.objective, self._model.model_sampling)
+        objective, sampling = loop.objective, self._model.model_sampling
+        return BatchSampler(loop.data, loop.batch_size, loop.seed, objective, sampling, self._latent_in)
+
+    def _latent_in(self, example: Example) -> Tensor:
+        return latent_in(self._model, example.latent, example.parts)
 
     def trial(self) -> None:
         """One pass on its own random numbers, for `InplaceGuard.decide`."""
@@ -187,15 +191,15 @@ class _Running:
 
     def _batch_loss(self, batch: Batch) -> Tensor:
         latents = torch.cat([example.latent for example in batch.examples])
-        latent = self._model.process_latent_in(latents.to(self._device, torch.float32))
+        latent = latent_in(self._model, latents.to(self._device, torch.float32), batch.parts)
         conds = [
-            encode_conditioning(self._model, self._conds[id(caption)], latent[index : index + 1], self.loop.seed)
-            for index, caption in enumerate(batch.captions)
+            encode_conditioning(self._model, self._conds[id(caption)], one, self.loop.seed, batch.parts)
+            for caption, one in zip(batch.captions, latent.split(1), strict=True)
         ]
         options = with_gradient(self._options["model_options"].get("transformer_options", {}))
         sigma, noise = batch.sigma.to(self._device), batch.noise.to(self._device)
         return objective_loss(
-            self._model, latent, conds, sigma, noise, options, self.loop.objective, batch.mask(latent)
+            self._model, latent, conds, sigma, noise, options, self.loop.objective, batch.mask(latent), batch.parts
         )
 
     def keep(self) -> str | None:
@@ -229,7 +233,8 @@ class _Running:
         positive, options = self._conds[id(first.captions[0])], dict(self._options)
         try:
             with self._sampling.mode(self.trial), loop.trainer.averaged():
-                picture = draw_sample(self._guider, loop.samples, positive, negative, first.latent.shape, options)
+                shape = self._latent_in(first).shape
+                picture = draw_sample(self._guider, loop.samples, positive, negative, shape, options, first.parts)
         except _OUT_OF_MEMORY:  # no reason to end a training
             loop.monitor.warn("no samples: out of memory while drawing one; the training goes on.")
             return
@@ -286,5 +291,5 @@ def _explain_memory(loop: Loop) -> str:
         "lower rank",
         "set targets to attention",
     ]
-    size = " x ".join(map(str, loop.data.examples[0].latent.shape[-2:]))
+    size = " x ".join(map(str, loop.data.examples[0].shapes[0][-2:]))
     return f"out of memory while training (latents of {size}): {', or '.join(advice)}."

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import comfy.model_sampling
 import comfy.samplers
+import comfy.utils
 import torch
 from torch import Tensor
 
@@ -66,7 +68,20 @@ def _is_flow(model_sampling: ModelSampling) -> bool:
     return isinstance(model_sampling, comfy.model_sampling.CONST)
 
 
-def encode_conditioning(model: HostModel, conditioning: dict[str, Any], latent: Tensor, seed: int) -> dict[str, Any]:
+def latent_in(model: HostModel, latent: Tensor, parts: Sequence[torch.Size] = ()) -> Tensor:
+    """Latents in the model's scale.
+
+    Args:
+        parts: shapes of what is packed in each, if anything is; the model scales each part in its own way.
+    """
+    if hasattr(model, "latent_shapes"):  # where the host's samplers put them, and leave them
+        model.latent_shapes = list(parts or [latent.shape])
+    return model.process_latent_in(latent)
+
+
+def encode_conditioning(
+    model: HostModel, conditioning: dict[str, Any], latent: Tensor, seed: int, parts: Sequence[torch.Size] = ()
+) -> dict[str, Any]:
     """What the host's model wants for one caption at one latent shape: name to the host's COND object."""
     entry = {"guidance": 1.0, **conditioning}  # the published guidance, unless the workflow sets one
     encoded = comfy.samplers.encode_model_conds(
@@ -78,6 +93,7 @@ def encode_conditioning(model: HostModel, conditioning: dict[str, Any], latent: 
         latent_image=latent,
         denoise_mask=None,
         seed=seed,
+        latent_shapes=list(parts or [latent.shape]),
     )
     conds = encoded[0]["model_conds"]
     return {name: cond.process_cond(batch_size=1, device=latent.device, area=None) for name, cond in conds.items()}
@@ -92,6 +108,7 @@ def objective_loss(
     options: dict[str, Any],
     settings: ObjectiveSettings = _PUBLISHED,
     mask: Tensor | None = None,
+    parts: Sequence[torch.Size] = (),
 ) -> Tensor:
     """Mean over the examples of the error of what the network itself predicts: velocity, epsilon or v.
 
@@ -104,6 +121,7 @@ def objective_loss(
         sigma: (batch,). noise: like latent.
         options: the host's transformer options.
         mask: (batch, 1, ...) broadcastable to latent, or None.
+        parts: shapes of what is packed in each latent; all parts count alike, however large they are.
     """
     sampling = model.model_sampling
     noisy = sampling.noise_scaling(sigma, noise.clone(), latent, False)
@@ -111,8 +129,20 @@ def objective_loss(
     # c, as one number per example: the same in every element.
     one = latent.new_ones(len(latent), *[1] * (latent.ndim - 1))
     output_scale = sampling.calculate_denoised(sigma, one, torch.zeros_like(one))
+    if parts:
+        mask = _balanced(torch.ones_like(latent) if mask is None else mask, parts)
     losses = example_losses(settings, (clean.float() - latent) / output_scale, mask)
     return (losses * loss_weight(settings, sigma, output_scale.flatten(), flow=_is_flow(sampling))).mean()
+
+
+def _balanced(mask: Tensor, parts: Sequence[torch.Size]) -> Tensor:
+    """A mask in which every part that has anything to learn has the same sum: sound is small beside its video."""
+    pieces = comfy.utils.unpack_latents(mask, parts)
+    sums = [piece.flatten(1).sum(1).reshape(-1, *[1] * (piece.ndim - 1)) for piece in pieces]
+    balanced: Tensor = comfy.utils.pack_latents(
+        [piece / total.clamp(min=torch.finfo(mask.dtype).tiny) for piece, total in zip(pieces, sums, strict=True)]
+    )[0]
+    return balanced
 
 
 def _predict(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_management
 import comfy.samplers
+import comfy.utils
 import latent_preview
 import numpy as np
 import torch
@@ -68,14 +69,21 @@ class SamplingMode:
 
 
 def draw_sample(
-    guider: Guider, settings: SampleSettings, positive: Any, negative: Any, shape: torch.Size, options: dict[str, Any]
+    guider: Guider,
+    settings: SampleSettings,
+    positive: Any,
+    negative: Any,
+    shape: torch.Size,
+    options: dict[str, Any],
+    parts: Sequence[torch.Size] = (),
 ) -> Tensor | None:
     """Sample once with the host's own sampler on the model that is loaded for training.
 
     Args:
         guider: the host's guider whose model trains; its conditioning is put back afterwards.
         positive, negative: processed conditioning entries; negative may be None, which means cfg 1.
-        shape: of the latent.
+        shape: of the latent as the model takes it.
+        parts: shapes of what is packed in it; the first is shown.
 
     Returns:
         (height, width, 3) float32 on the CPU, 0 to 1; None for a latent that nothing can show.
@@ -88,16 +96,25 @@ def draw_sample(
     try:
         with torch.no_grad():
             entries = {"positive": [positive], "negative": [] if negative is None else [negative]}
-            guider.conds = {name: _encoded(model, name, given, noise, settings) for name, given in entries.items()}
+            guider.conds = {
+                name: _encoded(model, name, given, noise, settings, parts) for name, given in entries.items()
+            }
             latent = comfy.samplers.sampler_object(_SAMPLER).sample(
                 guider, sigmas, options, None, noise, torch.zeros_like(noise), None, True
             )
-            return _show(latent, settings.vae, model)
+            return _show(latent, settings.vae, model, parts)
     finally:
         guider.conds, guider.cfg = before
 
 
-def _encoded(model: HostModel, name: str, entries: list[Any], noise: Tensor, settings: SampleSettings) -> list[Any]:
+def _encoded(
+    model: HostModel,
+    name: str,
+    entries: list[Any],
+    noise: Tensor,
+    settings: SampleSettings,
+    parts: Sequence[torch.Size],
+) -> list[Any]:
     """Conditioning as the model encodes it now: some have a text adapter within, which trains along."""
     encoded: list[Any] = comfy.samplers.encode_model_conds(
         model.extra_conds,
@@ -108,13 +125,15 @@ def _encoded(model: HostModel, name: str, entries: list[Any], noise: Tensor, set
         latent_image=torch.zeros_like(noise),
         denoise_mask=None,
         seed=settings.seed,
+        latent_shapes=list(parts or [noise.shape]),
     )
     return encoded
 
 
-def _show(latent: Tensor, vae: Vae | None, model: HostModel) -> Tensor | None:
+def _show(latent: Tensor, vae: Vae | None, model: HostModel, parts: Sequence[torch.Size]) -> Tensor | None:
+    packed, latent = latent, comfy.utils.unpack_latents(latent, parts)[0]
     if vae is not None and _has_room(vae, latent):
-        decoded = vae.decode(model.process_latent_out(latent.float()).to("cpu"))
+        decoded = vae.decode(comfy.utils.unpack_latents(model.process_latent_out(packed.float()), parts)[0].to("cpu"))
         return decoded.reshape(-1, *decoded.shape[-3:])[0, ..., :3].float().cpu().clamp(0, 1)
     factors = model.latent_format.latent_rgb_factors
     if factors is None:

@@ -21,7 +21,7 @@ from ..model.host_types import Patcher
 from ..model.key_map import KeyMap, Target
 from ..model.tried import untried
 from ..text import paths_as_text
-from .dataset import TrainingSet
+from .dataset import Example, TrainingSet
 from .graph.modules import trainable_context
 from .latents import as_sampled
 from .loop import Loop, TrainSampler
@@ -176,11 +176,21 @@ def run_loop(patcher: Patcher, loop: Loop, dtype: torch.dtype) -> None:
     guider = comfy.samplers.CFGGuider(clone)
     captions = _captions(loop.data)
     guider.inner_set_conds({"positive": captions})
-    latent = loop.data.examples[0].latent
-    batch = latent.expand(loop.batch_size, *latent.shape[1:])  # the host reserves memory for this shape
+    first = loop.data.examples[0]
+    batch = first.latent.expand(loop.batch_size, *first.latent.shape[1:])  # the host reserves memory for this shape
+    noise, latent = _for_the_host(torch.zeros_like(batch), first), _for_the_host(batch, first)
     # As the host runs: a quantized tensor that is moved outside of inference mode can never be used inside again.
     with torch.inference_mode():
-        guider.sample(torch.zeros_like(batch), batch, TrainSampler(loop, captions), torch.zeros(1), seed=loop.seed)
+        guider.sample(noise, latent, TrainSampler(loop, captions), torch.zeros(1), seed=loop.seed)
+
+
+def _for_the_host(latent: torch.Tensor, example: Example) -> Any:
+    """A latent as the host's sampler takes it: what is packed in it by parts."""
+    if not example.parts:
+        return latent
+    import comfy.nested_tensor  # which older hosts lack, as they lack such latents
+
+    return comfy.nested_tensor.NestedTensor(comfy.utils.unpack_latents(latent, example.parts))
 
 
 def _captions(data: TrainingSet) -> list[Any]:

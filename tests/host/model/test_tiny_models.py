@@ -25,10 +25,14 @@ BLOCK = re.compile(
     r"|txt_in\.individual_token_refiner\.blocks|txtfusion\.(layerwise|refiner)_blocks)\.(block)?\d+\b"
     r"|diffusion_model\.(down|up)_blocks\.\d+\.\d+(?=\.attention\.)"
 )
-ATTENTION = re.compile(r"attn|attention|\.linear1$")
-FEED_FORWARD = re.compile(r"\.(ff|ff_in|ffn|ff_context|feed_forward|\w*mlp)\.|block\.layer\d$|\.linear1$|_mlp_proj$")
+ATTENTION = re.compile(r"attn|attention|\.linear1$|\.[qkv]$")
+FEED_FORWARD = re.compile(
+    r"\.(ff|ff_in|ffn|ff_context|feed_forward|\w*mlp(_[xy])?)\.|block\.layer\d$|\.linear1$|_mlp_proj$|\.ff_out$"
+)
 FORBIDDEN = re.compile(
-    r"norm|mod(ulation)?\.|mod_|adaln|embed|final|time(?!_stack)|guidance|proj_in|txt_in\.[ct]_|head", re.I
+    r"norm|mod(ulation)?\.|mod_|adaln|embed|final|time(?!_stack)|guidance|(?<!mlp\.(?:vid|txt|all)\.)proj_in"
+    r"|txt_in\.[ct]_|head",
+    re.I,
 )
 
 TEXT = ("c_crossattn", "clip_text", "clip")  # names of the encoded text; Stable Cascade has its own
@@ -59,12 +63,17 @@ def tiny(request: pytest.FixtureRequest) -> Tiny:
 def raw_output(patcher: ModelPatcher, inputs: dict[str, Any]) -> Tensor:
     """What the network itself returns: the prediction also holds x."""
     seen: list[Tensor] = []
-    hook = patcher.model.diffusion_model.register_forward_hook(lambda module, args, output: seen.append(output))
+    hook = patcher.model.diffusion_model.register_forward_hook(lambda module, args, output: seen.append(_one(output)))
     try:
         tiny_models.predict(patcher, inputs)
     finally:
         hook.remove()
     return seen[0]
+
+
+def _one(output: Tensor | list[Tensor]) -> Tensor:
+    """Video and sound as one tensor."""
+    return output if isinstance(output, Tensor) else torch.cat([part.flatten(1) for part in output], dim=1)
 
 
 def relative(value: Tensor, reference: Tensor) -> float:

@@ -57,7 +57,8 @@ class Trained:
             if variant == "triu":
                 delta.delta_r.data.triu_()
             self.deltas[path] = delta
-        batches = [tiny_models.sample_inputs(name, self.patcher, seed=seed) for seed in (1, 2)]
+        with _AnyDtype():  # some models prepare the text
+            batches = [tiny_models.sample_inputs(name, self.patcher, seed=seed) for seed in (1, 2)]
         self.batches = [{key: _cast(value, dtype) for key, value in batch.items()} for batch in batches]
 
     @contextlib.contextmanager
@@ -78,7 +79,8 @@ class Trained:
             yield
 
     def loss(self, batch: int) -> Tensor:
-        output = self.patcher.model.apply_model(**self.batches[batch], transformer_options={})
+        inputs = self.batches[batch]
+        output = self.patcher.model.apply_model(**inputs, transformer_options=tiny_models.call_options(inputs))
         return output.double().square().mean()
 
     def differentiate(self) -> dict[str, Tensor]:

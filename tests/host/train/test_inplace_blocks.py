@@ -15,6 +15,7 @@ from comfyui_qr_lora.nodes.host.train import loop
 from comfyui_qr_lora.nodes.host.train.graph.checkpointing import ActivationCache, checkpointed_blocks
 from comfyui_qr_lora.nodes.host.train.graph.inplace_guard import InplaceGuard, protected_inputs
 from comfyui_qr_lora.nodes.host.train.graph.modules import blocks, trainable_context
+from comfyui_qr_lora.qrlora_core import QRLoRA
 from devtools import tiny_models
 
 from ...support.adapters import merged, relative_error
@@ -24,7 +25,11 @@ from . import test_frozen_linear
 from .test_frozen_linear import Trained
 
 # What the block calls by itself and then overwrites the input of, by model; all others need nothing of this kind.
-FUNCTIONS = {"ltxv": {"BasicTransformerBlock": {F.rms_norm}}}
+FUNCTIONS = {
+    "ltxv": {"BasicTransformerBlock": {F.rms_norm}},
+    "ltxav": {"BasicAVTransformerBlock": {F.rms_norm}},
+    "ltx23": {"BasicAVTransformerBlock": {F.rms_norm}},
+}
 
 
 def out_of_place(
@@ -138,11 +143,25 @@ def test_every_model_trains_and_only_blocks_in_need_copy_for_functions(
         for checkpointing in (False, True)
     )
     assert_unchanged(patcher, before)
-    assert plain.losses == checkpointed.losses
-    assert_same(plain.adapter, checkpointed.adapter)
+    if name in VIEWS:
+        assert plain.losses == pytest.approx(checkpointed.losses, rel=1e-6)
+        assert difference(plain.adapter, checkpointed.adapter) < 1e-5
+    else:
+        assert plain.losses == checkpointed.losses
+        assert_same(plain.adapter, checkpointed.adapter)
     idle = [path for path, term in plain.adapter.terms() if not term.delta_r.any()]
     assert all(UNUSED[name].search(path) for path in idle)
     assert decided == [FUNCTIONS.get(name, {})] * 2
+
+
+# Whose first block changes a view in place: without checkpointing, autograd adds up the gradients in another order.
+VIEWS = ("ltxav", "ltx23")
+
+
+def difference(first: QRLoRA, second: QRLoRA) -> float:
+    """Relative, over all layers."""
+    one, two = (torch.cat([term.delta_r.flatten() for _, term in adapter.terms()]) for adapter in (first, second))
+    return float((one - two).norm() / two.norm())
 
 
 # Layers whose output the host's model throws away.
@@ -150,6 +169,10 @@ UNUSED = {
     "sd3": re.compile(r"transformer_blocks\.1\.attn\.add_q_proj"),
     "sd35": re.compile(r"transformer_blocks\.1\.attn\.add_q_proj"),
     "qwen_image": re.compile(r"transformer_blocks\.1\.(txt_mlp\.|attn\.(add_q_proj|to_add_out))"),
+    **dict.fromkeys(
+        ("hunyuan_video15", "hunyuan_video15_sr"),
+        re.compile(r"double_blocks\.1\.txt_(attn_proj|mlp\.)"),
+    ),
     "omnigen2": re.compile(r"ref_image_refiner\."),  # for a reference picture, which there is not
 }
 

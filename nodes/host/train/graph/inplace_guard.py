@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from .....qrlora_core import TrainingError
 from ...model.host_types import HostModel
-from .modules import blocks, copied, detached, is_floating
+from .modules import blocks, copied, detached, mapped, tensors
 
 
 class InplaceGuard:
@@ -204,7 +204,7 @@ def _overwrites(block: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str,
         return note
 
     given, named = tuple(map(copied, args)), {name: copied(value) for name, value in kwargs.items()}
-    arguments = [value for value in (*given, *named.values()) if torch.is_tensor(value)]
+    arguments = list(tensors([*given, *named.values()]))
     versions = [value._version for value in arguments]
     with contextlib.ExitStack() as stack, torch.no_grad():
         for name, module in block.named_modules():
@@ -245,12 +245,9 @@ def _recorded(
     """Inputs that need gradients, and what a block makes of them; it may change what it is given in place."""
     leaves: list[Tensor] = []
 
-    def prepared(value: Any) -> Any:
-        if not is_floating(value):
-            return value
+    def prepared(value: Tensor) -> Tensor:
         leaves.append(value.clone().requires_grad_())
         return leaves[-1].mul(1)
 
-    outputs = forward(*map(prepared, args), **{name: prepared(value) for name, value in kwargs.items()})
-    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    return leaves, [output for output in outputs if torch.is_tensor(output)]
+    given, named = mapped(prepared, args), {name: mapped(prepared, value) for name, value in kwargs.items()}
+    return leaves, list(tensors(forward(*given, **named)))

@@ -56,8 +56,26 @@ def replaced_forward(module: torch.nn.Module, forward: Callable[..., Any]) -> It
 
 
 def copied(value: Any) -> Any:
-    """A clone of a floating tensor, through which gradients flow; anything else as it is."""
-    return value.clone() if is_floating(value) else value
+    """A clone of a floating tensor, through which gradients flow, also in tuples and lists; anything else as it is."""
+    return mapped(torch.clone, value)
+
+
+def mapped(function: Callable[[Tensor], Any], value: Any) -> Any:
+    """What a function makes of a floating tensor, also in tuples and lists; anything else as it is."""
+    if is_floating(value):
+        return function(value)
+    if type(value) in (tuple, list):
+        return type(value)(mapped(function, item) for item in value)
+    return value
+
+
+def tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors in nested tuples and lists."""
+    if isinstance(value, Tensor):
+        yield value
+    elif type(value) in (tuple, list):
+        for item in value:
+            yield from tensors(item)
 
 
 def is_floating(value: object) -> bool:
