@@ -11,7 +11,7 @@ from torch import Tensor
 
 from comfyui_qr_lora.nodes.host.train.batches import Batch, BatchSampler
 from comfyui_qr_lora.nodes.host.train.dataset import DataSettings, collect, collect_examples
-from comfyui_qr_lora.nodes.host.train.objective import objective_loss, sample_sigmas
+from comfyui_qr_lora.nodes.host.train.objective import check_noise, objective_loss, sample_sigmas
 from comfyui_qr_lora.qrlora_core import ObjectiveSettings, TrainingError
 from comfyui_qr_lora.qrlora_core.train.objective import TIMESTEPS
 from devtools import tiny_models
@@ -52,6 +52,23 @@ class Network:
         zeros, ones = torch.zeros_like(noisy), torch.ones_like(noisy)
         true = (self._clean - denoised(zeros, noisy)) / denoised(ones, zeros)
         return denoised(true + self._error, noisy)
+
+
+class PictureToPicture(sampling.CONST):
+    """As FlowRVS, a Wan of newer hosts, makes a mask of a video."""
+
+    def noise_scaling(self, sigma: Tensor, noise: Tensor, latent_image: Tensor, max_denoise: bool = False) -> Tensor:
+        return latent_image
+
+
+def test_a_model_that_is_never_given_noise_is_refused() -> None:
+    for kind in KINDS:
+        check_noise(make_sampling(kind))
+    patcher = tiny_models.build("wan")
+    made = type("Sampling", (sampling.ModelSamplingDiscreteFlow, PictureToPicture), {})(patcher.model.model_config)
+    patcher.add_object_patch("model_sampling", made)
+    with pytest.raises(TrainingError, match="one picture of another"):
+        train(patcher, [{"samples": torch.zeros(1, 16, 1, 4, 4)}], [caption(0)])
 
 
 @pytest.mark.parametrize("kind", KINDS)
