@@ -23,7 +23,8 @@ class Example:
     Attributes:
         latent: as it came out of VAE Encode.
         captions: conditioning entries ``[tensor, options]``; each time, one is drawn.
-        mask: (1, 1, height, width) of the picture's mask, 0 to 1, or None: where to learn.
+        mask: (1, 1, height, width) of the picture's mask, with frames before the height where it is a video, 0 to 1,
+            or None: where to learn.
         repeats: how often an epoch holds it.
     """
 
@@ -160,12 +161,20 @@ def _explain_captions(images: int, captions: int, per_image: int) -> str:
 
 
 def _images(latent: dict[str, Any]) -> Iterator[tuple[Tensor, Tensor | None]]:
-    samples, masks = latent["samples"], latent.get("noise_mask")
-    if masks is not None:
-        masks = masks.reshape(-1, 1, *masks.shape[-2:])
+    samples = latent["samples"]
+    masks = _masks(latent.get("noise_mask"), samples)
     for index, image in enumerate(samples):
         mask = None if masks is None else detached(masks[index % len(masks)][None].float())
         yield detached(image[None]), mask
+
+
+def _masks(given: Tensor | None, samples: Tensor) -> Tensor | None:
+    """(count, 1, ..., height, width). Of a video, masks without frames are its frames', as the host takes them."""
+    if given is None:
+        return None
+    if samples.ndim < 5 or samples.shape[2] == 1:
+        return given.reshape(-1, 1, *given.shape[-2:])
+    return given[:, :1] if given.ndim == 5 else given.reshape(1, 1, -1, *given.shape[-2:])
 
 
 def _leaves(value: object) -> Iterator[Tensor | int | float | str]:

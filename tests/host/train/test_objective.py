@@ -145,6 +145,21 @@ def test_what_lies_outside_the_mask_is_not_learned() -> None:
     assert float(loss) == pytest.approx(float(error[:, :, :4].square().mean()), rel=1e-3)
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 3, 8, 8), (9, 64, 64), (9, 1, 64, 64)])
+def test_a_mask_of_a_video_says_in_which_frames_to_learn(shape: tuple[int, ...]) -> None:
+    """Of its latent frames, or of its pictures; a given first frame, as image to video has it, is none to learn."""
+    mask = torch.ones(shape)
+    frames = mask.view(-1, *shape[-2:])
+    frames[: len(frames) // 3] = 0
+    clean = torch.randn(1, 16, 3, 8, 8)
+    examples = collect_examples([{"samples": clean, "noise_mask": mask}, {"samples": clean}], [caption(0)])
+    found = Batch(examples, [], torch.tensor([0.5]), clean).mask(clean)
+    assert found is not None
+    expected = torch.ones(2, 1, 3, 8, 8)
+    expected[0, :, 0] = 0
+    assert torch.equal(found, expected)
+
+
 def test_an_empty_mask_is_refused_by_number() -> None:
     with pytest.raises(TrainingError, match="the mask of image 2 is empty"):
         collect_examples([latent(0), masked(torch.zeros(1, 64, 64))], [caption(0)])
