@@ -37,7 +37,9 @@ NAMES: tuple[str, ...] = tuple(ARCHITECTURES)
 TITLES = {name: architecture.title for name, architecture in ARCHITECTURES.items()}
 
 # Classes of `comfy.supported_models` that have no row, and why.
-UNSERVED: dict[str, str] = {}
+UNSERVED: dict[str, str] = {
+    "WAN21_FlowRVS": "makes the mask of a video from the video itself, with no noise: trained on pairs of both",
+}
 
 
 def lacking(name: str) -> str:

@@ -23,6 +23,7 @@ _ATTENTION_COUNTERPARTS = (
     "attn.qkv", "attn.proj", "img_attn.qkv", "img_attn.proj", "txt_attn.qkv", "txt_attn.proj",
     "img_attn_qkv", "img_attn_proj", "txt_attn_qkv", "txt_attn_proj", "self_attn_qkv", "self_attn.qkv",
     *(f"{block}.{name}" for block in ("self_attn", "cross_attn") for name in ("q", "k", "v", "o", "proj")),
+    "cross_attn.k_img", "cross_attn.v_img", *(f"audio_cross_attn.{name}" for name in ("q", "k", "v", "o")),
     *(f"{block}.{name}" for block in ("self_attn", "cross_attn")
       for name in ("q_proj", "k_proj", "v_proj", "output_proj", "to_q.0", "to_k.0", "to_v.0", "to_out.0")),
     *(f"attention.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0", "qkv", "out")),
@@ -52,9 +53,9 @@ _FEED_FORWARD_COUNTERPARTS = (
     *(f"{block}.{name}" for block in ("blocks.[0-9]", "blocks.[0-9][0-9]") for name in ("ff_proj", "ff_out")),
 )  # fmt: skip
 
-# Transformers that prepare the text, once for all steps (Anima, LTX-2, MiniMax H3): trainers leave them alone unless
-# they are asked for.
-_ASIDE = ("llm_adapter.*", "*_embeddings_connector.*", "token_refiner.*")
+# Transformers that prepare the text (Anima, LTX-2, MiniMax H3) or the music (Wan Dancer), the same in all steps: trainers
+# leave them alone unless they are asked for.
+_ASIDE = ("llm_adapter.*", "*_embeddings_connector.*", "token_refiner.*", "music_encoder.*")
 
 PRESETS: dict[str, tuple[str, ...]] = {
     "paper": (*_PUBLISHED, *_ATTENTION_COUNTERPARTS, *_FEED_FORWARD_COUNTERPARTS),
@@ -97,7 +98,7 @@ def select(paths: Iterable[str], choice: str | Sequence[str]) -> list[str]:
 
 def _of_preset(paths: Sequence[str], choice: str) -> list[str]:
     everything = choice == "all-linear"
-    within = paths if everything else [path for path in paths if not any(matches(path, pattern) for pattern in _ASIDE)]
+    within = paths if everything else [path for path in paths if not any(matches(path, aside) for aside in _ASIDE)]
     return [path for path in within if any(matches(path, pattern) for pattern in PRESETS[choice])]
 
 

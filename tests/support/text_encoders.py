@@ -15,6 +15,10 @@ import torch
 from torch import Tensor
 
 PROMPT = "a red square beside a blue circle"
+_NARROW = {
+    "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+}  # fmt: skip
 
 
 @cache
@@ -41,6 +45,15 @@ def qwen3_with_head() -> Any:
 def merged_qwen3() -> Any:
     """The same with one matrix for query, key and value, and one for gate and up, as some checkpoints have them."""
     return _filled(_qwen3(_MergedEncoder), 0)
+
+
+@cache
+def anima() -> Any:
+    """Anima's text encoder, the small Qwen3, which newer hosts have; three narrow layers."""
+    import comfy.text_encoders.anima as host
+
+    options = {"qwen3_06b_model_config": _NARROW}
+    return _filled(_clip(host.AnimaTEModel, host.AnimaTokenizer, options), 0)
 
 
 def quantized(clip: Any, layout: str, entry: dict[str, Any], **how: Any) -> tuple[Any, Any]:
@@ -91,11 +104,7 @@ class _MergedEncoder(comfy.sd1_clip.SD1ClipModel):
 def _qwen3(
     kind: Any, state: dict[str, Tensor] | None = None, more: dict[str, Any] | None = None, **options: Any
 ) -> Any:
-    widths = {
-        "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-    }  # fmt: skip
-    options["qwen3_4b_model_config"] = widths | (more or {})
+    options["qwen3_4b_model_config"] = _NARROW | (more or {})
     return _clip(kind, comfy.text_encoders.z_image.ZImageTokenizer, options, state)
 
 

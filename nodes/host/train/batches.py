@@ -41,17 +41,19 @@ class Batch:
         """
         if all(example.mask is None for example in self.examples):
             return None
-        size = latent.shape[-2:]
-        whole = torch.ones(1, 1, *size)
-        masks = [whole if example.mask is None else _sized(example, size) for example in self.examples]
-        return torch.cat(masks).reshape(-1, *[1] * (latent.ndim - 3), *size).to(latent)
+        return torch.cat([_mask(example, latent.shape[2:]) for example in self.examples]).to(latent)
 
 
-def _sized(example: Example, size: torch.Size) -> Tensor:
-    assert example.mask is not None
+def _mask(example: Example, size: torch.Size) -> Tensor:
+    """(1, 1, *size), of a mask with as many sizes or with height and width alone."""
+    mask = example.mask
+    if mask is None:
+        return torch.ones(1, 1, *size)
     if example.parts:  # has the size of the latent
-        return example.mask.reshape(1, 1, *size)
-    return torch.nn.functional.interpolate(example.mask, size=size, mode="area")
+        return mask.reshape(1, 1, *size)
+    own = size[2 - mask.ndim :]
+    resized = torch.nn.functional.interpolate(mask, size=own, mode="area")
+    return resized.reshape(1, 1, *[1] * (len(size) - len(own)), *own).expand(1, 1, *size)
 
 
 class BatchSampler:

@@ -25,7 +25,8 @@ class Example:
         latent: as it came out of VAE Encode; of several parts (video and its sound) the pack (1, 1, n) that the
             host's samplers make of them.
         captions: conditioning entries ``[tensor, options]``; each time, one is drawn.
-        mask: (1, 1, height, width) of the picture's mask, or like a pack of parts; 0 to 1, or None: where to learn.
+        mask: (1, 1, height, width) of the picture's mask, with frames before the height where it is a video, or like a
+            pack of parts; 0 to 1, or None: where to learn.
         repeats: how often an epoch holds it.
         parts: shapes of the parts in the pack; empty for a latent that is none.
     """
@@ -170,12 +171,11 @@ def _explain_captions(images: int, captions: int, per_image: int) -> str:
 
 def _images(latent: dict[str, Any]) -> Iterator[tuple[Tensor, Tensor | None, tuple[torch.Size, ...]]]:
     """Latent, mask and, where the latent is a pack of parts, their shapes."""
-    samples, masks = latent["samples"], latent.get("noise_mask")
+    samples = latent["samples"]
     if samples.is_nested:
-        yield from _packs(samples.unbind(), masks)
+        yield from _packs(samples.unbind(), latent.get("noise_mask"))
         return
-    if masks is not None:
-        masks = masks.reshape(-1, 1, *masks.shape[-2:])
+    masks = _masks(latent.get("noise_mask"), samples)
     for index, image in enumerate(samples):
         mask = None if masks is None else detached(masks[index % len(masks)][None].float())
         yield detached(image[None]), mask, ()
@@ -192,6 +192,15 @@ def _packs(parts: Sequence[Tensor], masks: Any) -> Iterator[tuple[Tensor, Tensor
     shapes = tuple(torch.Size((1, *part.shape[1:])) for part in parts)
     for index, latent in enumerate(latents):
         yield detached(latent[None]), None if masks is None else detached(masks[index][None]), shapes
+
+
+def _masks(given: Tensor | None, samples: Tensor) -> Tensor | None:
+    """(count, 1, ..., height, width). Of a video, masks without frames are its frames', as the host takes them."""
+    if given is None:
+        return None
+    if samples.ndim < 5 or samples.shape[2] == 1:
+        return given.reshape(-1, 1, *given.shape[-2:])
+    return given[:, :1] if given.ndim == 5 else given.reshape(1, 1, -1, *given.shape[-2:])
 
 
 def _leaves(value: object) -> Iterator[Tensor | int | float | str]:

@@ -28,7 +28,7 @@ from .graph.inplace_guard import InplaceGuard, protected_inputs
 from .graph.modules import aliased_parameters, trainable_context
 from .graph.training_mode import training_mode
 from .monitor import Monitor
-from .objective import encode_conditioning, latent_in, objective_loss
+from .objective import check_noise, encode_conditioning, latent_in, objective_loss
 from .samples import SampleSettings, SamplingMode, draw_sample
 from .status import TrainingStatus
 
@@ -124,6 +124,7 @@ class _Running:
         self._outputs, self._sampling = outputs, sampling
         self._model = guider.inner_model
         self._device = guider.model_patcher.load_device
+        check_noise(self._model.model_sampling)
         self._sampler = self._new_sampler()
         self._written = loop.trainer.updates
         if loop.resumed is not None:

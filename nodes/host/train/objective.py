@@ -20,6 +20,20 @@ _MOST_DRAWS = 10_000
 _PUBLISHED = ObjectiveSettings()
 
 
+def check_noise(model_sampling: ModelSampling) -> None:
+    """Only models that make something of noise can be trained from pictures alone.
+
+    Raises:
+        TrainingError: the model makes one picture of another: it is never given noise.
+    """
+    sigma, noise = torch.tensor([0.5]), torch.ones(1, 1, 1, 1)
+    if not model_sampling.noise_scaling(sigma, noise.clone(), torch.zeros_like(noise), False).any():
+        raise TrainingError(
+            "this model makes one picture of another, with no noise, and would have to be trained on pairs of both, "
+            "which there is no input for here. Adapters from elsewhere can be loaded and merged."
+        )
+
+
 def sample_sigmas(
     model_sampling: ModelSampling,
     count: int,

@@ -208,8 +208,17 @@ class TestErrors:
             select([], "attn.to_q")
 
 
-def test_what_prepares_the_text_is_left_out_unless_asked_for():
-    names = [f"{place}.blocks.0.self_attn.q_proj" for place in ("diffusion_model", "diffusion_model.llm_adapter")]
+@pytest.mark.parametrize("aside", ["llm_adapter", "music_encoder"])
+def test_what_prepares_text_or_music_is_left_out_unless_asked_for(aside):
+    names = [f"{place}.blocks.0.self_attn.q_proj" for place in ("diffusion_model", f"diffusion_model.{aside}")]
     for preset in ("paper", "attention"):
         assert select(names, preset) == names[:1]
     assert select(names, "all-linear") == select(names, "self_attn.q_proj") == names
+
+
+def test_attention_to_a_picture_and_to_sound_is_attention():
+    wan = [f"blocks.0.cross_attn.{name}" for name in ("q", "k", "v", "o", "k_img", "v_img")]
+    sound = [f"blocks.0.audio_cross_attn_wrapper.audio_cross_attn.{name}" for name in ("q", "k", "v", "o")]
+    others = ["blocks.0.after_proj", "audio_injector.injector.0.q", "face_adapter.fuser_blocks.0.linear1_q"]
+    for preset in ("paper", "attention"):
+        assert select([*wan, *sound, *others], preset) == [*wan, *sound]

@@ -28,6 +28,7 @@ from devtools.stock import train_lora
 from playground.text_encoder import weights
 
 from ...support.adapters import merged, relative_error
+from ...support.text_encoders import anima, encode
 
 TOLERANCE = 1e-4  # relative to the LoRA's effect
 MODES = ("live", "patch")
@@ -329,3 +330,26 @@ class TestTextEncoder:
         assert relative_error(self.encode(again[3]), self.encode(done[3]), self.encode(clip)) < TOLERANCE
         base, expected = predict("sd15", base_model), predict("sd15", done[0])
         assert relative_error(predict("sd15", again[0]), expected, base) < TOLERANCE
+
+
+@pytest.mark.skipif(bool(tiny_models.lacking("anima")), reason=tiny_models.lacking("anima"))
+@pytest.mark.parametrize("mode", MODES)
+def test_kohyas_file_for_anima_reaches_the_picture_the_text_adapter_and_the_text_encoder(mode: str) -> None:
+    """Its names for the encoder leave out what it is called within the host: `lora_te_layers_0_self_attn_q_proj`."""
+    clip, base_model = anima(), model("anima")
+    key_map = KeyMap(clip.cond_stage_model)
+    layers = ("self_attn_q_proj", "self_attn_o_proj", "mlp_gate_proj", "mlp_down_proj")
+    names = {name: key_map.find(name) for name in (f"lora_te_layers_{n}_{x}" for n in range(3) for x in layers)}
+    text = lora(names, lambda name: names[name].shape, KOHYA, True, size=0.2)
+    adapter = r"lora_unet_(llm_adapter_)?blocks_\d_(self|cross)_attn_(q|k|v|output|o)_proj"
+    file = saved(text | of_model(base_model, adapter, KOHYA, True))
+    base, base_text = predict("anima", base_model), encode(clip)
+    stock_model, stock_clip = host_nodes.LoraLoader().load_lora(base_model, clip, file, 0.8, 0.4)
+    expected, expected_text = predict("anima", stock_model), encode(stock_clip)
+    assert (expected_text - base_text).norm() > 1e-2 * base_text.norm()
+    done = Merge.execute(
+        model=base_model, apply=mode, adapter_1=load(file), scale_1=0.8, clip=clip, clip_scale=0.5
+    ).args
+    assert relative_error(encode(done[3]), expected_text, base_text) < TOLERANCE
+    assert relative_error(predict("anima", done[0]), expected, base) < TOLERANCE
+    assert "left out" not in done[2]

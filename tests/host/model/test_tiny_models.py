@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 # A block by the host's names, and what the layers of one are called in either naming.
 BLOCK = re.compile(
-    r"diffusion_model\.(.*(transformer_blocks|time_stack)|(double|single|joint)_(blocks|layers)|blocks|layers|\w+_refiner"
+    r"diffusion_model\.(.*(transformer_blocks|time_stack)|(double|single|joint)_(blocks|layers)|(vace_)?blocks|layers"
+    r"|\w+_refiner"
     r"|txt_in\.individual_token_refiner\.blocks|txtfusion\.(layerwise|refiner)_blocks)\.(block)?\d+\b"
     r"|diffusion_model\.(down|up)_blocks\.\d+\.\d+(?=\.attention\.)"
 )

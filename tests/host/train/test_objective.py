@@ -11,7 +11,7 @@ from torch import Tensor
 
 from comfyui_qr_lora.nodes.host.train.batches import Batch, BatchSampler
 from comfyui_qr_lora.nodes.host.train.dataset import DataSettings, collect, collect_examples
-from comfyui_qr_lora.nodes.host.train.objective import objective_loss, sample_sigmas
+from comfyui_qr_lora.nodes.host.train.objective import check_noise, objective_loss, sample_sigmas
 from comfyui_qr_lora.qrlora_core import ObjectiveSettings, TrainingError
 from comfyui_qr_lora.qrlora_core.train.objective import TIMESTEPS
 from devtools import tiny_models
@@ -52,6 +52,23 @@ class Network:
         zeros, ones = torch.zeros_like(noisy), torch.ones_like(noisy)
         true = (self._clean - denoised(zeros, noisy)) / denoised(ones, zeros)
         return denoised(true + self._error, noisy)
+
+
+class PictureToPicture(sampling.CONST):
+    """As FlowRVS, a Wan of newer hosts, makes a mask of a video."""
+
+    def noise_scaling(self, sigma: Tensor, noise: Tensor, latent_image: Tensor, max_denoise: bool = False) -> Tensor:
+        return latent_image
+
+
+def test_a_model_that_is_never_given_noise_is_refused() -> None:
+    for kind in KINDS:
+        check_noise(make_sampling(kind))
+    patcher = tiny_models.build("wan")
+    made = type("Sampling", (sampling.ModelSamplingDiscreteFlow, PictureToPicture), {})(patcher.model.model_config)
+    patcher.add_object_patch("model_sampling", made)
+    with pytest.raises(TrainingError, match="one picture of another"):
+        train(patcher, [{"samples": torch.zeros(1, 16, 1, 4, 4)}], [caption(0)])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -168,6 +185,21 @@ def test_what_lies_outside_the_mask_is_not_learned() -> None:
     assert torch.equal(mask, torch.cat([torch.ones(1, 1, 4, 8), torch.zeros(1, 1, 4, 8)], dim=2))
     loss = objective_loss(Network("flow", clean, error), clean, [{}], torch.tensor([0.5]), noise, {}, mask=mask)
     assert float(loss) == pytest.approx(float(error[:, :, :4].square().mean()), rel=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3, 8, 8), (9, 64, 64), (9, 1, 64, 64)])
+def test_a_mask_of_a_video_says_in_which_frames_to_learn(shape: tuple[int, ...]) -> None:
+    """Of its latent frames, or of its pictures; a given first frame, as image to video has it, is none to learn."""
+    mask = torch.ones(shape)
+    frames = mask.view(-1, *shape[-2:])
+    frames[: len(frames) // 3] = 0
+    clean = torch.randn(1, 16, 3, 8, 8)
+    examples = collect_examples([{"samples": clean, "noise_mask": mask}, {"samples": clean}], [caption(0)])
+    found = Batch(examples, [], torch.tensor([0.5]), clean).mask(clean)
+    assert found is not None
+    expected = torch.ones(2, 1, 3, 8, 8)
+    expected[0, :, 0] = 0
+    assert torch.equal(found, expected)
 
 
 def test_an_empty_mask_is_refused_by_number() -> None:

@@ -97,7 +97,8 @@ def checkpointed_blocks(
             forward = guard.guarded(type(block), block.forward)
             if enabled:
                 forward = _checkpointed(block, forward, guard, outputs)
-            stack.enter_context(replaced_forward(block, forward))
+            stack.enter_context(replaced_forward(block, guard.owning(type(block), forward)))
+        stack.enter_context(replaced_forward(model, guard.guarded(type(model), model.forward)))
         yield
 
 

@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from .....qrlora_core import TrainingError
 from ...model.host_types import HostModel
+from .between_blocks import watched
 from .modules import blocks, copied, detached, mapped, tensors
 
 
@@ -28,13 +29,15 @@ class InplaceGuard:
     branches beside the target layers, saved. Backward notices, but not inside a checkpointed block. So one block
     of every kind is tried on its own first, and what it overwrites is remembered by kind and place. Where that is
     not enough, since a block passes its stream to a function that saves it (LTXV's norms are no modules), these
-    functions get copies of what they are given, within blocks of that kind alone.
+    functions get copies of what they are given, within blocks of that kind alone. The same is found out of what runs
+    between the blocks, in one run of the whole network.
     """
 
     def __init__(self) -> None:
         self._copied: set[_Place] = set()
         self._functions: dict[type, frozenset[_Function]] = {}
         self._changing: set[type] | None = None
+        self._given_away: set[type] = set()
         self._last: torch.nn.Module | None = None
 
     def copies(self, place: _Place) -> bool:
@@ -50,7 +53,7 @@ class InplaceGuard:
         return self._changing is None or kind in self._changing
 
     def guarded(self, kind: type, forward: Callable[..., Any]) -> Callable[..., Any]:
-        """The forward of a block of this kind, whose functions get copies where they need them."""
+        """The forward of a block of this kind, or of the network: its functions get copies where they need them."""
 
         def run(*args: Any, **kwargs: Any) -> Any:
             functions = self.functions(kind)
@@ -58,6 +61,16 @@ class InplaceGuard:
                 return forward(*args, **kwargs)
             with _Copying(functions):
                 return forward(*args, **kwargs)
+
+        return run
+
+    def owning(self, kind: type, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """The forward of a block of this kind, which gets copies of what the network changes after the block had it."""
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if kind not in self._given_away or not torch.is_grad_enabled():
+                return forward(*args, **kwargs)
+            return forward(*map(copied, args), **{name: copied(value) for name, value in kwargs.items()})
 
         return run
 
@@ -72,7 +85,13 @@ class InplaceGuard:
             TrainingError: a block overwrites values that no copy of a module's or a function's input saves.
         """
         changing = set()
-        calls, self._last = _first_calls(list(blocks(model)), run)
+        tried = list(blocks(model))
+        with watched(model, tried) as overwritten:
+            calls, self._last = _first_calls(tried, run)
+        self._given_away = overwritten.blocks
+        self._copied |= {(type(model), name) for name in overwritten.modules}
+        if overwritten.functions:
+            self._functions[type(model)] = frozenset(overwritten.functions)
         for block, args, kwargs in calls:
             places, changes = _overwrites(block, args, kwargs)
             self._copied |= places
@@ -157,8 +176,9 @@ def protected_inputs(model: HostModel, targets: Iterable[str], guard: InplaceGua
     def copy_input(place: _Place) -> Callable[..., Any]:
         return lambda _module, args: tuple(map(copied, args)) if guard.copies(place) else None
 
+    network = model.diffusion_model
     with contextlib.ExitStack() as stack:
-        for block in blocks(model.diffusion_model):
+        for block in (network, *blocks(network)):
             for name, module in block.named_modules():
                 if module in wanted or "Norm" in type(module).__name__:
                     hook = copy_input((type(block), name))
@@ -185,8 +205,7 @@ def _first_calls(
     with contextlib.ExitStack() as stack:
         for block in tried:
             stack.callback(block.register_forward_pre_hook(remember, with_kwargs=True).remove)
-        with torch.no_grad():
-            run()
+        run()
     return list(calls.values()), last
 
 
