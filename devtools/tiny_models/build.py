@@ -106,7 +106,10 @@ def configuration(architecture: Architecture) -> Any:
     import comfy.supported_models
 
     kind = getattr(comfy.supported_models, architecture.config)
-    return kind(dict(_completed(kind, architecture.unet)))
+    settings = _completed(kind, architecture.unet)
+    made = kind(dict(settings))
+    made.unet_config.update(settings)  # a class may fix what all published networks have in common, Ideogram's widths
+    return made
 
 
 _ASKED = re.compile(r"missing \d+ required .*argument")
