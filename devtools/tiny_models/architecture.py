@@ -45,6 +45,7 @@ class Architecture:
         conditioning: what the host's nodes put beside the text.
         reference: what they put beside it for a picture to edit, where the model edits by such.
         variant_of: name of the model whose network this one is but for its settings; empty for a network of its own.
+        needs: module and name of a class that the network is built of, where older hosts lack it.
         narrow: replaces what the host gives a fixed width that is too large for a small model.
         released: the networks of this class that are published.
     """
@@ -57,5 +58,6 @@ class Architecture:
     conditioning: tuple[Conditioning, ...] = (pooled(768),)
     reference: tuple[Conditioning, ...] = ()
     variant_of: str = ""
+    needs: tuple[str, str] | None = None
     narrow: Callable[[nn.Module], None] = lambda network: None
     released: tuple[Released, ...] = ()
