@@ -30,6 +30,7 @@ _FLUX = {
 _SCHNELL = _FLUX | {"guidance_embed": False}
 _CONTROL = _FLUX | {"in_channels": 32}  # the noisy latent, and that of the edges or of the depth
 _FILL = _FLUX | {"in_channels": 96}  # the noisy latent, that of the picture, and 64 numbers of the mask for each pixel
+_OVIS = _SCHNELL | {"vec_in_dim": None, "txt_ids_dims": [1, 2], "yak_mlp": True, "txt_norm": True}
 _LONGCAT = _SCHNELL | {"vec_in_dim": None, "txt_ids_dims": [1, 2]}
 _FLUX2 = _FLUX | {
     "image_model": "flux2",
@@ -89,6 +90,7 @@ _TRUE_FLUX = {
     "depth_single_blocks": 38,
     "axes_dim": [16, 56, 56],
 }
+_TRUE_OVIS = _TRUE_FLUX | {"context_in_dim": 2048, "depth": 6, "depth_single_blocks": 27}
 _TRUE_LONGCAT = _TRUE_FLUX | {"context_in_dim": 3584, "depth": 10, "depth_single_blocks": 20}
 _TRUE_LENS = {
     "num_layers": 48,
@@ -108,8 +110,9 @@ def _half_masked(generator: Generator) -> dict[str, Any]:
     return {"concat_mask": mask}
 
 
-def _flux(title: str, unet: dict[str, Any], parameters: float, source: str) -> Released:
-    return Released(title, unet | _TRUE_FLUX, parameters, {"double_blocks": 19, "single_blocks": 38}, source)
+def _flux(title: str, unet: dict[str, Any], parameters: float, source: str, double: int = 19) -> Released:
+    blocks = {"double_blocks": double, "single_blocks": 38}
+    return Released(title, unet | _TRUE_FLUX | {"depth": double}, parameters, blocks, source)
 
 
 def _flux2(
@@ -140,6 +143,7 @@ ARCHITECTURES = {
             _flux("FLUX.1 dev", _FLUX, 12.0, _SOLD_AS_12B),
             _flux("FLUX.1 Kontext dev", _FLUX, 12.0, _SOLD_AS_12B),
             _flux("FLUX.1 Krea dev", _FLUX, 12.0, _SOLD_AS_12B),
+            _flux("Flex.1 alpha", _FLUX, 8.0, "8B and 8 double blocks: model card", double=8),
         ),
     ),
     "flux_schnell": Architecture(
@@ -183,6 +187,16 @@ ARCHITECTURES = {
             _flux(
                 "Chroma1 Radiance", _RADIANCE | _TRUE_APPROXIMATOR | {"nerf_hidden_size": 64, "nerf_depth": 4}, 9.51,
                 "19,012,346,302 bytes in bfloat16: lodestones/Chroma1-Radiance, v0.4",
+            ),
+        ),
+    ),
+    "ovis": Architecture(
+        "Ovis-Image", "FluxSchnell", _OVIS, (16, 16, 16), conditioning=(_NOT_POOLED,),
+        needs=("comfy.ldm.flux.layers", "YakMLP"),
+        released=(
+            Released(
+                "Ovis-Image", _OVIS | _TRUE_OVIS, 7.37, {"double_blocks": 6, "single_blocks": 27},
+                "named 7B; counted in diffusers' OvisImageTransformer2DModel, 6 and 27 blocks",
             ),
         ),
     ),
