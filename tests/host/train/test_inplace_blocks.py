@@ -150,6 +150,7 @@ UNUSED = {
     "sd3": re.compile(r"transformer_blocks\.1\.attn\.add_q_proj"),
     "sd35": re.compile(r"transformer_blocks\.1\.attn\.add_q_proj"),
     "qwen_image": re.compile(r"transformer_blocks\.1\.(txt_mlp\.|attn\.(add_q_proj|to_add_out))"),
+    "lens": re.compile(r"transformer_blocks\.1\.(txt_mlp\.|attn\.to_add_out)"),
     "omnigen2": re.compile(r"ref_image_refiner\."),  # for a reference picture, which there is not
 }
 
