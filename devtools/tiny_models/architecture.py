@@ -47,6 +47,7 @@ class Architecture:
         sound: shape of the latent of a video's sound, which stands beside it; empty where the model has none.
         alone: whether the network takes one latent at a time, so that the host runs several one by one.
         variant_of: name of the model whose network this one is but for its settings; empty for a network of its own.
+        needs: module and name of a class that the network is built of, where older hosts lack it.
         narrow: replaces what the host gives a fixed width that is too large for a small model.
         beside: what the host's class reads in a checkpoint beside the network: what it predicts, layers before it.
         released: the networks of this class that are published.
@@ -63,6 +64,7 @@ class Architecture:
     sound: tuple[int, ...] = ()
     alone: bool = False
     variant_of: str = ""
+    needs: tuple[str, str] | None = None
     narrow: Callable[[nn.Module], None] = lambda network: None
     beside: Callable[[], dict[str, Tensor]] = dict
     released: tuple[Released, ...] = ()

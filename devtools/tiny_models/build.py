@@ -99,7 +99,10 @@ def _patcher(
 
 def configuration(architecture: Architecture) -> Any:
     """The host's configuration with all settings that this host asks for, and none that it does not know."""
-    return _kind(architecture)(dict(_completed(architecture, architecture.unet)))
+    settings = _completed(architecture, architecture.unet)
+    made = _kind(architecture)(dict(settings))
+    made.unet_config.update(settings)  # a class may fix what all published networks have in common, Ideogram's widths
+    return made
 
 
 def _kind(architecture: Architecture) -> Any:

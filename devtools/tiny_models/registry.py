@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 
 from .architecture import Architecture, Released
 from .families import (
@@ -44,10 +45,10 @@ UNSERVED: dict[str, str] = {
 
 def lacking(name: str) -> str:
     """Why the host cannot build this model, as a reason to skip it; empty where it can."""
-    import comfy.supported_models
-
-    config = ARCHITECTURES[name].config
-    return "" if hasattr(comfy.supported_models, config) else f"this ComfyUI has no {config}"
+    architecture = ARCHITECTURES[name]
+    asked = ("comfy.supported_models", architecture.config), architecture.needs
+    missing = [kind for module, kind in filter(None, asked) if not hasattr(import_module(module), kind)]
+    return f"this ComfyUI has no {missing[0]}" if missing else ""
 
 
 def config_of(name: str) -> str:

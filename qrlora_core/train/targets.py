@@ -26,7 +26,9 @@ _ATTENTION_COUNTERPARTS = (
     "cross_attn.k_img", "cross_attn.v_img", *(f"audio_cross_attn.{name}" for name in ("q", "k", "v", "o")),
     *(f"{block}.{name}" for block in ("self_attn", "cross_attn")
       for name in ("q_proj", "k_proj", "v_proj", "output_proj", "to_q.0", "to_k.0", "to_v.0", "to_out.0")),
-    *(f"attention.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0", "qkv", "out")),
+    *(f"attention.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0", "qkv", "out", "o")),
+    *(f"self_attention.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0")),
+    "attn.img_qkv", "attn.txt_qkv", "attn.to_gate",
     "attn.to_q.0", "attn.to_k.0", "attn.to_v.0", "self_attn_proj",
     "cross_attn.q_linear", "cross_attn.kv_linear", "single_blocks.*.linear1", "attn.to_qkv_mlp_proj",
     "attention.attn.out_proj",
@@ -43,7 +45,9 @@ _FEED_FORWARD_COUNTERPARTS = (
     "img_mlp.net.0.proj", "img_mlp.net.2", "txt_mlp.net.0.proj", "txt_mlp.net.2",
     "individual_token_refiner.*.mlp.0", "individual_token_refiner.*.mlp.2",
     "mlp.layer1", "mlp.layer2", "block.layer1", "block.layer2",
-    "feed_forward.w1", "feed_forward.w2", "feed_forward.w3",
+    *(f"{block}.{name}" for block in ("feed_forward", "img_mlp", "txt_mlp") for name in ("w1", "w2", "w3")),
+    *(f"{block}.{name}" for block in ("mlp", "img_mlp", "txt_mlp") for name in ("gate_proj", "up_proj", "down_proj")),
+    "mlp.linear_fc2",
     "feed_forward.linear_1", "feed_forward.linear_2", "feed_forward.linear_3",
     *(f"{block}.{name}" for block in ("ff", "ff_context") for name in ("linear_1", "linear_2", "out_projection")),
     "ff.gate", "ff.up", "ff.down", "ff_in.net.0.proj", "ff_in.net.2",
@@ -53,8 +57,8 @@ _FEED_FORWARD_COUNTERPARTS = (
     *(f"{block}.{name}" for block in ("blocks.[0-9]", "blocks.[0-9][0-9]") for name in ("ff_proj", "ff_out")),
 )  # fmt: skip
 
-# Transformers that prepare the text (Anima, LTX-2, MiniMax H3) or the music (Wan Dancer), the same in all steps: trainers
-# leave them alone unless they are asked for.
+# Transformers that prepare the text (Anima, LTX-2, MiniMax H3) or the music (Wan Dancer), the same in all steps:
+# trainers leave them alone unless they are asked for.
 _ASIDE = ("llm_adapter.*", "*_embeddings_connector.*", "token_refiner.*", "music_encoder.*")
 
 PRESETS: dict[str, tuple[str, ...]] = {

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from devtools import tiny_models
 from devtools.host import boot
+from devtools.tiny_models.registry import ARCHITECTURES
 
 from ...support.models import models
 
@@ -96,6 +97,17 @@ def test_network_answers_to_latent_and_text(tiny: Tiny) -> None:
     assert relative(raw_output(tiny.patcher, inputs | {"x": -inputs["x"]}), output) > 0.1
     text = next(name for name in TEXT if name in inputs)
     assert relative(raw_output(tiny.patcher, inputs | {text: -inputs[text]}), output) > 0.01
+
+
+@pytest.mark.parametrize("name", models(name for name, row in ARCHITECTURES.items() if row.reference))
+def test_network_answers_to_a_picture_to_edit_by(name: str) -> None:
+    boot(nodes=True)
+    patcher = tiny_models.build(name)
+    output, edited = (
+        raw_output(patcher, tiny_models.sample_inputs(name, patcher, reference=reference))
+        for reference in (False, True)
+    )
+    assert relative(edited, output) > 0.01
 
 
 def test_every_saved_tensor_is_filled_from_the_seed(tiny: Tiny, uninitialised_is_nan: None) -> None:

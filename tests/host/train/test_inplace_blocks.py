@@ -231,6 +231,7 @@ UNUSED = {
         ("hunyuan_video15", "hunyuan_video15_sr"),
         re.compile(r"double_blocks\.1\.txt_(attn_proj|mlp\.)"),
     ),
+    "lens": re.compile(r"transformer_blocks\.1\.(txt_mlp\.|attn\.to_add_out)"),
     "omnigen2": re.compile(r"ref_image_refiner\."),  # for a reference picture, which there is not
 }
 
