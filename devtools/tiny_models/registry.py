@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from functools import cache
+from typing import Any
+
+import torch
+
 from .architecture import Architecture
 from .families import (
     cascade,
@@ -38,9 +44,28 @@ TITLES = {name: architecture.title for name, architecture in ARCHITECTURES.items
 UNSERVED: dict[str, str] = {}
 
 
+@cache
 def lacking(name: str) -> str:
     """Why the host cannot build this model, as a reason to skip it; empty where it can."""
     import comfy.supported_models
 
-    config = ARCHITECTURES[name].config
-    return "" if hasattr(comfy.supported_models, config) else f"this ComfyUI has no {config}"
+    architecture = ARCHITECTURES[name]
+    kind = getattr(comfy.supported_models, architecture.config, None)
+    if kind is None:
+        return f"this ComfyUI has no {architecture.config}"
+    unknown = _unknown_setting(kind(dict(architecture.unet)))
+    return f"this ComfyUI has no {unknown} in {architecture.config}" if unknown else ""
+
+
+_UNKNOWN = re.compile(r"unexpected keyword argument '(\w+)'")
+
+
+def _unknown_setting(config: Any) -> str:
+    """The first setting that this host's network does not know, as of a later form of a model that it has."""
+    config.set_inference_dtype(torch.float32, None)
+    try:
+        config.get_model({}, "", device=torch.device("meta"))
+    except TypeError as error:
+        found = _UNKNOWN.search(str(error))
+        return found[1] if found else ""
+    return ""
