@@ -24,7 +24,8 @@ from . import test_frozen_linear
 from .test_frozen_linear import Trained
 
 # What the block calls by itself and then overwrites the input of, by model; all others need nothing of this kind.
-FUNCTIONS = {"ltxv": {"BasicTransformerBlock": {F.rms_norm}}}
+_PIXELDIT = {"MMDiTBlockT2I": {Tensor.addcmul_}, "PiTBlock": {Tensor.addcmul_}}
+FUNCTIONS = {"ltxv": {"BasicTransformerBlock": {F.rms_norm}}, "pixeldit": _PIXELDIT, "pid": _PIXELDIT}
 
 
 def out_of_place(
@@ -94,6 +95,8 @@ class Careless(torch.nn.Module):
         y = x * 2
         x.add_(torch.square(input=y)).add_(y.cos())
         y.add_(1)
+        y.addcmul_(y, self.linear(y)).add_(1)
+        y *= x.tanh()
         return x.mul_(torch.sigmoid(y))
 
 
@@ -149,8 +152,15 @@ def test_every_model_trains_and_only_blocks_in_need_copy_for_functions(
 UNUSED = {
     "sd3": re.compile(r"transformer_blocks\.1\.attn\.add_q_proj"),
     "sd35": re.compile(r"transformer_blocks\.1\.attn\.add_q_proj"),
-    "qwen_image": re.compile(r"transformer_blocks\.1\.(txt_mlp\.|attn\.(add_q_proj|to_add_out))"),
-    "omnigen2": re.compile(r"ref_image_refiner\."),  # for a reference picture, which there is not
+    **dict.fromkeys(
+        ("qwen_image", "qwen_image_edit", "qwen_image_layered", "mage_flow"),
+        re.compile(r"transformer_blocks\.1\.(txt_mlp\.|attn\.(add_q_proj|to_add_out))"),
+    ),
+    "joyimage": re.compile(r"double_blocks\.1\.(txt_mlp\.|attn\.txt_attn_proj)"),
+    **dict.fromkeys(("pixeldit", "pid"), re.compile(r"patch_blocks\.1\.(mlp_y\.|attn\.proj_y)")),
+    # For a reference picture, which there is not.
+    **dict.fromkeys(("omnigen2", "boogu"), re.compile(r"ref_image_refiner\.")),
+    "z_image_omni": re.compile(r"siglip_refiner\."),
 }
 
 
