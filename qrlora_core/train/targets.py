@@ -27,6 +27,12 @@ _ATTENTION_COUNTERPARTS = (
       for name in ("q_proj", "k_proj", "v_proj", "output_proj", "to_q.0", "to_k.0", "to_v.0", "to_out.0")),
     *(f"attention.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0", "qkv", "out")),
     "attn.to_q.0", "attn.to_k.0", "attn.to_v.0", "self_attn_proj",
+    *(f"{block}.{name}" for block in ("self_attention", "cross_attention")
+      for name in ("to_query", "to_key", "to_value", "out_layer")),
+    "attn1.to_out", *(f"attn1.to_{name}_t" for name in ("q", "k", "v", "out")),
+    *(f"processor.{stream}_{name}" for stream in ("img", "instruct") for name in ("to_q", "to_k", "to_v", "out")),
+    "img_instruct_attn.to_out.0", *(f"img_self_attn.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0")),
+    *(f"attn.{name}_{stream}" for name in ("qkv", "proj") for stream in ("x", "y")), "self_attn.o_proj",
     "cross_attn.q_linear", "cross_attn.kv_linear", "single_blocks.*.linear1", "attn.to_qkv_mlp_proj",
 )  # fmt: skip
 _FEED_FORWARD_COUNTERPARTS = (
@@ -39,10 +45,14 @@ _FEED_FORWARD_COUNTERPARTS = (
     "feed_forward.linear_1", "feed_forward.linear_2", "feed_forward.linear_3",
     *(f"{block}.{name}" for block in ("ff", "ff_context") for name in ("linear_1", "linear_2", "out_projection")),
     "ff.gate", "ff.up", "ff.down",
+    "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj", "feed_forward.in_layer", "feed_forward.out_layer",
+    *(f"{block}.linear_{i}" for block in ("img_feed_forward", "instruct_feed_forward") for i in (1, 2, 3)),
+    *(f"{block}.w{i}" for block in ("shared_experts", "ff_t", "mlp_x", "mlp_y") for i in (1, 2, 3)),
 )  # fmt: skip
 
-# Transformers that prepare the text, once for all steps (Anima): trainers leave them alone unless they are asked for.
-_ASIDE = "llm_adapter.*"
+# Transformers that prepare the text (Anima) or look at reference pictures (HiDream O1), the same in all steps: trainers
+# leave them alone unless they are asked for.
+_ASIDE = ("llm_adapter.*", "visual.*")
 
 PRESETS: dict[str, tuple[str, ...]] = {
     "paper": (*_PUBLISHED, *_ATTENTION_COUNTERPARTS, *_FEED_FORWARD_COUNTERPARTS),
@@ -85,7 +95,7 @@ def select(paths: Iterable[str], choice: str | Sequence[str]) -> list[str]:
 
 def _of_preset(paths: Sequence[str], choice: str) -> list[str]:
     everything = choice == "all-linear"
-    within = paths if everything else [path for path in paths if not matches(path, _ASIDE)]
+    within = paths if everything else [path for path in paths if not any(matches(path, pattern) for pattern in _ASIDE)]
     return [path for path in within if any(matches(path, pattern) for pattern in PRESETS[choice])]
 
 

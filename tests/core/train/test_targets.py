@@ -208,8 +208,17 @@ class TestErrors:
             select([], "attn.to_q")
 
 
-def test_what_prepares_the_text_is_left_out_unless_asked_for():
-    names = [f"{place}.blocks.0.self_attn.q_proj" for place in ("diffusion_model", "diffusion_model.llm_adapter")]
+@pytest.mark.parametrize(
+    ("aside", "path"), [("llm_adapter", "blocks.0.self_attn.q_proj"), ("visual", "blocks.0.attn.qkv")]
+)
+def test_what_prepares_text_or_pictures_is_left_out_unless_asked_for(aside, path):
+    names = [f"diffusion_model.{path}", f"diffusion_model.{aside}.{path}"]
     for preset in ("paper", "attention"):
         assert select(names, preset) == names[:1]
-    assert select(names, "all-linear") == select(names, "self_attn.q_proj") == names
+    assert select(names, "all-linear") == select(names, path) == names
+
+
+def test_of_a_mixture_of_experts_the_one_that_sees_every_token_is_chosen():
+    block = "transformer.single_stream_blocks.0.block"
+    names = [f"{block}.ff_i.{expert}.w1" for expert in ("shared_experts", "experts.0", "experts.3")]
+    assert select([f"{block}.attn1.to_q", *names], "paper") == [f"{block}.attn1.to_q", names[0]]

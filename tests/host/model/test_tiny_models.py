@@ -22,10 +22,13 @@ if TYPE_CHECKING:
 # A block by the host's names, and what the layers of one are called in either naming.
 BLOCK = re.compile(
     r"diffusion_model\.(.*transformer_blocks|(double|single|joint)_(blocks|layers)|blocks|layers|\w+_refiner"
+    r"|(double|single)_stream_(blocks|layers)|(patch|pixel)_blocks|language_model\.layers"
     r"|txt_in\.individual_token_refiner\.blocks|txtfusion\.(layerwise|refiner)_blocks)\.(block)?\d+\b"
 )
 ATTENTION = re.compile(r"attn|attention|\.linear1$")
-FEED_FORWARD = re.compile(r"\.(ff|ffn|ff_context|feed_forward|\w*mlp)\.|block\.layer\d$|\.linear1$|_mlp_proj$")
+FEED_FORWARD = re.compile(
+    r"\.(ff|ffn|ff_(context|i|t)|\w*feed_forward|\w*mlp(_[xy])?)\.|block\.layer\d$|\.linear1$|_mlp_proj$"
+)
 FORBIDDEN = re.compile(r"norm|mod(ulation)?\.|mod_|adaln|embed|final|time|guidance|proj_in|txt_in\.[ct]_|head", re.I)
 
 
@@ -62,6 +65,14 @@ def raw_output(patcher: ModelPatcher, inputs: dict[str, Any]) -> Tensor:
     return seen[0]
 
 
+def other_text(inputs: dict[str, Any]) -> dict[str, Any]:
+    """The same inputs with another text: another encoding, or other words where the network reads tokens itself."""
+    tokens = inputs.get("input_ids")
+    if tokens is None:
+        return inputs | {"c_crossattn": -inputs["c_crossattn"]}
+    return inputs | {"input_ids": torch.where(tokens < 32_000, 32_000 - tokens, tokens)}  # above are marks
+
+
 def relative(value: Tensor, reference: Tensor) -> float:
     return float((value - reference).norm() / reference.norm())
 
@@ -79,7 +90,7 @@ def test_network_answers_to_latent_and_text(tiny: Tiny) -> None:
     output = raw_output(tiny.patcher, inputs)
     assert 0.1 < float(output.std()) < 10
     assert relative(raw_output(tiny.patcher, inputs | {"x": -inputs["x"]}), output) > 0.1
-    assert relative(raw_output(tiny.patcher, inputs | {"c_crossattn": -inputs["c_crossattn"]}), output) > 0.01
+    assert relative(raw_output(tiny.patcher, other_text(inputs)), output) > 0.01
 
 
 def test_every_saved_tensor_is_filled_from_the_seed(tiny: Tiny, uninitialised_is_nan: None) -> None:
