@@ -84,12 +84,17 @@ def example(name: str, patcher: Patcher, *, seed: int = 1, reference: bool = Fal
 def predict(patcher: Patcher, inputs: dict[str, Any]) -> Tensor:
     """The denoised latent, float32, after the host has loaded the model with its patches and injections.
 
+    As at the start of a sampling, the network keeps nothing of an earlier call.
+
     Args:
         inputs: from `sample_inputs`.
     """
     import comfy.model_management
 
+    from comfyui_qr_lora.nodes.host.model.kept import forget_network
+
     comfy.model_management.load_models_gpu([patcher])
+    forget_network(patcher.model)
     options = {**patcher.model_options.get("transformer_options", {}), **call_options(inputs)}  # models write into it
     with torch.no_grad():
         prediction: Tensor = patcher.model.apply_model(**inputs, transformer_options=options)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from functools import cache
 from importlib import import_module
+from typing import Any
+
+import torch
 
 from .architecture import Architecture, Released
 from .families import (
@@ -43,12 +48,34 @@ UNSERVED: dict[str, str] = {
 }
 
 
+@cache
 def lacking(name: str) -> str:
     """Why the host cannot build this model, as a reason to skip it; empty where it can."""
     architecture = ARCHITECTURES[name]
     asked = ("comfy.supported_models", architecture.config), architecture.needs
     missing = [kind for module, kind in filter(None, asked) if not hasattr(import_module(module), kind)]
-    return f"this ComfyUI has no {missing[0]}" if missing else ""
+    if missing:
+        return f"this ComfyUI has no {missing[0]}"
+    unknown = _unknown_setting(architecture)
+    return f"this ComfyUI has no {unknown} in {architecture.config}" if unknown else ""
+
+
+_UNKNOWN = re.compile(r"unexpected keyword argument '(\w+)'")
+
+
+def _unknown_setting(architecture: Architecture) -> str:
+    """The first setting that this host's network does not know, as of a later form of a model that it has."""
+    import comfy.supported_models
+
+    config = getattr(comfy.supported_models, architecture.config)(dict(architecture.unet))
+    config.set_inference_dtype(torch.float32, None)
+    try:
+        with torch.no_grad():
+            config.get_model(architecture.beside(), "", device=torch.device("meta"))
+    except TypeError as error:
+        found = _UNKNOWN.search(str(error))
+        return found[1] if found else ""
+    return ""
 
 
 def config_of(name: str) -> str:

@@ -30,12 +30,18 @@ _ATTENTION_COUNTERPARTS = (
     *(f"self_attention.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0")),
     "attn.img_qkv", "attn.txt_qkv", "attn.to_gate",
     "attn.to_q.0", "attn.to_k.0", "attn.to_v.0", "self_attn_proj",
+    *(f"{block}.{name}" for block in ("self_attention", "cross_attention")
+      for name in ("to_query", "to_key", "to_value", "out_layer")),
+    "attn1.to_out", *(f"attn1.to_{name}_t" for name in ("q", "k", "v", "out")),
+    *(f"processor.{stream}_{name}" for stream in ("img", "instruct") for name in ("to_q", "to_k", "to_v", "out")),
+    "img_instruct_attn.to_out.0", *(f"img_self_attn.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0")),
+    *(f"attn.{name}_{stream}" for name in ("qkv", "proj") for stream in ("x", "y")), "self_attn.o_proj",
     "cross_attn.q_linear", "cross_attn.kv_linear", "single_blocks.*.linear1", "attn.to_qkv_mlp_proj",
     "attention.attn.out_proj",
     *(f"{block}.{name}" for block in ("audio_attn1", "audio_attn2", "audio_to_video_attn", "video_to_audio_attn")
       for name in ("to_q", "to_k", "to_v", "to_out.0")),
     "attn1.Wqkv", "attn1.out_proj", "attn2.q_proj", "attn2.kv_proj", "attn2.out_proj",
-    "attn.qkv_x", "attn.qkv_y", "attn.proj_x", "attn.proj_y", "attn.qkv_proj", "attn.out_proj",
+    "attn.qkv_proj", "attn.out_proj",
     *(f"attn.{name}.{modality}" for name in ("proj_qkv", "proj_out") for modality in ("vid", "txt", "all")),
     *(f"{block}.{name}" for block in ("blocks.[0-9]", "blocks.[0-9][0-9]") for name in ("q", "k", "v", "attn_out")),
 )  # fmt: skip
@@ -51,15 +57,17 @@ _FEED_FORWARD_COUNTERPARTS = (
     "feed_forward.linear_1", "feed_forward.linear_2", "feed_forward.linear_3",
     *(f"{block}.{name}" for block in ("ff", "ff_context") for name in ("linear_1", "linear_2", "out_projection")),
     "ff.gate", "ff.up", "ff.down", "ff_in.net.0.proj", "ff_in.net.2",
-    "audio_ff.net.0.proj", "audio_ff.net.2", "mlp_x.w1", "mlp_x.w2", "mlp_y.w1", "mlp_y.w2",
+    "audio_ff.net.0.proj", "audio_ff.net.2", "feed_forward.in_layer", "feed_forward.out_layer",
+    *(f"{block}.linear_{i}" for block in ("img_feed_forward", "instruct_feed_forward") for i in (1, 2, 3)),
+    *(f"{block}.w{i}" for block in ("shared_experts", "ff_t", "mlp_x", "mlp_y") for i in (1, 2, 3)),
     *(f"mlp.{modality}.{name}"
       for modality in ("vid", "txt", "all") for name in ("proj_in", "proj_in_gate", "proj_out")),
     *(f"{block}.{name}" for block in ("blocks.[0-9]", "blocks.[0-9][0-9]") for name in ("ff_proj", "ff_out")),
 )  # fmt: skip
 
-# Transformers that prepare the text (Anima, LTX-2, MiniMax H3) or the music (Wan Dancer), the same in all steps:
-# trainers leave them alone unless they are asked for.
-_ASIDE = ("llm_adapter.*", "*_embeddings_connector.*", "token_refiner.*", "music_encoder.*")
+# Transformers that prepare the text (Anima, LTX-2, MiniMax H3), the music (Wan Dancer) or reference pictures (HiDream
+# O1), the same in all steps: trainers leave them alone unless they are asked for.
+_ASIDE = ("llm_adapter.*", "*_embeddings_connector.*", "token_refiner.*", "music_encoder.*", "visual.*")
 
 PRESETS: dict[str, tuple[str, ...]] = {
     "paper": (*_PUBLISHED, *_ATTENTION_COUNTERPARTS, *_FEED_FORWARD_COUNTERPARTS),

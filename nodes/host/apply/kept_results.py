@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ....qrlora_core import ScheduleError
 from ..model.host_types import HostModel, Patcher
+from ..model.kept import forget_network, keeps
 
 # Gives the scales at a noise level, for a model that is sampled.
 ScalesAt = Callable[[torch.nn.Module, Tensor], Sequence[float]]
@@ -27,7 +28,7 @@ def keep_nothing(patcher: Patcher, key: str, scales_at: ScalesAt | None = None) 
     Args:
         scales_at: of a schedule; whenever they change, all is forgotten that was kept since.
     """
-    if _resets(patcher.model):
+    if keeps(patcher.model):
         for when in (CallbacksMP.ON_PRE_RUN, CallbacksMP.ON_CLEANUP):
             patcher.add_callback_with_key(when, key, lambda sampled: forget_network(sampled.model))
     if scales_at is not None:
@@ -54,20 +55,6 @@ class _Watch:
             forget_nodes(given)
         self._last = scales
         return executor(model, conds, x, timestep, options)
-
-
-def forget_network(model: HostModel) -> None:
-    """Drop what a model keeps of its prompt."""
-    for reset in _resets(model):
-        reset()
-
-
-def _resets(model: HostModel) -> list[Callable[[], None]]:
-    network: Any = getattr(model, "diffusion_model", None)
-    resets = [network.clear_kv_cache] if hasattr(network, "clear_kv_cache") else []
-    if hasattr(network, "reset_prefix_cache"):
-        resets.append(lambda: network.reset_prefix_cache(network.prefix_cache_enabled))
-    return resets
 
 
 def forget_nodes(options: Mapping[str, Any]) -> None:

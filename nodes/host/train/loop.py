@@ -17,6 +17,7 @@ from ....qrlora_core.train import distributed
 from ..advice import advised
 from ..files.checkpoints import Run
 from ..model.host_types import Guider
+from ..model.kept import nothing_kept
 from ..model.key_map import Target
 from .batches import Batch, BatchSampler
 from .dataset import Example, TrainingSet
@@ -95,6 +96,7 @@ class TrainSampler(comfy.samplers.Sampler):
         guard, outputs = InplaceGuard(), ActivationCache(_budget(model_wrap.model_patcher.load_device))
         with (
             trainable_context(),
+            nothing_kept(model),
             training_mode() as inference,
             differentiable_operators(),
             aliased_parameters(model),

@@ -208,12 +208,21 @@ class TestErrors:
             select([], "attn.to_q")
 
 
-@pytest.mark.parametrize("aside", ["llm_adapter", "music_encoder"])
-def test_what_prepares_text_or_music_is_left_out_unless_asked_for(aside):
-    names = [f"{place}.blocks.0.self_attn.q_proj" for place in ("diffusion_model", f"diffusion_model.{aside}")]
+@pytest.mark.parametrize(
+    ("aside", "path"),
+    [
+        ("llm_adapter", "blocks.0.self_attn.q_proj"),
+        ("music_encoder", "blocks.0.self_attn.q_proj"),
+        ("visual", "blocks.0.attn.qkv"),
+        ("video_embeddings_connector", "blocks.0.attn1.to_q"),
+        ("token_refiner", "blocks.0.attn.qkv"),
+    ],
+)
+def test_what_prepares_text_or_music_or_pictures_is_left_out_unless_asked_for(aside, path):
+    names = [f"diffusion_model.{path}", f"diffusion_model.{aside}.{path}"]
     for preset in ("paper", "attention"):
         assert select(names, preset) == names[:1]
-    assert select(names, "all-linear") == select(names, "self_attn.q_proj") == names
+    assert select(names, "all-linear") == select(names, path) == names
 
 
 def test_attention_to_a_picture_and_to_sound_is_attention():
@@ -222,3 +231,9 @@ def test_attention_to_a_picture_and_to_sound_is_attention():
     others = ["blocks.0.after_proj", "audio_injector.injector.0.q", "face_adapter.fuser_blocks.0.linear1_q"]
     for preset in ("paper", "attention"):
         assert select([*wan, *sound, *others], preset) == [*wan, *sound]
+
+
+def test_of_a_mixture_of_experts_the_one_that_sees_every_token_is_chosen():
+    block = "transformer.single_stream_blocks.0.block"
+    names = [f"{block}.ff_i.{expert}.w1" for expert in ("shared_experts", "experts.0", "experts.3")]
+    assert select([f"{block}.attn1.to_q", *names], "paper") == [f"{block}.attn1.to_q", names[0]]

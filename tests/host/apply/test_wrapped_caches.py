@@ -20,9 +20,9 @@ from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
 from torch import Tensor
 
 import nodes as host_nodes
-from comfyui_qr_lora.nodes.host.apply.kept_results import forget_network
 from comfyui_qr_lora.nodes.host.apply.source import Source
 from comfyui_qr_lora.nodes.host.merge.merge import apply_adapters
+from comfyui_qr_lora.nodes.host.model.kept import forget_network
 from comfyui_qr_lora.qrlora_core import QRLoRA, ScheduleError
 from comfyui_qr_lora.qrlora_core.schedule import make_curve
 from devtools import tiny_models

@@ -142,6 +142,24 @@ def test_a_view_that_cannot_be_changed_in_place_is_refused_by_name() -> None:
         operator("apply_rope1_")(random(1, 4, HEADS, 2 * WIDTH).requires_grad_().chunk(2, dim=-1)[0], rotations())
 
 
+@trainable_context()
+def test_what_torch_writes_into_a_given_tensor_has_a_gradient() -> None:
+    """As the host's language models add their residual, into what their block was given."""
+    first, second = (random(3, 4, seed=seed).requires_grad_() for seed in (1, 2))
+    stream, values = first * 2, torch.empty(0)
+    with differentiable_operators():
+        written = torch.add(stream.exp(), second, out=stream)
+        highest, _ = torch.max(stream, dim=-1, out=(values, torch.empty(0, dtype=torch.long)))
+        found = torch.autograd.grad(stream.sum() + highest.sum(), [first, second])
+    assert written is stream
+    assert highest is values
+    expected = (first * 2).exp() + second
+    assert torch.equal(stream, expected)
+    assert torch.equal(highest, expected.amax(dim=-1))
+    wanted = torch.autograd.grad(expected.sum() + expected.amax(dim=-1).sum(), [first, second])
+    assert all(torch.allclose(gradient, right) for gradient, right in zip(found, wanted, strict=True))
+
+
 # Operators that round what they are given, or whose formula has another name or other inputs; and such inputs.
 REFUSED: dict[str, Callable[[Tensor], list[Any]]] = {
     "quantize_fp8": lambda x: [x, torch.ones(()), 3],

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from comfyui_qr_lora.nodes.host.model.kept import nothing_kept
 from comfyui_qr_lora.nodes.host.model.key_map import KeyMap
 from comfyui_qr_lora.nodes.host.model.weights import base_weight
 from comfyui_qr_lora.nodes.host.train import loop
@@ -67,6 +68,7 @@ class Trained:
         members = {path: (self.targets[path], delta) for path, delta in self.deltas.items()}
         with (
             trainable_context(),
+            nothing_kept(model),
             training_mode(),
             _AnyDtype(),
             differentiable_operators(),

@@ -26,11 +26,14 @@ from .test_frozen_linear import Trained
 
 # What the block, or the network between its blocks, calls and then overwrites the input of, by model; all others need
 # nothing of this kind.
+_PIXELDIT = {"MMDiTBlockT2I": {Tensor.addcmul_}, "PiTBlock": {Tensor.addcmul_}}
 FUNCTIONS = {
     "ltxv": {"BasicTransformerBlock": {F.rms_norm}},
     "ltxav": {"BasicAVTransformerBlock": {F.rms_norm}},
     "ltx23": {"BasicAVTransformerBlock": {F.rms_norm}},
     "wan_animate2": {"WanAnimate2Model": {torch.bmm, torch.baddbmm}},
+    "pixeldit": _PIXELDIT,
+    "pid": _PIXELDIT,
 }
 
 
@@ -101,6 +104,8 @@ class Careless(torch.nn.Module):
         y = x * 2
         x.add_(torch.square(input=y)).add_(y.cos())
         y.add_(1)
+        y.addcmul_(y, self.linear(y)).add_(1)
+        y *= x.tanh()
         return x.mul_(torch.sigmoid(y))
 
 
@@ -226,13 +231,20 @@ def difference(first: QRLoRA, second: QRLoRA) -> float:
 UNUSED = {
     "sd3": re.compile(r"transformer_blocks\.1\.attn\.add_q_proj"),
     "sd35": re.compile(r"transformer_blocks\.1\.attn\.add_q_proj"),
-    "qwen_image": re.compile(r"transformer_blocks\.1\.(txt_mlp\.|attn\.(add_q_proj|to_add_out))"),
     **dict.fromkeys(
         ("hunyuan_video15", "hunyuan_video15_sr"),
         re.compile(r"double_blocks\.1\.txt_(attn_proj|mlp\.)"),
     ),
     "lens": re.compile(r"transformer_blocks\.1\.(txt_mlp\.|attn\.to_add_out)"),
-    "omnigen2": re.compile(r"ref_image_refiner\."),  # for a reference picture, which there is not
+    **dict.fromkeys(
+        ("qwen_image", "qwen_image_edit", "qwen_image_layered", "mage_flow"),
+        re.compile(r"transformer_blocks\.1\.(txt_mlp\.|attn\.(add_q_proj|to_add_out))"),
+    ),
+    "joyimage": re.compile(r"double_blocks\.1\.(txt_mlp\.|attn\.txt_attn_proj)"),
+    **dict.fromkeys(("pixeldit", "pid"), re.compile(r"patch_blocks\.1\.(mlp_y\.|attn\.proj_y)")),
+    # For a reference picture, which there is not.
+    **dict.fromkeys(("omnigen2", "boogu"), re.compile(r"ref_image_refiner\.")),
+    "z_image_omni": re.compile(r"siglip_refiner\."),
 }
 
 

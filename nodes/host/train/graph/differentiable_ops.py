@@ -27,6 +27,8 @@ _OPERATORS = (torch._ops.OpOverload, torch._ops.OpOverloadPacket)
 def differentiable_operators() -> contextlib.AbstractContextManager[Any]:
     """Within the context, operators without a gradient are computed by their formulas wherever one is needed.
 
+    So is what torch's own functions write into a given tensor (``out=``), which autograd refuses.
+
     It acts in its own thread alone: what runs again in backward, perhaps in a thread of autograd's, enters another.
 
     Raises:
@@ -44,6 +46,8 @@ class _Redirection(TorchFunctionMode):
         kwargs = kwargs or {}
         if not torch.is_grad_enabled():
             return func(*args, **kwargs)
+        if kwargs.get("out") is not None and _any_needs_gradient(args, kwargs):
+            return _write_out(func, args, kwargs)
         if (
             isinstance(func, _OPERATORS)
             and str(func).startswith(f"{_NAMESPACE}.")
@@ -101,6 +105,18 @@ def _write(name: str, written: Sequence[Tensor], results: Sequence[Tensor]) -> N
             target.copy_(value)
     except RuntimeError as error:  # some views cannot be changed in place where gradients are recorded
         raise _refusal(name, f"it changes its inputs in place: {error}") from error
+
+
+def _write_out(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """``out=`` in the way that autograd follows: computed beside it, then copied into it."""
+    out = kwargs["out"]
+    result = func(*args, **{name: value for name, value in kwargs.items() if name != "out"})
+    pairs = zip(out, result, strict=True) if isinstance(out, tuple) else ((out, result),)
+    for target, value in pairs:
+        if target.shape != value.shape:  # torch makes room, too
+            target.resize_(value.shape)
+        target.copy_(value)
+    return out
 
 
 def _formulas() -> Any:

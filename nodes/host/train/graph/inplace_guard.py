@@ -131,31 +131,39 @@ class _Copying(TorchFunctionMode):
         kwargs = kwargs or {}
         if func not in self._functions:
             return func(*args, **kwargs)
-        return func(*map(copied, args), **{name: copied(value) for name, value in kwargs.items()})
+        kept = 1 if _changes_first(func) else 0  # a copy would take the change
+        rest = map(copied, args[kept:])
+        return func(*args[:kept], *rest, **{name: copied(value) for name, value in kwargs.items()})
+
+
+def _changes_first(func: _Function) -> bool:
+    """Whether a method changes its own tensor: ``x.mul_(y)`` and ``x *= y``."""
+    name = getattr(func, "__name__", "")
+    return name.startswith("__i") if name.startswith("__") else name.endswith("_")
 
 
 class _Watching(TorchFunctionMode):
     """Within the context, notes what functions save for backward, with versions.
 
-    Functions that change what they are given are left out: a copy would take the change.
+    Functions that change others than their first tensor are left out: a copy would take the change.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._saved: list[Tensor] = []
+        self._saved: list[tuple[Tensor, int]] = []
         self._noted: list[tuple[_Function, Tensor, int]] = []
 
     def __torch_function__(self, func: _Function, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self._saved.clear()
         given = [(value, value._version) for value in args if isinstance(value, Tensor)]
         result = func(*args, **(kwargs or {}))
-        if all(value._version == version for value, version in given):
-            self._noted += [(func, value, value._version) for value in self._saved]
+        if _changes_first(func) or all(value._version == version for value, version in given):
+            self._noted += [(func, value, version) for value, version in self._saved]
         return result
 
     def save(self, tensor: Tensor) -> Tensor:
-        """For `saved_tensors_hooks`."""
-        self._saved.append(tensor)
+        """For `saved_tensors_hooks`; the version before the function changes it."""
+        self._saved.append((tensor, tensor._version))
         return tensor
 
     def overwritten(self) -> set[_Function]:
