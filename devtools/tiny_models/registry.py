@@ -41,9 +41,14 @@ ARCHITECTURES: dict[str, Architecture] = {
 NAMES: tuple[str, ...] = tuple(ARCHITECTURES)
 TITLES = {name: architecture.title for name, architecture in ARCHITECTURES.items()}
 
+_SOUND, _SHAPES = "make sound, and no picture", "make shapes in space, and no picture"
+_FINDERS = "find things in pictures, and make none"
 # Classes of `comfy.supported_models` that have no row, and why.
 UNSERVED: dict[str, str] = {
-    "WAN21_FlowRVS": "makes the mask of a video from the video itself, with no noise: trained on pairs of both",
+    **dict.fromkeys(("StableAudio", "StableAudio3", "ACEStep", "ACEStep15", "MiniMaxMusic3"), _SOUND),
+    **dict.fromkeys(("Hunyuan3Dv2", "Hunyuan3Dv2mini", "Hunyuan3Dv2_1", "TripoSplat", "Trellis2"), _SHAPES),
+    **dict.fromkeys(("RT_DETR_v4", "SAM3", "SAM31", "DepthAnything3"), _FINDERS),
+    "WAN21_FlowRVS": "makes the mask of a video from the video itself, with no noise: it is trained on pairs of both",
 }
 
 
