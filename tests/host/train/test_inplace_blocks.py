@@ -145,8 +145,9 @@ def test_every_model_trains_and_only_blocks_in_need_copy_for_functions(
     assert decided == [FUNCTIONS.get(name, {})] * 2
 
 
-# Layers whose output the host's model throws away.
+# Layers whose output the host's model throws away, or that choose where there is one to choose from.
 UNUSED = {
+    "svd": re.compile(r"attn2\.to_[qk]|time_stack\.\d\.attn1\.to_[qk]"),  # one token of what was seen, one frame
     "sd3": re.compile(r"transformer_blocks\.1\.attn\.add_q_proj"),
     "sd35": re.compile(r"transformer_blocks\.1\.attn\.add_q_proj"),
     "qwen_image": re.compile(r"transformer_blocks\.1\.(txt_mlp\.|attn\.(add_q_proj|to_add_out))"),
