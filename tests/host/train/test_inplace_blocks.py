@@ -227,8 +227,9 @@ def difference(first: QRLoRA, second: QRLoRA) -> float:
     return float((one - two).norm() / two.norm())
 
 
-# Layers whose output the host's model throws away.
+# Layers whose output the host's model throws away, or that choose where there is one to choose from.
 UNUSED = {
+    "svd": re.compile(r"attn2\.to_[qk]|time_stack\.\d\.attn1\.to_[qk]"),  # one token of what was seen, one frame
     "sd3": re.compile(r"transformer_blocks\.1\.attn\.add_q_proj"),
     "sd35": re.compile(r"transformer_blocks\.1\.attn\.add_q_proj"),
     **dict.fromkeys(
