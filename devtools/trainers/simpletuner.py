@@ -11,13 +11,12 @@ from dataclasses import replace
 from .diffusers import (
     FLUX2_HOST,
     LUMINA2_HOST,
-    SD_BLOCKS,
-    SDXL_BLOCKS,
     Z_IMAGE_HOST,
     Z_IMAGE_LAYERS,
     unet_attention,
 )
 from .layout import Layout
+from .unet import UNet
 
 _SOURCE = "bghira/SimpleTuner: simpletuner/helpers/models"
 _OUT = "{to_q,to_k,to_v,to_out.0}"
@@ -68,6 +67,7 @@ _HIDREAM_EXPERTS = (
     "{shared_experts,experts.0,experts.1,experts.2,experts.3}.{w1,w2,w3}"
 )
 _SAME = "diffusion_model.{name}"  # ComfyUI's network has diffusers' names
+_UNETS = {"sdxl": "sdxl", "sd15": "sd1x", "sd2": "sd1x"}
 _UNET = {"prefix": "unet.", "down": ".lora.down.weight", "up": ".lora.up.weight", "alike": "lora_unet_{flat}"}
 _KOHYA = {"prefix": "lora_unet_", "flat": True, "down": ".lora_down.weight", "up": ".lora_up.weight", "alpha": ".alpha"}
 _BLOCK_ATTENTION = f"transformer_blocks.{{0..1}}.attn.{_OUT}"
@@ -89,8 +89,7 @@ _STANDARD = (
     _standard(
         ("wan", "wan_i2v", "wan22_5b"), "wan", f"blocks.{{0..1}}.{{attn1,attn2}}.{_OUT}", host=WAN_HOST,
     ),
-    _standard(("sdxl",), "sdxl", *unet_attention(SDXL_BLOCKS), **_UNET),
-    _standard(("sd15", "sd2"), "sd1x", *unet_attention(SD_BLOCKS), **_UNET),
+    *(_standard((name,), family, *unet_attention(name), **_UNET) for name, family in _UNETS.items()),
     _standard(("sd3",), "sd3", _BLOCK_ATTENTION),
     _standard(("sd35",), "sd3", _BLOCK_ATTENTION, f"transformer_blocks.0.attn2.{_OUT}"),
     _standard(("ltxv",), "ltxvideo", f"transformer_blocks.{{0..1}}.{{attn1,attn2}}.{_OUT}", alike=_SAME),
@@ -178,11 +177,12 @@ _WITH_LYCORIS = (
         ("wan", "wan_i2v", "wan22_5b"), "wan", f"blocks.{{0..1}}.{{attn1,attn2}}.{_OUT}",
         f"blocks.{{0..1}}.ffn.{_FEED_FORWARD}", host=WAN_HOST,
     ),
-    _lycoris(
-        ("sdxl",), "sdxl", *unet_attention(SDXL_BLOCKS), *(f"{block}.ff.{_FEED_FORWARD}" for block in SDXL_BLOCKS),
-    ),
-    _lycoris(
-        ("sd15", "sd2"), "sd1x", *unet_attention(SD_BLOCKS), *(f"{block}.ff.{_FEED_FORWARD}" for block in SD_BLOCKS),
+    *(
+        _lycoris(
+            (name,), family, *unet_attention(name),
+            *(f"{block}.ff.{_FEED_FORWARD}" for block in UNet.small(name).blocks()),
+        )
+        for name, family in _UNETS.items()
     ),
     _lycoris(
         ("sd3",), "sd3", _BLOCK_ATTENTION, "transformer_blocks.{0..1}.attn.{add_q_proj,add_k_proj,add_v_proj}",

@@ -41,6 +41,11 @@ class UNet:
         depths = tuple(unet["transformer_depth"][::resnets])
         return cls(resnets, depths, unet["transformer_depth_middle"], wider, "num_classes" in unet)
 
+    def blocks(self) -> tuple[str, ...]:
+        """Diffusers' names of the blocks of the transformers, as patterns."""
+        found = [name.rpartition(f".{_LEAVES[1]}") for name in self.transformers()]
+        return tuple(block for block, leaf, _ in found if leaf)
+
     def transformers(self) -> dict[str, str]:
         """Diffusers' name to the original's, of all layers of the transformers."""
         pairs = self._transformer("mid_block.attentions.0", "middle_block.1", self.middle)
