@@ -18,16 +18,14 @@ def as_sampled(patcher: Patcher, data: TrainingSet) -> TrainingSet:
     Raises:
         TrainingError: a latent of another model's VAE.
     """
-    examples, prior = (
-        tuple(_example(patcher, example) for example in some) for some in (data.examples, data.prior)
-    )  # fmt: skip
+    examples, prior = (tuple(_example(patcher, example) for example in some) for some in (data.examples, data.prior))
     return replace(data, examples=examples, prior=prior)
 
 
 def _example(patcher: Patcher, example: Example) -> Example:
-    latent = comfy.sample.fix_empty_latent_channels(patcher, example.latent)
-    if getattr(latent, "is_nested", False):
+    if example.parts:  # packed by the host's own shapes
         return example
+    latent = comfy.sample.fix_empty_latent_channels(patcher, example.latent)
     form = patcher.model.latent_format
     if latent.shape[1] != form.latent_channels:
         raise TrainingError(
