@@ -31,6 +31,8 @@ def _scale_of(module: nn.Module, name: str, tensor: Tensor) -> tuple[float, floa
         return 0.0, 0.02
     if name in ("weight", "scale") and (tensor.ndim == 1 or "Norm" in type(module).__name__):
         return 1.0, 0.02
+    if name == "weight" and isinstance(getattr(module, "scale", None), float):
+        return 0.0, 1.0  # by which the layer multiplies it
     if name == "weight" and not isinstance(module, nn.Embedding):
         return 0.0, tensor[0].numel() ** -0.5
     return 0.0, 0.1  # position embeddings, learned tokens, modulation tables
