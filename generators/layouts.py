@@ -137,7 +137,8 @@ def _meant(patcher: Patcher, layout: Layout, table: Mapping[str, Entry]) -> dict
 
 def _entry(patcher: Patcher, rows: Rows) -> Entry:
     key = f"{rows.module}.weight"
-    return key, (0, *rows.within(patcher.model.get_parameter(key).shape[0])), _swapped if rows.swapped else None
+    offset = (0, *rows.within(patcher.model.get_parameter(key).shape[0]))
+    return (key, offset, _swapped) if rows.swapped else (key, offset)
 
 
 def _swapped(rows: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -245,8 +245,9 @@ def _weights(patcher: Patcher, modules: Iterable[str]) -> Tensor:
     import comfy.model_management
 
     comfy.model_management.load_models_gpu([patcher])
-    weights = [patcher.model.get_submodule(path).weight for path in modules]
-    return torch.cat([(w.dequantize() if hasattr(w, "_qdata") else w).detach().float().flatten() for w in weights])
+    stored: list[Any] = [patcher.model.get_submodule(path).weight for path in modules]
+    plain = [weight.dequantize() if hasattr(weight, "_qdata") else weight for weight in stored]
+    return torch.cat([weight.detach().float().flatten() for weight in plain])
 
 
 def _deltas(patcher: Patcher, adapter: QRLoRA) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ Names of layers are those of its own copies of diffusers' networks; which of the
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from .diffusers import (
     FLUX2_HOST,
@@ -68,8 +69,19 @@ _HIDREAM_EXPERTS = (
 )
 _SAME = "diffusion_model.{name}"  # ComfyUI's network has diffusers' names
 _UNETS = {"sdxl": "sdxl", "sd15": "sd1x", "sd2": "sd1x"}
-_UNET = {"prefix": "unet.", "down": ".lora.down.weight", "up": ".lora.up.weight", "alike": "lora_unet_{flat}"}
-_KOHYA = {"prefix": "lora_unet_", "flat": True, "down": ".lora_down.weight", "up": ".lora_up.weight", "alpha": ".alpha"}
+_UNET: dict[str, Any] = {
+    "prefix": "unet.",
+    "down": ".lora.down.weight",
+    "up": ".lora.up.weight",
+    "alike": "lora_unet_{flat}",
+}
+_KOHYA: dict[str, Any] = {
+    "prefix": "lora_unet_",
+    "flat": True,
+    "down": ".lora_down.weight",
+    "up": ".lora_up.weight",
+    "alpha": ".alpha",
+}
 _BLOCK_ATTENTION = f"transformer_blocks.{{0..1}}.attn.{_OUT}"
 _SINGLE_ATTENTION = "single_transformer_blocks.{0..1}.attn.{to_q,to_k,to_v}"
 
@@ -135,7 +147,7 @@ _STANDARD = (
 
 def _for_comfyui(layout: Layout) -> Layout:
     """The same with ``--lora_format comfyui``; some models keep the prefix of diffusers, a UNet takes kohya's names."""
-    ways = _COMFYUI | ({"prefix": layout.prefix} if {*_KEPT} & {*layout.models} else {})
+    ways: dict[str, Any] = _COMFYUI | ({"prefix": layout.prefix} if {*_KEPT} & {*layout.models} else {})
     if layout.down == _UNET["down"]:
         ways = _KOHYA
     if "flux2" in layout.models:  # of this one it says that ComfyUI reads diffusers' form, and leaves it

@@ -1,8 +1,8 @@
 """Keep what autograd saved from being overwritten, in blocks that change tensors in place.
 
-torch has `allow_mutation_on_saved_tensors` for it, which takes the same time, and is right where every block runs once.
-Around checkpointed blocks it ends in an error, or, when their arguments are copied, in gradients that are wrong without
-one: `benchmarks/libraries.py` shows both. Training needs checkpointing, so the copies are made here.
+torch has `allow_mutation_on_saved_tensors` for it, which takes the same time. Around checkpointed blocks it ends in an
+error, or, when their arguments are copied, in gradients that are wrong without one: `benchmarks/libraries.py` shows
+both. So it does where a network writes between its blocks. The copies are made here.
 """
 
 from __future__ import annotations
