@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -114,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.print:
         print(json.dumps(found, indent=1))
     else:
-        _keep(host_version(comfyui_dir()), found, whole=not options.names)
+        _keep(host_version(comfyui_dir()), found)
         _write(ROOT / "README.md", written())
     return int(any("no" in answers.values() for answers in found.values()))
 
@@ -125,13 +126,23 @@ def _found(names: Iterable[str]) -> dict[str, dict[str, str]]:
     register_folders()
     torch.set_num_threads(1)
     with torch.inference_mode():
-        return {name: answers_of(name) for name in names if not tiny_models.lacking(name)}
+        tried = {name: _answers_or_none(name) for name in names if not tiny_models.lacking(name)}
+    return {name: answers for name, answers in tried.items() if answers}
 
 
-def _keep(host: str, found: dict[str, dict[str, str]], *, whole: bool) -> None:
-    """In the order of the registry; without `whole`, other models stay as they were found before."""
+def _answers_or_none(name: str) -> dict[str, str] | None:
+    """None after an error, which is told: the other models are checked all the same."""
+    try:
+        return answers_of(name)
+    except Exception:
+        logging.exception("%s could not be checked, and stays as it was recorded", name)
+        return None
+
+
+def _keep(host: str, found: dict[str, dict[str, str]]) -> None:
+    """In the order of the registry; other models stay as they were found before."""
     everything = recorded()
-    kept = found if whole else everything.get(host, {}) | found
+    kept = everything.get(host, {}) | found
     everything[host] = {name: kept[name] for name in tiny_models.NAMES if name in kept}
     RECORD.write_text(json.dumps(everything, indent=1) + "\n", encoding="utf-8")
 

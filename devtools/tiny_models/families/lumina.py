@@ -171,6 +171,10 @@ ARCHITECTURES = {
     "z_image_pixel": Architecture(
         "Z-Image in pixels", "ZImagePixelSpace", _Z_IMAGE_PIXEL, (3, 64, 64), conditioning=(),
         released=(Released("Zeta-Chroma", _LARGE_Z_IMAGE_PIXEL, 6.5, _refined(30), _ZETA_SOURCE),),
+        limits={
+            "quantized": "ComfyUI cannot compute it in float8: it makes positions in the dtype of its weights. int8 "
+            "works where ComfyUI has it"
+        },
     ),
     "omnigen2": Architecture(
         "OmniGen2", "Omnigen2", _OMNIGEN2, (16, 16, 16), conditioning=(text_mask(),), reference=_PICTURE,
