@@ -110,14 +110,36 @@ def _bytes(patcher: Patcher) -> dict[str, Tensor]:
 
 
 def _trained(name: str, patcher: Patcher, *, reference: bool = False) -> tuple[QRLoRA, float]:
-    """An adapter of two steps, and 0 where both were taken with finite losses."""
+    """An adapter of two steps, and 0 where both were taken with finite losses.
+
+    Of a model that training refuses, an adapter of random numbers.
+    """
     from comfyui_qr_lora.nodes.host.train.dataset import collect
     from comfyui_qr_lora.nodes.host.train.train import train_adapter
+    from comfyui_qr_lora.qrlora_core import TrainingError
 
     latent, caption = tiny_models.example(name, patcher, reference=reference)
-    result = train_adapter(patcher, collect([latent], [caption]), _settings())
+    try:
+        result = train_adapter(patcher, collect([latent], [caption]), _settings())
+    except TrainingError:
+        return _random(patcher), float("inf")
     took_steps = len(result.losses) == 2 and all(loss == loss and abs(loss) < float("inf") for loss in result.losses)
     return result.adapter, 0.0 if took_steps else float("inf")
+
+
+def _random(patcher: Patcher) -> QRLoRA:
+    """On the bases of the model."""
+    from comfyui_qr_lora.nodes.host.model.key_map import KeyMap
+    from comfyui_qr_lora.nodes.host.model.weights import base_weight
+    from comfyui_qr_lora.qrlora_core import Layer, QRLoRA, decompose, select
+
+    settings, generator = _settings(), torch.Generator().manual_seed(0)
+    available, layers = KeyMap(patcher.model).linear(patcher.model), {}
+    for path in select(available, settings.targets):
+        factors = decompose(base_weight(patcher, available[path]), settings.rank, alpha=settings.alpha)
+        delta_r = 0.1 * factors.base_r.std() * torch.randn(factors.base_r.shape, generator=generator)
+        layers[path] = Layer.single(factors.q, delta_r, alpha=factors.alpha, base_r=factors.base_r)
+    return QRLoRA(layers, {"qr_lora.base_model": "a small model"}, name="random.safetensors")
 
 
 def _edit_errors(name: str, patcher: Patcher, file: str) -> dict[str, float]:
@@ -279,7 +301,8 @@ def _gained(name: str, bare: Patcher, live: Patcher, deltas: Mapping[str, Tensor
     handles = [live.model.get_submodule(path).register_forward_hook(keep(path)) for path in deltas]
     try:
         with torch.no_grad():  # not loaded again, which would put our hooks behind these
-            live.model.apply_model(**tiny_models.sample_inputs(name, live), transformer_options={})
+            inputs = tiny_models.sample_inputs(name, live)
+            live.model.apply_model(**inputs, transformer_options=tiny_models.call_options(inputs))
     finally:
         for handle in handles:
             handle.remove()

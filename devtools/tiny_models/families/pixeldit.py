@@ -58,8 +58,8 @@ ARCHITECTURES = {
         ),
     ),
     "pid": Architecture(
-        "PiD", "PiD", _PID, (3, 64, 64),
-        conditioning=(normal("lq_latent", 1, 16, 2, 2), constant(degrade_sigma=torch.zeros(1))),
+        "PiD", "PiD", _PID, (3, 32, 32),
+        conditioning=(normal("lq_latent", 1, 16, 1, 1), constant(degrade_sigma=torch.zeros(1))),
         released=(
             Released("PiD for latents of FLUX.1 and SD3", _LARGE_PID, 1.36, _BLOCKS, _PID_SOURCE),
             Released("PiD for latents of FLUX.2", _LARGE_PID_FLUX2, 1.365, _BLOCKS, _PID_SOURCE),

@@ -481,6 +481,7 @@ ARCHITECTURES = {
                 "Stability-AI/stablediffusion: 865M UNet; 1.6M of the embedding of tasks, by its config",
             ),
         ),
+        limits={"train": "it makes one picture of another, with no noise, and is trained on pairs of both"},
     ),
     "zero123": Architecture(
         "Stable Zero123",

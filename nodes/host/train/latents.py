@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import comfy.sample
+from torch import Tensor
 
 from ....qrlora_core import TrainingError
 from ..model.host_types import Patcher
@@ -27,9 +28,17 @@ def _example(patcher: Patcher, example: Example) -> Example:
         return example
     latent = comfy.sample.fix_empty_latent_channels(patcher, example.latent)
     form = patcher.model.latent_format
-    if latent.shape[1] != form.latent_channels:
+    if _channels(patcher, latent) != form.latent_channels:
         raise TrainingError(
             f"latents: expected {form.latent_channels} channels, as {base_name(patcher)} has them, found "
             f"{latent.shape[1]} in a latent of {tuple(latent.shape)}. Encode the pictures with the VAE of this model."
         )
     return example if latent is example.latent else replace(example, latent=latent)
+
+
+def _channels(patcher: Patcher, latent: Tensor) -> int:
+    """Of a latent as the model takes it, which may fold a VAE's; its own where the model can make nothing of it."""
+    try:
+        return patcher.model.process_latent_in(latent).shape[1]
+    except RuntimeError:
+        return latent.shape[1]

@@ -27,7 +27,8 @@ def check_noise(model_sampling: ModelSampling) -> None:
         TrainingError: the model makes one picture of another: it is never given noise.
     """
     sigma, noise = torch.tensor([0.5]), torch.ones(1, 1, 1, 1)
-    if not model_sampling.noise_scaling(sigma, noise.clone(), torch.zeros_like(noise), False).any():
+    noisy = model_sampling.noise_scaling(sigma, noise.clone(), torch.zeros_like(noise), False)
+    if isinstance(model_sampling, comfy.model_sampling.IMG_TO_IMG) or not noisy.any():
         raise TrainingError(
             "this model makes one picture of another, with no noise, and would have to be trained on pairs of both, "
             "which there is no input for here. Adapters from elsewhere can be loaded and merged."
