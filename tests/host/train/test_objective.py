@@ -69,6 +69,8 @@ def test_a_model_that_is_never_given_noise_is_refused() -> None:
     patcher.add_object_patch("model_sampling", made)
     with pytest.raises(TrainingError, match="one picture of another"):
         train(patcher, [{"samples": torch.zeros(1, 16, 1, 4, 4)}], [caption(0)])
+    with pytest.raises(TrainingError, match="one picture of another"):
+        train(tiny_models.build("lotus"), [{"samples": torch.zeros(1, 4, 8, 8)}], [caption(0)])
 
 
 @pytest.mark.parametrize("kind", KINDS)
