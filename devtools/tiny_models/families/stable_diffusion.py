@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from ..architecture import Architecture, Conditioning, Released
-from ..conditioning import CONTEXT_WIDTH, constant, normal, pooled
+from ..architecture import Architecture, Released
+from ..conditioning import CONTEXT_WIDTH, Conditioning, constant, normal, pooled
 
 _LATENT = (4, 16, 16)
 _LEAST = (4, 8, 8)  # of variants
@@ -81,7 +81,7 @@ _VIDEO = _SMALLEST | {
     "use_temporal_attention": True,
     "disable_temporal_crossattention": False,
 }
-_SD3 = {  # the host fixes hidden size = 64 * depth
+_SD3: dict[str, Any] = {  # the host fixes hidden size = 64 * depth
     "in_channels": 16,
     "out_channels": 16,
     "patch_size": 2,
