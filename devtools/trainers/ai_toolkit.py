@@ -6,8 +6,8 @@ Which blocks stands in each model's ``get_transformer_block_names``, what is ren
 
 from __future__ import annotations
 
-from .diffusers import SD_BLOCKS, SDXL_BLOCKS, unet_attention
 from .layout import Layout
+from .unet import UNet
 
 _SOURCE = "ostris/ai-toolkit"
 _MODELS = f"{_SOURCE}: extensions_built_in/diffusion_models"
@@ -27,13 +27,10 @@ _AURAFLOW_ATTENTION = "{joint_transformer_blocks,single_transformer_blocks}.{0..
 _LUMINA2 = "{noise_refiner,context_refiner,layers}.{0..1}"
 
 
-def _unet(models: tuple[str, ...], blocks: tuple[str, ...], around: str) -> Layout:
+def _unet(name: str) -> Layout:
     """All layers of a UNet's transformers, under kohya's names."""
-    layers = (
-        *unet_attention(blocks), *(f"{block}.ff.{_FEED_FORWARD}" for block in blocks),
-        *(f"{block.partition('.transformer_blocks')[0]}.{around}" for block in blocks),
-    )  # fmt: skip
-    return Layout("ai-toolkit", models, layers, _SPECIAL, prefix="lora_unet_", **_FLAT)  # type: ignore[arg-type]
+    layers = tuple(UNet.small(name).transformers())
+    return Layout("ai-toolkit", (name,), layers, _SPECIAL, prefix="lora_unet_", **_FLAT)  # type: ignore[arg-type]
 
 
 def _native(models: tuple[str, ...], file: str, *layers: str) -> Layout:
@@ -97,8 +94,7 @@ LAYOUTS = (
         "blocks.{0..1}.{self_attn,cross_attn}.{q,k,v,o}", "blocks.{0..1}.cross_attn.{k_img,v_img}",
         "blocks.{0..1}.ffn.{0,2}",
     ),
-    _unet(("sdxl",), SDXL_BLOCKS, "{proj_in,proj_out}"),
-    _unet(("sd15", "sd2"), SD_BLOCKS, "{proj_in,proj_out}"),
+    *map(_unet, ("sdxl", "sd15", "sd2")),
     Layout(
         "ai-toolkit",
         ("sd3", "sd35"),

@@ -9,29 +9,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 from .layout import Layout
+from .unet import UNet
 
 _SCRIPTS = "huggingface/diffusers: examples"
 _UNET = {"prefix": "unet.", "down": ".lora.down.weight", "up": ".lora.up.weight", "alike": "lora_unet_{flat}"}
 _ATTENTION = "{to_q,to_k,to_v,to_out.0}"
 
-# Blocks of diffusers' UNet2DConditionModel that have attention, with those of SD 1.5 and of SDXL.
-SD_BLOCKS = (
-    "down_blocks.{0..2}.attentions.{0..1}.transformer_blocks.0",
-    "mid_block.attentions.0.transformer_blocks.0",
-    "up_blocks.{1..3}.attentions.{0..2}.transformer_blocks.0",
-)
-SDXL_BLOCKS = (
-    "down_blocks.1.attentions.{0..1}.transformer_blocks.{0..1}",
-    "down_blocks.2.attentions.{0..1}.transformer_blocks.{0..9}",
-    "mid_block.attentions.0.transformer_blocks.{0..9}",
-    "up_blocks.0.attentions.{0..2}.transformer_blocks.{0..9}",
-    "up_blocks.1.attentions.{0..2}.transformer_blocks.{0..1}",
-)
 
-
-def unet_attention(blocks: tuple[str, ...]) -> tuple[str, ...]:
-    """The attention of all blocks of a UNet."""
-    return tuple(f"{block}.{{attn1,attn2}}.{_ATTENTION}" for block in blocks)
+def unet_attention(name: str) -> tuple[str, ...]:
+    """The attention of all transformers of a UNet."""
+    return tuple(pattern for pattern in UNet.small(name).transformers() if "{attn1,attn2}" in pattern)
 
 
 # What our own names of fused layers are to diffusers' split ones.
@@ -121,16 +108,19 @@ _NETWORKS = (
     Layout(
         "diffusers",
         ("sdxl",),
-        unet_attention(SDXL_BLOCKS),
+        unet_attention("sdxl"),
         f"{_SCRIPTS}/dreambooth/train_dreambooth_lora_sdxl.py",
         **_UNET,
     ),
-    Layout(
-        "diffusers",
-        ("sd15", "sd2"),
-        unet_attention(SD_BLOCKS),
-        f"{_SCRIPTS}/dreambooth/train_dreambooth_lora.py",
-        **_UNET,
+    *(
+        Layout(
+            "diffusers",
+            (name,),
+            unet_attention(name),
+            f"{_SCRIPTS}/dreambooth/train_dreambooth_lora.py",
+            **_UNET,
+        )
+        for name in ("sd15", "sd2")
     ),
     Layout(
         "diffusers",

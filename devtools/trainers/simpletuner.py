@@ -11,13 +11,12 @@ from dataclasses import replace
 from .diffusers import (
     FLUX2_HOST,
     LUMINA2_HOST,
-    SD_BLOCKS,
-    SDXL_BLOCKS,
     Z_IMAGE_HOST,
     Z_IMAGE_LAYERS,
     unet_attention,
 )
 from .layout import Layout
+from .unet import UNet
 
 _SOURCE = "bghira/SimpleTuner: simpletuner/helpers/models"
 _OUT = "{to_q,to_k,to_v,to_out.0}"
@@ -36,6 +35,11 @@ def _standard(
 def _lycoris(models: tuple[str, ...], folder: str, *layers: str, **more: object) -> Layout:
     source = f"{_SOURCE}/{folder}/transformer.py, simpletuner/lycoris_defaults.py"
     return Layout("SimpleTuner, LyCORIS", models, layers, source, **_LYCORIS, **more)  # type: ignore[arg-type]
+
+
+def _unet_blocks(name: str) -> tuple[str, ...]:
+    """The layers of the blocks of all transformers of a UNet."""
+    return tuple(pattern for pattern in UNet.small(name).transformers() if ".transformer_blocks." in pattern)
 
 
 COSMOS_HOST = {
@@ -89,8 +93,8 @@ _STANDARD = (
     _standard(
         ("wan", "wan_i2v", "wan22_5b"), "wan", f"blocks.{{0..1}}.{{attn1,attn2}}.{_OUT}", host=WAN_HOST,
     ),
-    _standard(("sdxl",), "sdxl", *unet_attention(SDXL_BLOCKS), **_UNET),
-    _standard(("sd15", "sd2"), "sd1x", *unet_attention(SD_BLOCKS), **_UNET),
+    _standard(("sdxl",), "sdxl", *unet_attention("sdxl"), **_UNET),
+    *(_standard((name,), "sd1x", *unet_attention(name), **_UNET) for name in ("sd15", "sd2")),
     _standard(("sd3",), "sd3", _BLOCK_ATTENTION),
     _standard(("sd35",), "sd3", _BLOCK_ATTENTION, f"transformer_blocks.0.attn2.{_OUT}"),
     _standard(("ltxv",), "ltxvideo", f"transformer_blocks.{{0..1}}.{{attn1,attn2}}.{_OUT}", alike=_SAME),
@@ -178,12 +182,8 @@ _WITH_LYCORIS = (
         ("wan", "wan_i2v", "wan22_5b"), "wan", f"blocks.{{0..1}}.{{attn1,attn2}}.{_OUT}",
         f"blocks.{{0..1}}.ffn.{_FEED_FORWARD}", host=WAN_HOST,
     ),
-    _lycoris(
-        ("sdxl",), "sdxl", *unet_attention(SDXL_BLOCKS), *(f"{block}.ff.{_FEED_FORWARD}" for block in SDXL_BLOCKS),
-    ),
-    _lycoris(
-        ("sd15", "sd2"), "sd1x", *unet_attention(SD_BLOCKS), *(f"{block}.ff.{_FEED_FORWARD}" for block in SD_BLOCKS),
-    ),
+    _lycoris(("sdxl",), "sdxl", *_unet_blocks("sdxl")),
+    *(_lycoris((name,), "sd1x", *_unet_blocks(name)) for name in ("sd15", "sd2")),
     _lycoris(
         ("sd3",), "sd3", _BLOCK_ATTENTION, "transformer_blocks.{0..1}.attn.{add_q_proj,add_k_proj,add_v_proj}",
         "transformer_blocks.0.attn.to_add_out", f"transformer_blocks.{{0..1}}.ff.{_FEED_FORWARD}",
