@@ -137,7 +137,8 @@ def _meant(patcher: Patcher, layout: Layout, table: Mapping[str, Entry]) -> dict
 
 def _entry(patcher: Patcher, rows: Rows) -> Entry:
     key = f"{rows.module}.weight"
-    return key, (0, *rows.within(patcher.model.get_parameter(key).shape[0])), _swapped if rows.swapped else None
+    slice_ = (0, *rows.within(patcher.model.get_parameter(key).shape[0]))
+    return (key, slice_, _swapped) if rows.swapped else (key, slice_)
 
 
 def _swapped(rows: Tensor) -> Tensor:

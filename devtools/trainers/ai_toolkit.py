@@ -6,6 +6,8 @@ Which blocks stands in each model's ``get_transformer_block_names``, what is ren
 
 from __future__ import annotations
 
+from typing import Any
+
 from .layout import Layout
 from .unet import UNet
 
@@ -16,7 +18,7 @@ _COMFYUI = "diffusion_model."
 _OUT = "{to_q,to_k,to_v,to_out.0}"
 _TEXT = "{add_q_proj,add_k_proj,add_v_proj,to_add_out}"
 _FEED_FORWARD = "{net.0.proj,net.2}"
-_FLAT = {"flat": True, "down": ".lora_down.weight", "up": ".lora_up.weight", "alpha": ".alpha"}
+_FLAT: dict[str, Any] = {"flat": True, "down": ".lora_down.weight", "up": ".lora_up.weight", "alpha": ".alpha"}
 
 _FLUX_BLOCKS = (
     "double_blocks.{0..1}.{img_attn,txt_attn}.{qkv,proj}",
@@ -30,7 +32,7 @@ _LUMINA2 = "{noise_refiner,context_refiner,layers}.{0..1}"
 def _unet(name: str) -> Layout:
     """All layers of a UNet's transformers, under kohya's names."""
     layers = tuple(UNet.small(name).transformers())
-    return Layout("ai-toolkit", (name,), layers, _SPECIAL, prefix="lora_unet_", **_FLAT)  # type: ignore[arg-type]
+    return Layout("ai-toolkit", (name,), layers, _SPECIAL, prefix="lora_unet_", **_FLAT)
 
 
 def _native(models: tuple[str, ...], file: str, *layers: str) -> Layout:
@@ -184,7 +186,7 @@ LAYOUTS = (
         _SPECIAL,
         prefix="lora_transformer_",
         alike="transformer.{name}",
-        **_FLAT,  # type: ignore[arg-type]
+        **_FLAT,
     ),
     Layout(
         "ai-toolkit",
@@ -200,6 +202,6 @@ LAYOUTS = (
         _SPECIAL,
         prefix="lora_transformer_",
         alike="transformer.{name}",
-        **_FLAT,  # type: ignore[arg-type]
+        **_FLAT,
     ),
 )  # fmt: skip

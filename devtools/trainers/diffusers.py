@@ -7,12 +7,18 @@ leaves them. PEFT's own ``save_pretrained`` puts ``base_model.model.`` before ev
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from .layout import Layout
 from .unet import UNet
 
 _SCRIPTS = "huggingface/diffusers: examples"
-_UNET = {"prefix": "unet.", "down": ".lora.down.weight", "up": ".lora.up.weight", "alike": "lora_unet_{flat}"}
+_UNET: dict[str, Any] = {
+    "prefix": "unet.",
+    "down": ".lora.down.weight",
+    "up": ".lora.up.weight",
+    "alike": "lora_unet_{flat}",
+}
 _ATTENTION = "{to_q,to_k,to_v,to_out.0}"
 
 

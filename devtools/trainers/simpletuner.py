@@ -7,6 +7,7 @@ Names of layers are those of its own copies of diffusers' networks; which of the
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from .diffusers import (
     FLUX2_HOST,
@@ -21,20 +22,24 @@ from .unet import UNet
 _SOURCE = "bghira/SimpleTuner: simpletuner/helpers/models"
 _OUT = "{to_q,to_k,to_v,to_out.0}"
 _TEXT = "{add_q_proj,add_k_proj,add_v_proj,to_add_out}"
-_LYCORIS = {"prefix": "lycoris_", "flat": True, "down": ".lora_down.weight", "up": ".lora_up.weight", "alpha": ".alpha"}
-_COMFYUI = {"prefix": "diffusion_model.", "alpha": ".alpha"}
+_LYCORIS: dict[str, Any] = {
+    "prefix": "lycoris_",
+    "flat": True,
+    "down": ".lora_down.weight",
+    "up": ".lora_up.weight",
+    "alpha": ".alpha",
+}
+_COMFYUI: dict[str, Any] = {"prefix": "diffusion_model.", "alpha": ".alpha"}
 
 
-def _standard(
-    models: tuple[str, ...], folder: str, *layers: str, prefix: str = "transformer.", **more: object
-) -> Layout:
+def _standard(models: tuple[str, ...], folder: str, *layers: str, prefix: str = "transformer.", **more: Any) -> Layout:
     source = f"{_SOURCE}/{folder}/model.py"
-    return Layout("SimpleTuner", models, layers, source, prefix=prefix, **more)  # type: ignore[arg-type]
+    return Layout("SimpleTuner", models, layers, source, prefix=prefix, **more)
 
 
-def _lycoris(models: tuple[str, ...], folder: str, *layers: str, **more: object) -> Layout:
+def _lycoris(models: tuple[str, ...], folder: str, *layers: str, **more: Any) -> Layout:
     source = f"{_SOURCE}/{folder}/transformer.py, simpletuner/lycoris_defaults.py"
-    return Layout("SimpleTuner, LyCORIS", models, layers, source, **_LYCORIS, **more)  # type: ignore[arg-type]
+    return Layout("SimpleTuner, LyCORIS", models, layers, source, **_LYCORIS, **more)
 
 
 def _unet_blocks(name: str) -> tuple[str, ...]:
@@ -72,8 +77,19 @@ _HIDREAM_EXPERTS = (
     "{shared_experts,experts.0,experts.1,experts.2,experts.3}.{w1,w2,w3}"
 )
 _SAME = "diffusion_model.{name}"  # ComfyUI's network has diffusers' names
-_UNET = {"prefix": "unet.", "down": ".lora.down.weight", "up": ".lora.up.weight", "alike": "lora_unet_{flat}"}
-_KOHYA = {"prefix": "lora_unet_", "flat": True, "down": ".lora_down.weight", "up": ".lora_up.weight", "alpha": ".alpha"}
+_UNET: dict[str, Any] = {
+    "prefix": "unet.",
+    "down": ".lora.down.weight",
+    "up": ".lora.up.weight",
+    "alike": "lora_unet_{flat}",
+}
+_KOHYA: dict[str, Any] = {
+    "prefix": "lora_unet_",
+    "flat": True,
+    "down": ".lora_down.weight",
+    "up": ".lora_up.weight",
+    "alpha": ".alpha",
+}
 _BLOCK_ATTENTION = f"transformer_blocks.{{0..1}}.attn.{_OUT}"
 _SINGLE_ATTENTION = "single_transformer_blocks.{0..1}.attn.{to_q,to_k,to_v}"
 
