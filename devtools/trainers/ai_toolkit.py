@@ -16,7 +16,7 @@ _COMFYUI = "diffusion_model."
 _OUT = "{to_q,to_k,to_v,to_out.0}"
 _TEXT = "{add_q_proj,add_k_proj,add_v_proj,to_add_out}"
 _FEED_FORWARD = "{net.0.proj,net.2}"
-_FLAT = {"flat": True, "down": ".lora_down.weight", "up": ".lora_up.weight", "alpha": ".alpha"}
+_FLAT: dict[str, Any] = {"flat": True, "down": ".lora_down.weight", "up": ".lora_up.weight", "alpha": ".alpha"}
 
 _FLUX_BLOCKS = (
     "double_blocks.{0..1}.{img_attn,txt_attn}.{qkv,proj}",
@@ -184,7 +184,7 @@ LAYOUTS = (
         _SPECIAL,
         prefix="lora_transformer_",
         alike="transformer.{name}",
-        **_FLAT,  # type: ignore[arg-type]
+        **_FLAT,
     ),
     Layout(
         "ai-toolkit",
@@ -200,6 +200,6 @@ LAYOUTS = (
         _SPECIAL,
         prefix="lora_transformer_",
         alike="transformer.{name}",
-        **_FLAT,  # type: ignore[arg-type]
+        **_FLAT,
     ),
 )  # fmt: skip

@@ -22,20 +22,29 @@ from .unet import UNet
 _SOURCE = "bghira/SimpleTuner: simpletuner/helpers/models"
 _OUT = "{to_q,to_k,to_v,to_out.0}"
 _TEXT = "{add_q_proj,add_k_proj,add_v_proj,to_add_out}"
-_LYCORIS = {"prefix": "lycoris_", "flat": True, "down": ".lora_down.weight", "up": ".lora_up.weight", "alpha": ".alpha"}
-_COMFYUI = {"prefix": "diffusion_model.", "alpha": ".alpha"}
+_LYCORIS: dict[str, Any] = {
+    "prefix": "lycoris_",
+    "flat": True,
+    "down": ".lora_down.weight",
+    "up": ".lora_up.weight",
+    "alpha": ".alpha",
+}
+_COMFYUI: dict[str, Any] = {"prefix": "diffusion_model.", "alpha": ".alpha"}
 
 
-def _standard(
-    models: tuple[str, ...], folder: str, *layers: str, prefix: str = "transformer.", **more: object
-) -> Layout:
+def _standard(models: tuple[str, ...], folder: str, *layers: str, prefix: str = "transformer.", **more: Any) -> Layout:
     source = f"{_SOURCE}/{folder}/model.py"
-    return Layout("SimpleTuner", models, layers, source, prefix=prefix, **more)  # type: ignore[arg-type]
+    return Layout("SimpleTuner", models, layers, source, prefix=prefix, **more)
 
 
-def _lycoris(models: tuple[str, ...], folder: str, *layers: str, **more: object) -> Layout:
+def _lycoris(models: tuple[str, ...], folder: str, *layers: str, **more: Any) -> Layout:
     source = f"{_SOURCE}/{folder}/transformer.py, simpletuner/lycoris_defaults.py"
-    return Layout("SimpleTuner, LyCORIS", models, layers, source, **_LYCORIS, **more)  # type: ignore[arg-type]
+    return Layout("SimpleTuner, LyCORIS", models, layers, source, **_LYCORIS, **more)
+
+
+def _unet_blocks(name: str) -> tuple[str, ...]:
+    """The layers of the blocks of all transformers of a UNet."""
+    return tuple(pattern for pattern in UNet.small(name).transformers() if ".transformer_blocks." in pattern)
 
 
 COSMOS_HOST = {

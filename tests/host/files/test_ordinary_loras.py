@@ -169,6 +169,26 @@ def test_a_wan_fun_file_is_read_under_the_names_that_the_host_gives_it() -> None
     assert relative_error(predict("wan", merged(base_model, (load(file), 1.0))), expected, base) < TOLERANCE
 
 
+def test_rows_for_which_the_host_has_no_name_act_and_leave_as_the_whole_weight() -> None:
+    """Lumina 2 under diffusers' names: keys and values are a third of the queries, and the host fuses all."""
+    base_model = model("lumina2")
+    path, key_map = "layers.1.attn", KeyMap(base_model.model)
+    shapes = {f"transformer.{path}.to_{part}": (rows, 192) for part, rows in (("q", 192), ("k", 64), ("v", 64))}
+    tensors = lora(shapes, shapes.__getitem__, PEFT, False)
+    whole = torch.cat([tensors[name + PEFT[0]] @ tensors[name + PEFT[1]] for name in shapes])
+    fused = saved({"diffusion_model.layers.1.attention.qkv.diff": whole})
+    base, stock = predict("lumina2", base_model), host_nodes.LoraLoaderModelOnly()
+    expected = predict("lumina2", stock.load_lora_model_only(base_model, fused, 0.7)[0])
+    adapter = load(saved(tensors))
+    for mode in MODES:
+        merge = Merge.execute(model=base_model, apply=mode, adapter_1=adapter, scale_1=0.7).args
+        assert relative_error(predict("lumina2", merge[0]), expected, base) < TOLERANCE, mode
+        assert {key_map.name_of(key_map.named(key_map.find(name))) for name in shapes} == {*merge[1].layers}
+        exported = copied_to_loras(Save.execute(merge[1], "rows", format="lora").args[0])
+        again = predict("lumina2", stock.load_lora_model_only(base_model, exported, 1.0)[0])
+        assert relative_error(again, expected, base) < TOLERANCE, mode
+
+
 @pytest.mark.parametrize("name", ["sd3", "sd35", "sd15"])
 def test_what_the_hosts_own_trainer_made(name: str) -> None:
     """Train LoRA trains biases and norms as well, and writes them as whole differences."""
