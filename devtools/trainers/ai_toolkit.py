@@ -6,6 +6,8 @@ Which blocks stands in each model's ``get_transformer_block_names``, what is ren
 
 from __future__ import annotations
 
+from typing import Any
+
 from .layout import Layout
 from .unet import UNet
 
@@ -30,7 +32,7 @@ _LUMINA2 = "{noise_refiner,context_refiner,layers}.{0..1}"
 def _unet(name: str) -> Layout:
     """All layers of a UNet's transformers, under kohya's names."""
     layers = tuple(UNet.small(name).transformers())
-    return Layout("ai-toolkit", (name,), layers, _SPECIAL, prefix="lora_unet_", **_FLAT)  # type: ignore[arg-type]
+    return Layout("ai-toolkit", (name,), layers, _SPECIAL, prefix="lora_unet_", **_FLAT)
 
 
 def _native(models: tuple[str, ...], file: str, *layers: str) -> Layout:
