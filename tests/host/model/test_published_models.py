@@ -6,7 +6,7 @@ A small model has two blocks of a kind; what is picked and named must hold for a
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +18,8 @@ from comfyui_qr_lora.nodes.host.model.matching import match
 from comfyui_qr_lora.qrlora_core import Layer, QRLoRA
 from comfyui_qr_lora.qrlora_core.train.targets import select
 from devtools import tiny_models
+
+from ...support.tiling import assert_tiled
 
 COUNT_TOLERANCE = 0.03  # published numbers of parameters are rounded: "12B"
 ALONE = re.compile(r"\.attention\.attn\.")  # Stable Cascade's attention: blocks of its own, without a feed-forward
@@ -40,28 +42,11 @@ def test_names_and_counts_hold_for_the_published_network(name: str, network: tin
     for path, count in network.blocks.items():
         assert len(model.diffusion_model.get_submodule(path)) == count, path
 
-    key_map = KeyMap(model)
-    targets = key_map.linear(model)
-    assert_tiled(model, key_map, targets)
+    targets = assert_tiled(model)
     chosen = select(targets, "paper")
     assert set(select(targets, "attention")) < set(chosen) or all(map(ALONE.search, chosen))
     assert_alike_in_every_block(targets, chosen, small_kinds(name))
     assert_all_are_matched(model, targets, chosen)
-
-
-def assert_tiled(model: Any, key_map: KeyMap, targets: dict[str, Target]) -> None:
-    """Every row of every linear weight belongs to one target, which is found by its name."""
-    rows: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    for path, target in targets.items():
-        assert key_map.find(path) == target
-        rows[target.key].append(target.rows or (0, target.shape[0]))
-    network = model.diffusion_model.named_modules(prefix="diffusion_model")
-    weights = {f"{name}.weight": m.weight for name, m in network if isinstance(m, torch.nn.Linear)}
-    assert rows.keys() == weights.keys()
-    for key, slices in rows.items():
-        starts, ends = zip(*((start, start + length) for start, length in sorted(slices)), strict=True)
-        assert starts == (0, *ends[:-1]), key
-        assert ends[-1] == weights[key].shape[0], key
 
 
 def small_kinds(name: str) -> set[str]:

@@ -135,21 +135,9 @@ def uninitialised_is_nan() -> Iterator[None]:
 
 
 def test_linear_targets_tile_every_weight_once(tiny: Tiny) -> None:
-    from comfyui_qr_lora.nodes.host.model.key_map import KeyMap
+    from ...support.tiling import assert_tiled
 
-    model = tiny.patcher.model
-    rows: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    key_map = KeyMap(model)
-    for path, target in key_map.linear(model).items():
-        assert key_map.find(path) == target
-        rows[target.key].append(target.rows or (0, target.shape[0]))
-    network = model.diffusion_model.named_modules(prefix="diffusion_model")
-    weights = {f"{name}.weight": m.weight for name, m in network if isinstance(m, torch.nn.Linear)}
-    assert rows.keys() == weights.keys()
-    for key, slices in rows.items():
-        ends = [start + length for start, length in sorted(slices)]
-        assert [start for start, _ in sorted(slices)] == [0, *ends[:-1]], key
-        assert ends[-1] == weights[key].shape[0], key
+    assert assert_tiled(tiny.patcher.model)
 
 
 def test_paper_preset_picks_attention_and_feed_forward_of_every_block(tiny: Tiny) -> None:
