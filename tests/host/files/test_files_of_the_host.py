@@ -11,7 +11,6 @@ import comfy.lora
 import comfy.weight_adapter
 import comfy_extras.nodes_lora_extract as extractor
 import comfy_extras.nodes_model_merging as merging
-import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -20,25 +19,20 @@ from comfyui_qr_lora.nodes.host.files.load import load
 from comfyui_qr_lora.nodes.host.model.host_types import Patcher
 from comfyui_qr_lora.nodes.host.model.matching import Match, match
 from devtools import tiny_models
-from devtools.tiny_models.registry import ARCHITECTURES
+
+from ...support.models import every_network
 
 NETWORK = "diffusion_model."
 TOLERANCE = 1e-6  # relative to what a layer adds
-NAMES = [
-    pytest.param(name, marks=pytest.mark.skipif(bool(why), reason=why))
-    for name, architecture in ARCHITECTURES.items()
-    if not architecture.variant_of
-    for why in [tiny_models.lacking(name)]
-]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@every_network
 def test_what_the_trainer_writes(name: str, tmp_path: Path) -> None:
     patcher = tiny_models.build(name)
     compare(patcher, trained(patcher), tmp_path / "trained.safetensors")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@every_network
 def test_what_the_extractor_writes(name: str, tmp_path: Path) -> None:
     patcher, other = tiny_models.build(name), tiny_models.build(name, seed=1)
     difference = merging.ModelSubtract().merge(other, patcher, 1.0)[0]
