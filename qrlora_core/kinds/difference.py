@@ -26,11 +26,13 @@ def _layer(name: str, tensors: Mapping[str, Tensor], _alpha: float) -> tuple[str
     """A matrix is called like its module, as a product of factors is."""
     require_parts(tensors, ("difference",))
     difference = tensors["difference"]
+    if name.endswith(".bias"):
+        if difference.numel() != max(difference.shape, default=1):
+            raise AdapterError(f"expected the difference of a bias as a vector, found {tuple(difference.shape)}.")
+        difference = difference.flatten()  # some layers keep theirs in the shape of what they add it to
     term = from_difference(difference)
     if difference.ndim == 1:
         return name, Layer((term,), is_vector=True)
-    if name.endswith(".bias"):
-        raise AdapterError(f"expected the difference of a bias as a vector, found {tuple(difference.shape)}.")
     return name.removesuffix(".weight"), Layer((term,))
 
 

@@ -66,7 +66,8 @@ def compare(patcher: Patcher, state: dict[str, Tensor], file: Path) -> None:
     names = comfy.lora.model_lora_keys_unet(patcher.model, {})
     expected = dict(by_stock(patcher, comfy.lora.load_lora(dict(state), names, log_missing=False)))
     matched = match(patcher, load(file))
-    assert matched.missing == ()
+    # What the host's own loader does not place either (biases of a model's own layers) is left out, and named.
+    assert not {*matched.missing} & expected.keys()
     assert matched.targets.keys() == matched.adapter.layers.keys()
     found = {matched.targets[layer].key: delta for layer, delta in ours(patcher, matched)}
     assert found.keys() == expected.keys()

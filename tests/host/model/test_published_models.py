@@ -61,10 +61,10 @@ def kind_of(path: str) -> str:
 
 
 def assert_alike_in_every_block(targets: dict[str, Target], chosen: list[str], small: set[str]) -> None:
-    """A kind of layer that is picked is picked wherever it is, and the small model has no other kinds."""
+    """A kind of layer that is picked is picked wherever it is, and the small model has each of these kinds."""
     everywhere, picked = Counter(map(kind_of, targets)), Counter(map(kind_of, chosen))
     assert {kind: everywhere[kind] for kind in picked} == picked
-    assert picked.keys() == small
+    assert picked.keys() <= small
 
 
 def assert_all_are_matched(model: Any, targets: dict[str, Target], chosen: list[str]) -> None:
