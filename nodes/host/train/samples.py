@@ -131,9 +131,9 @@ def _encoded(
 
 
 def _show(latent: Tensor, vae: Vae | None, model: HostModel, parts: Sequence[torch.Size]) -> Tensor | None:
-    packed, latent = latent, comfy.utils.unpack_latents(latent, parts)[0]
+    packed, latent = latent, _first(latent, parts)
     if vae is not None and _has_room(vae, latent):
-        decoded = vae.decode(comfy.utils.unpack_latents(model.process_latent_out(packed.float()), parts)[0].to("cpu"))
+        decoded = vae.decode(_first(model.process_latent_out(packed.float()), parts).to("cpu"))
         return decoded.reshape(-1, *decoded.shape[-3:])[0, ..., :3].float().cpu().clamp(0, 1)
     factors = model.latent_format.latent_rgb_factors
     if factors is None:
@@ -143,6 +143,11 @@ def _show(latent: Tensor, vae: Vae | None, model: HostModel, parts: Sequence[tor
     )
     picture = previewer.decode_latent_to_preview(latent.float())
     return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255.0)
+
+
+def _first(latent: Tensor, parts: Sequence[torch.Size]) -> Tensor:
+    """The first of the parts that are packed in a latent, or a latent that is no pack."""
+    return comfy.utils.unpack_latents(latent, parts)[0] if parts else latent
 
 
 def _has_room(vae: Vae, latent: Tensor) -> bool:

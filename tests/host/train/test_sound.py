@@ -13,6 +13,7 @@ from comfyui_qr_lora.nodes.host.train.dataset import TrainingSet, collect, colle
 from comfyui_qr_lora.nodes.host.train.objective import objective_loss
 from comfyui_qr_lora.nodes.host.train.samples import SampleSettings
 from comfyui_qr_lora.nodes.host.train.settings import RunSettings
+from comfyui_qr_lora.qrlora_core import ObjectiveSettings
 from devtools import tiny_models
 from devtools.tiny_models.registry import ARCHITECTURES
 
@@ -55,7 +56,7 @@ def test_sounds_of_two_lengths_stand_in_no_batch_together() -> None:
     # As long packed, and still other latents.
     other = {"samples": nested(torch.randn(1, *VIDEO), torch.randn(1, 5, 2, 2))}
     data = collect([latent(0), other, latent(1), other], [caption()])
-    sampler = BatchSampler(data, 2, 0, "uniform", make_sampling("flow"))
+    sampler = BatchSampler(data, 2, 0, ObjectiveSettings(), make_sampling("flow"))
     for _ in range(8):
         (batch,) = sampler.next()
         assert len({example.parts for example in batch.examples}) == 1
@@ -72,7 +73,7 @@ def test_a_mask_is_of_the_video_alone_or_of_both() -> None:
     assert float(alone.mask[..., video:].mean()) == 1
     assert torch.equal(both.mask[..., :video], alone.mask[..., :video])
     assert not both.mask[..., video:].any()
-    (batch,) = BatchSampler(TrainingSet((both,)), 2, 0, "uniform", make_sampling("flow")).next()
+    (batch,) = BatchSampler(TrainingSet((both,)), 2, 0, ObjectiveSettings(), make_sampling("flow")).next()
     mask = batch.mask(batch.noise)
     assert mask is not None
     assert torch.equal(mask, both.mask.expand(2, 1, NUMBERS))
