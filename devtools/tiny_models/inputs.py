@@ -36,7 +36,7 @@ def sample_inputs(
     shape = _shape_in_model(architecture, model)
     latent, noise = (torch.randn(batch, *shape, generator=generator) for _ in range(2))
     text = torch.randn(batch, *_text_shape(architecture, patcher), generator=generator)
-    options = _options(architecture, generator, reference)
+    options = _of_all([_options(architecture, generator, reference) for _ in range(batch)])
     device = patcher.load_device
     sigma = torch.full((batch,), float(model.model_sampling.percent_to_sigma(_NOISE_LEVEL)))
     per_sample = sigma.reshape(-1, *[1] * (latent.ndim - 1))
@@ -135,6 +135,12 @@ def _options(architecture: Architecture, generator: Generator, reference: bool) 
     for make in (*architecture.conditioning, *(architecture.reference if reference else ())):
         options |= make(generator)
     return options
+
+
+def _of_all(options: list[dict[str, Any]]) -> dict[str, Any]:
+    """Each text with its own pooled embedding; what else stands beside them is that of the first."""
+    pooled = [one["pooled_output"] for one in options if isinstance(one.get("pooled_output"), Tensor)]
+    return options[0] | ({"pooled_output": torch.cat(pooled)} if pooled else {})
 
 
 def _cloned(options: dict[str, Any]) -> dict[str, Any]:

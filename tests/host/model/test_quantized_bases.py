@@ -158,7 +158,7 @@ def test_live_at_bfloat16_is_the_exact_layer_rounded_once(name: str, form: str) 
         expected = predict(name, patcher)
     live = relative_error(predict(name, merged(patcher, (adapter, 1.0))), expected, base)
     stock = relative_error(predict(name, with_stock_lora(patcher, adapter, 1.0)), expected, base)
-    assert live < 0.08  # rounding to bfloat16, by any random adapter
+    assert live < 0.065
     assert live < stock / 2
 
 
