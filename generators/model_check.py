@@ -224,7 +224,7 @@ def _float8_errors(name: str, adapter: QRLoRA, file: str) -> dict[str, float]:
     exact.model.load_state_dict({key: value.float() for key, value in stored.model.state_dict().items()})
     expected = _predict(name, _merged(exact, adapter, "patch")[0])
     live = _error(_predict(name, _merged(stored, adapter, "live")[0]), expected, _predict(name, exact))
-    base, expected, found = _all_weights(stored, adapter, file)
+    base, expected, found = _all_weights(stored, adapter, file, _deltas(stored, adapter))
     return {"float8": live, "float8, patch": _error(_without_ties(found, expected), expected, base)}
 
 
@@ -250,13 +250,12 @@ def _int8_errors(name: str, adapter: QRLoRA, file: str) -> dict[str, float]:
     deltas = _deltas(stored, adapter)
     gained = _gained(name, stored, _merged(stored, adapter, "live")[0], deltas)
     assert gained, f"{name}: no layer with an adapter was called"
-    base, expected, found = _all_weights(stored, adapter, file)
+    base, expected, found = _all_weights(stored, adapter, file, deltas)
     return {"int8": max(gained), "int8, patch": _error(found, expected, base)}
 
 
-def _all_weights(stored: Patcher, adapter: QRLoRA, file: str) -> tuple[Tensor, Tensor, Tensor]:
-    """What an adapter is for: the weights as they are stored, as the stock loader patches them, and as we do."""
-    modules = _deltas(stored, adapter)
+def _all_weights(stored: Patcher, adapter: QRLoRA, file: str, modules: Iterable[str]) -> tuple[Tensor, Tensor, Tensor]:
+    """The weights of these modules as they are stored, as the stock loader patches them, and as we do."""
     patched = _merged(stored, adapter, "patch")[0]
     base, expected, found = (_weights(p, modules) for p in (stored, _with_stock_lora(stored, file, _SCALE), patched))
     return base, expected, found

@@ -11,6 +11,7 @@ from ....qrlora_core import TrainingError
 from ..model.host_types import Patcher
 from ..model.weights import base_name
 from .dataset import Example, TrainingSet
+from .objective import latent_in
 
 
 def as_sampled(patcher: Patcher, data: TrainingSet) -> TrainingSet:
@@ -39,6 +40,6 @@ def _example(patcher: Patcher, example: Example) -> Example:
 def _channels(patcher: Patcher, latent: Tensor) -> int:
     """Of a latent as the model takes it, which may fold a VAE's; its own where the model can make nothing of it."""
     try:
-        return patcher.model.process_latent_in(latent).shape[1]
+        return latent_in(patcher.model, latent).shape[1]
     except RuntimeError:
         return latent.shape[1]
