@@ -39,6 +39,7 @@ from benchmarks.setting import (
 )
 
 # isort: split
+import comfy.model_management
 import folder_paths
 from safetensors.torch import save_file
 from torch import Tensor
@@ -160,7 +161,11 @@ def compare(model: Any, turns: int, kinds: tuple[type, ...]) -> tuple[dict[str, 
 
 @contextmanager
 def exact_weights(model: Any, pairs: list[tuple[Any, float]]) -> Iterator[None]:
-    """The model with ``W + sum scale scaling q delta_r`` in its weights, summed in float64."""
+    """The model with ``W + sum scale scaling q delta_r`` in its weights, summed in float64.
+
+    It is unloaded before and after: a host that streams weights in keeps on the GPU what it has copied once.
+    """
+    comfy.model_management.unload_all_models()
     available, before = KeyMap(model.model).linear(model.model), dict[str, Tensor]()
     state = model.model.state_dict()
     for path, target in available.items():
@@ -173,6 +178,7 @@ def exact_weights(model: Any, pairs: list[tuple[Any, float]]) -> Iterator[None]:
     try:
         yield
     finally:
+        comfy.model_management.unload_all_models()
         for key, weight in before.items():
             state[key].copy_(weight)
 

@@ -50,9 +50,30 @@ def _boot_core(base: Path | None, gpu: bool) -> None:
     from comfy.cli_args import args
 
     args.cpu = not gpu
+    if gpu:
+        _stream_weights()
     args.base_directory = str(base) if base else _temporary_base()
     args.disable_api_nodes = True
     _register_output_folders()
+
+
+def _stream_weights() -> None:
+    """What the main.py of newer hosts does on a GPU: weights come to it while the network runs ("dynamic VRAM")."""
+    try:
+        from comfy.cli_args import enables_dynamic_vram
+        from comfy_aimdo import control
+    except ImportError:  # an older host
+        return
+    if not (enables_dynamic_vram() and control.init()):  # before the modules that take its library at their import
+        return
+    import comfy.memory_management
+    import comfy.model_management
+    import comfy.model_patcher
+
+    if control.init_devices([(device.index, 0) for device in comfy.model_management.get_all_torch_devices()]):
+        control.set_log_warning()
+        comfy.model_patcher.CoreModelPatcher = comfy.model_patcher.ModelPatcherDynamic
+        comfy.memory_management.aimdo_enabled = True
 
 
 def _temporary_base() -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +24,7 @@ def build(
     *,
     dtype: torch.dtype = torch.float32,
     compute_dtype: torch.dtype | None = None,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
     seed: int = 0,
 ) -> Patcher:
     """A tiny model with seeded random weights, as the host's loaders would return it.
@@ -31,7 +33,7 @@ def build(
         name: one of `NAMES`.
         dtype: storage of the weights; float8 is computed by the host's manual cast.
         compute_dtype: what a manual cast computes in, None for `dtype` itself (float32 where that is float8).
-        device: where the host runs it.
+        device: where the host runs it; by default what QRLORA_TEST_DEVICE names, else the CPU.
         seed: of all weights.
 
     Raises:
@@ -47,7 +49,7 @@ def real_width_flux(
     depth_single: int = 1,
     dtype: torch.dtype = torch.float32,
     compute_dtype: torch.dtype | None = None,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
     seed: int = 0,
 ) -> Patcher:
     """FLUX.1-dev with its true widths and few blocks, for benchmarks: 545 million parameters at the defaults.
@@ -80,7 +82,7 @@ def _patcher(
     architecture: Architecture,
     dtype: torch.dtype,
     compute_dtype: torch.dtype | None,
-    device: str | torch.device,
+    device: str | torch.device | None,
     seed: int,
 ) -> Patcher:
     if dtype.itemsize == 1 and compute_dtype is None:
@@ -139,17 +141,36 @@ def _on_no_memory(architecture: Architecture, unet: Mapping[str, Any]) -> HostMo
 
 @torch.no_grad()  # as the host loads: some classes copy what a checkpoint holds into parameters
 def model_of(architecture: Architecture, config: Any, **options: Any) -> HostModel:
-    """The model of a configuration, without its weights."""
-    model: HostModel = config.get_model(architecture.beside(), "", **options)
+    """The model of a configuration, its weights allocated but not filled."""
+    with _allocating():
+        model: HostModel = config.get_model(architecture.beside(), "", **options)
     return model
 
 
-def patcher_of(make: Callable[[], HostModel], device: str | torch.device) -> Patcher:
+@contextmanager
+def _allocating() -> Iterator[None]:
+    """Where the host streams weights in, its layers have none until a checkpoint is loaded: here they have at once."""
+    import comfy
+
+    memory = getattr(comfy, "memory_management", None)
+    streams = getattr(memory, "aimdo_enabled", False)
+    if streams:
+        memory.aimdo_enabled = False
+    try:
+        yield
+    finally:
+        if streams:
+            memory.aimdo_enabled = True
+
+
+def patcher_of(make: Callable[[], HostModel], device: str | torch.device | None) -> Patcher:
     """A model as the host's loaders return it."""
     import comfy.model_patcher
 
-    load_device = torch.empty(0, device=device).device  # "cuda" with its index, as the host compares devices
-    patcher = comfy.model_patcher.ModelPatcher(make(), load_device, torch.device("cpu"))
+    wanted = device or os.environ.get("QRLORA_TEST_DEVICE", "cpu")
+    load_device = torch.empty(0, device=wanted).device  # "cuda" with its index, as the host compares devices
+    kind = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+    patcher = kind(make(), load_device, torch.device("cpu"))
     # As loaders leave it on newer hosts: how to have the model a second time.
     patcher.cached_patcher_init = (lambda *, disable_dynamic=False: patcher_of(make, device), ())
     made: Patcher = patcher

@@ -52,7 +52,7 @@ def quantized(
     form: str,
     *,
     compute_dtype: torch.dtype = torch.float32,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
     seed: int = 0,
     only: Callable[[str], bool] = lambda path: True,
 ) -> Patcher:
