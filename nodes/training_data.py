@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..qrlora_core import TrainingError, listed
 from .host.model.host_types import Conditioning, Latent
-from .host.train.dataset import DataSettings, Example, collect_examples
+from .host.train.dataset import MASK_MEANINGS, DataSettings, Example, collect_examples
 from .sockets import CATEGORY, TrainingDataSocket
 
 
@@ -65,6 +65,14 @@ class TrainingData(io.ComfyNode):
                     optional=True,
                     tooltip="The captions of the class images, such as 'a photo of a dog': one for all, or one each.",
                 ),
+                io.Combo.Input(
+                    "mask_meaning",
+                    options=list(MASK_MEANINGS),
+                    default=MASK_MEANINGS[0],
+                    optional=True,
+                    tooltip="Which part of a mask is learned, for Set Latent Noise Mask before latents. The mask of "
+                    "Load Image is white where a cut-out picture is transparent: choose black for it.",
+                ),
             ],
             outputs=[TrainingDataSocket.Output(display_name="data", tooltip="For data of Train QR-LoRA.")],
         )
@@ -78,14 +86,17 @@ class TrainingData(io.ComfyNode):
         prior_weight: list[float],
         prior_latents: list[Latent] | None = None,
         prior_positive: list[Conditioning] | None = None,
+        mask_meaning: list[str] | None = None,
     ) -> io.NodeOutput:
-        """Pack the settings; every input but the last two is a list of one."""
+        """Pack the settings; every input but those of the class images is a list of one."""
+        meaning = (mask_meaning or MASK_MEANINGS)[0]
         settings = DataSettings(
             captions_per_image=captions_per_image[0],
             repeats=_read_repeats(repeats[0]),
             caption_dropout=caption_dropout[0],
-            prior=tuple(_prior(prior_latents, prior_positive)),
+            prior=tuple(_prior(prior_latents, prior_positive, meaning)),
             prior_weight=prior_weight[0],
+            mask_meaning=meaning,
         )
         return io.NodeOutput(settings)
 
@@ -100,7 +111,9 @@ def _read_repeats(text: str) -> tuple[int, ...]:
     return numbers
 
 
-def _prior(latents: list[Latent] | None, positive: list[Conditioning] | None) -> list[Example]:
+def _prior(latents: list[Latent] | None, positive: list[Conditioning] | None, mask_meaning: str) -> list[Example]:
     if (latents is None) != (positive is None):
         raise TrainingError("prior_latents and prior_positive belong together: connect both, or neither.")
-    return [] if latents is None else collect_examples(latents, positive or [], what="prior_latents")
+    return (
+        [] if latents is None else collect_examples(latents, positive or [], prefix="prior_", mask_meaning=mask_meaning)
+    )

@@ -37,6 +37,7 @@ class LatentFormat(Protocol):
     """The latents of a model, and how they are shown without a VAE."""
 
     latent_channels: int
+    latent_dimensions: int
     latent_rgb_factors: list[list[float]] | None
     latent_rgb_factors_bias: list[float] | None
     latent_rgb_factors_reshape: Any

@@ -14,7 +14,10 @@ from torch import Tensor
 
 from ....qrlora_core import TrainingError
 from ..model.host_types import Caption, Conditioning, Latent
+from .checks import check_caption, check_picture
 from .graph.modules import detached
+
+MASK_MEANINGS = ("white is learned", "black is learned")
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class DataSettings:
         caption_dropout: share of the examples that are seen with the empty caption.
         prior: class images that are trained along, with their captions; empty for none.
         prior_weight: how much their loss counts.
+        mask_meaning: one of `MASK_MEANINGS`.
     """
 
     captions_per_image: int = 1
@@ -60,6 +64,7 @@ class DataSettings:
     caption_dropout: float = 0.0
     prior: tuple[Example, ...] = ()
     prior_weight: float = 1.0
+    mask_meaning: str = MASK_MEANINGS[0]
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,7 @@ def collect(
         TrainingError: see `collect_examples`; repeats that do not match; dropout without an empty caption.
     """
     settings = settings or DataSettings()
-    examples = collect_examples(latents, positive, settings.captions_per_image)
+    examples = collect_examples(latents, positive, settings.captions_per_image, mask_meaning=settings.mask_meaning)
     repeats = (
         settings.repeats * len(examples) if len(settings.repeats) == 1 else settings.repeats or (1,) * len(examples)
     )
@@ -109,7 +114,7 @@ def collect(
         raise TrainingError(
             f"repeats: expected one number, or one per image ({len(examples)}), found {len(settings.repeats)}."
         )
-    empty = [detached(entry) for conditioning in empty_caption for entry in conditioning]
+    empty = _entries("negative", empty_caption)
     if settings.caption_dropout > 0 and not empty:
         raise TrainingError(
             "caption_dropout is above 0, and nothing says what the empty caption is: connect a CLIP Text Encode "
@@ -125,7 +130,12 @@ def collect(
 
 
 def collect_examples(
-    latents: Sequence[Latent], positive: Sequence[Conditioning], captions_per_image: int = 1, *, what: str = "latents"
+    latents: Sequence[Latent],
+    positive: Sequence[Conditioning],
+    captions_per_image: int = 1,
+    *,
+    prefix: str = "",
+    mask_meaning: str = MASK_MEANINGS[0],
 ) -> list[Example]:
     """Pair images and captions; one caption, or one set of captions, serves all images.
 
@@ -134,48 +144,65 @@ def collect_examples(
             where to learn.
         positive: CONDITIONING values, each a list of entries; all entries are taken in order.
         captions_per_image: how many entries in turn belong to one image.
-        what: the name of the input, for messages.
+        prefix: of the names of both inputs, for messages.
+        mask_meaning: one of `MASK_MEANINGS`.
 
     Raises:
-        TrainingError: no image, captions that are neither one set nor one per image, or an empty mask.
+        TrainingError: no image, captions or masks that are neither one set nor one per image, or one of them that
+            nothing can be learned from.
     """
-    images = [image for latent in latents for image in _images(latent)]
-    captions = [detached(entry) for conditioning in positive for entry in conditioning]
+    images = [image for latent in latents for image in _images(latent, f"{prefix}latents", mask_meaning)]
+    captions = _entries(f"{prefix}positive", positive)
     if not images:
-        raise TrainingError(f"{what}: expected at least one image, found none. Connect an encoded picture.")
+        raise TrainingError(f"{prefix}latents: expected at least one image, found none. Connect an encoded picture.")
+    for number, (image, mask, _) in enumerate(images, 1):
+        check_picture(f"image {number} of {prefix}latents", image, mask)
     if len(captions) == captions_per_image:
         captions = captions * len(images)
     if len(captions) != len(images) * captions_per_image:
-        raise TrainingError(_explain_captions(len(images), len(captions), captions_per_image))
-    for number, (_, mask, _) in enumerate(images, 1):
-        if mask is not None and not mask.any():
-            raise TrainingError(
-                f"{what}: the mask of image {number} is empty, so there is nothing to learn from it. White is where "
-                "to learn; draw a mask, or leave it out."
-            )
+        raise TrainingError(_explain_captions(prefix, len(images), len(captions), captions_per_image))
     own = (tuple(captions[n * captions_per_image : (n + 1) * captions_per_image]) for n in range(len(images)))
     return [Example(image, texts, mask, parts=parts) for (image, mask, parts), texts in zip(images, own, strict=True)]
 
 
-def _explain_captions(images: int, captions: int, per_image: int) -> str:
+def _entries(name: str, conditionings: Sequence[Conditioning]) -> list[Caption]:
+    """All captions in order."""
+    captions = [detached(entry) for conditioning in conditionings for entry in conditioning]
+    for number, caption in enumerate(captions, 1):
+        check_caption(f"caption {number} of {name}", caption)
+    return captions
+
+
+def _explain_captions(prefix: str, images: int, captions: int, per_image: int) -> str:
     if per_image == 1:
+        several = captions > images and captions % images == 0 and not prefix
+        more = f" Or set captions_per_image of QR-LoRA Training Data to {captions // images}." if several else ""
         return (
-            f"positive: expected one caption, or one per image ({images}), found {captions}. "
-            "Connect a single caption for all images, or exactly one for each, in the same order."
+            f"{prefix}positive: expected one caption, or one per image ({images}), found {captions}. "
+            f"Connect a single caption for all images, or exactly one for each, in the same order.{more}"
         )
     return (
-        f"positive: expected {per_image} captions, or {per_image} per image ({images * per_image}), found {captions}. "
-        "Connect as many as captions_per_image says, for each image in turn, or change captions_per_image."
+        f"{prefix}positive: expected {per_image} captions, or {per_image} per image ({images * per_image}), found "
+        f"{captions}. Connect as many as captions_per_image says, for each image in turn, or change captions_per_image."
     )
 
 
-def _images(latent: dict[str, Any]) -> Iterator[tuple[Tensor, Tensor | None, tuple[torch.Size, ...]]]:
+def _images(
+    latent: dict[str, Any], name: str, mask_meaning: str
+) -> Iterator[tuple[Tensor, Tensor | None, tuple[torch.Size, ...]]]:
     """Latent, mask and, where the latent is a pack of parts, their shapes."""
-    samples = latent["samples"]
+    samples, given = latent["samples"], latent.get("noise_mask")
+    if given is not None and mask_meaning != MASK_MEANINGS[0]:
+        given = given * -1 + 1  # the host's packs of masks know no more
     if samples.is_nested:
-        yield from _packs(samples.unbind(), latent.get("noise_mask"))
+        yield from _packs(samples.unbind(), given)
         return
-    masks = _masks(latent.get("noise_mask"), samples)
+    masks = _masks(given, samples)
+    if masks is not None and len(masks) not in (1, len(samples)):
+        raise TrainingError(
+            f"{name}: expected one mask, or one for each of {len(samples)} images, found {len(masks)}. Connect as "
+            "many masks as pictures to Set Latent Noise Mask, in the same order."
+        )
     for index, image in enumerate(samples):
         mask = None if masks is None else detached(masks[index % len(masks)][None].float())
         yield detached(image[None]), mask, ()

@@ -140,7 +140,7 @@ def objective_loss(
     """
     sampling = model.model_sampling
     noisy = sampling.noise_scaling(sigma, noise.clone(), latent, False)
-    clean = _predict(model, noisy, conds, sigma, options)
+    clean = predict(model, noisy, conds, sigma, options)
     # c, as one number per example: the same in every element.
     one = latent.new_ones(len(latent), *[1] * (latent.ndim - 1))
     output_scale = sampling.calculate_denoised(sigma, one, torch.zeros_like(one))
@@ -160,9 +160,10 @@ def _balanced(mask: Tensor, parts: Sequence[torch.Size]) -> Tensor:
     return balanced
 
 
-def _predict(
+def predict(
     model: HostModel, noisy: Tensor, conds: list[dict[str, Any]], sigma: Tensor, options: dict[str, Any]
 ) -> Tensor:
+    """The clean latents that the network sees in noisy ones, each with its own conditioning."""
     if all(comfy.samplers.cond_equal_size(conds[0], other) for other in conds[1:]):
         return _apply(model, noisy, conds, sigma, options)
     # Captions whose encodings do not fit in one batch run one by one.

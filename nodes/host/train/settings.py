@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from ....qrlora_core import ObjectiveSettings, OptimizerSettings, TrainingError
+from ....qrlora_core.train.optimizers import make_optimizer
 from .samples import SampleSettings
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -58,8 +59,8 @@ class RunSettings:
 
 
 def check_settings(settings: TrainingSettings) -> None:
-    """Raise `TrainingError` for a number that cannot work, before anything is loaded."""
+    """Raise `TrainingError` for a number that cannot work or a package that is missing, before anything is loaded."""
     for name in ("steps", "rank", "batch_size", "grad_accumulation"):
         if getattr(settings, name) < 1:
             raise TrainingError(f"{name}: expected at least 1, found {getattr(settings, name)}.")
-    settings.whole_optimizer()  # checks itself
+    make_optimizer([torch.zeros(1, requires_grad=True)], settings.whole_optimizer())

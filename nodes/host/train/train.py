@@ -30,6 +30,7 @@ from .record import TrainingRecord
 from .report import TrainingResult
 from .settings import DTYPES, NO_RESUME, RESUME_LATEST, RunSettings, TrainingSettings, check_settings
 from .status import RunningTrainings, TrainingStatus
+from .trial import TrialSampler, cases, require_vae
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,13 @@ def train_adapter(
         record = TrainingRecord(patcher, targets, data, settings)
         if resumed is not None:
             record.require_same(resumed)
+        computing = _computing_in(patcher, DTYPES[settings.training_dtype])
+        notes = try_out(computing, data, settings, run)
         deltas = _deltas(patcher, targets, settings, resumed)
         trainer = Trainer(deltas, settings.whole_optimizer(), steps=settings.steps)
         monitor = _monitor(patcher, status, view, folder)
+        for note in notes:
+            monitor.warn(note)
         if source is not None and resumed is not None:
             with advised():
                 trainer.restore(resumed.tensors, resumed.record["trainer"])
@@ -84,7 +89,7 @@ def train_adapter(
             snapshot=lambda losses: record.state(trainer, losses),
         )  # fmt: skip
         try:
-            run_loop(patcher, loop, DTYPES[settings.training_dtype])
+            run_loop(computing, loop)
         finally:
             monitor.close()
         return _result(loop, trainer.adapter(record.metadata(monitor.losses)), settings, untried(patcher))
@@ -168,20 +173,43 @@ def _monitor(patcher: Patcher, status: TrainingStatus, view: View, folder: Run) 
     )
 
 
-def run_loop(patcher: Patcher, loop: Loop, dtype: torch.dtype) -> None:
+def try_out(patcher: Patcher, data: TrainingSet, settings: TrainingSettings, run: RunSettings) -> list[str]:
+    """Refuse what the network cannot take, before the work that takes minutes; returns what else to know of the data.
+
+    Raises:
+        TrainingError: names the picture or the caption, and what to connect.
+    """
+    require_vae(run.samples, data)
+    tried = TrialSampler(cases(data, empty_is_used=bool(data.caption_dropout or run.samples.every)), settings.objective)
+    _in_guider(patcher, data.examples[0], 1, [], tried, settings.seed)
+    return tried.notes
+
+
+def run_loop(patcher: Patcher, loop: Loop) -> None:
     """Run the loop as a sampler in the host's guider, which loads the model and processes the captions."""
+    captions = _captions(loop.data)
+    sampler = TrainSampler(loop, captions)
+    _in_guider(patcher, loop.data.examples[0], loop.batch_size, captions, sampler, loop.seed)
+
+
+def _computing_in(patcher: Patcher, dtype: torch.dtype) -> Patcher:
+    """Another patcher of the model, which computes in a dtype."""
     clone = patcher.clone()
     # Always: what the model computes in now may be the doing of another clone, undone when this one is loaded.
     clone.set_model_compute_dtype(dtype)
-    guider = comfy.samplers.CFGGuider(clone)
-    captions = _captions(loop.data)
+    return clone
+
+
+def _in_guider(
+    patcher: Patcher, first: Example, batch_size: int, captions: list[Any], sampler: comfy.samplers.Sampler, seed: int
+) -> None:
+    guider = comfy.samplers.CFGGuider(patcher)
     guider.inner_set_conds({"positive": captions})
-    first = loop.data.examples[0]
-    batch = first.latent.expand(loop.batch_size, *first.latent.shape[1:])  # the host reserves memory for this shape
+    batch = first.latent.expand(batch_size, *first.latent.shape[1:])  # the host reserves memory for this shape
     noise, latent = _for_the_host(torch.zeros_like(batch), first), _for_the_host(batch, first)
     # As the host runs: a quantized tensor that is moved outside of inference mode can never be used inside again.
     with torch.inference_mode():
-        guider.sample(noise, latent, TrainSampler(loop, captions), torch.zeros(1), seed=loop.seed)
+        guider.sample(noise, latent, sampler, torch.zeros(1), seed=seed)
 
 
 def _for_the_host(latent: torch.Tensor, example: Example) -> Any:

@@ -1,0 +1,93 @@
+"""What is wrong with one picture, mask or caption by itself, told before anything is trained on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
+
+from ....qrlora_core import TrainingError
+from ..model.host_types import Caption
+
+_TEXT = "text embedding"
+
+
+def check_picture(where: str, latent: Tensor, mask: Tensor | None) -> None:
+    """Refuse a latent or mask that nothing can be learned from.
+
+    Args:
+        where: the input and the place of the picture in it.
+
+    Raises:
+        TrainingError: numbers that are not finite, a latent of zeros, an empty mask.
+    """
+    if broken := _broken(latent):
+        raise TrainingError(
+            f"{where}: {broken} of its latent are NaN or infinite. A VAE in half precision is the usual cause: start "
+            "ComfyUI with --fp32-vae and encode the pictures again, or leave this one out."
+        )
+    if not latent.any():
+        raise TrainingError(
+            f"{where}: its latent is all zeros, as an Empty Latent Image is. Connect the picture through VAE Encode."
+        )
+    if mask is None:
+        return
+    if broken := _broken(mask):
+        raise TrainingError(f"{where}: {broken} of its mask are NaN or infinite. Make the mask anew, or leave it out.")
+    if not mask.any():
+        raise TrainingError(
+            f"{where}: its mask is empty, so there is nothing to learn from it. White is where to learn; draw a mask, "
+            "leave it out, or change mask_meaning of QR-LoRA Training Data."
+        )
+
+
+def check_caption(where: str, caption: Caption) -> None:
+    """Refuse a caption with numbers that are not finite, in its embedding or beside it.
+
+    Args:
+        where: the input and the place of the caption in it.
+
+    Raises:
+        TrainingError: such numbers; names what they are in.
+    """
+    for name, tensor in named_tensors(caption):
+        # Some encoders write what is masked out as minus infinity.
+        if broken := _broken(tensor, only_nan="mask" in name):
+            raise TrainingError(
+                f"{where}: {broken} of its {name} are NaN or infinite. A text encoder in half precision is the usual "
+                "cause: start ComfyUI with --fp32-text-enc, or load the text encoder from another file."
+            )
+
+
+def named_tensors(caption: Caption) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a caption with their names, the text itself first; of what other nodes added, their attributes."""
+    yield from _named(_TEXT, caption[0])
+    for name, value in caption[1].items():
+        yield from _named(name, value)
+
+
+def _named(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _named(f"{name}.{key}", item)
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _named(f"{name}[{index}]", item)
+    else:  # the host's output of CLIP Vision holds its tensors as attributes
+        yield from ((f"{name}.{key}", item) for key, item in _attributes(value) if isinstance(item, Tensor))
+
+
+def _attributes(value: Any) -> list[tuple[str, Any]]:
+    return list(getattr(value, "__dict__", {}).items())
+
+
+def _broken(tensor: Tensor, *, only_nan: bool = False) -> str:
+    """How many numbers are not finite; empty where all are."""
+    if not tensor.is_floating_point():
+        return ""
+    values = tensor.float()
+    bad = values.isnan() if only_nan else ~values.isfinite()
+    return f"{int(bad.sum())} of {bad.numel()} numbers" if bad.any() else ""
