@@ -107,7 +107,8 @@ def _inputs() -> list[io.Input]:
         io.Latent.Input(
             "latents",
             tooltip="The pictures, through VAE Encode; many train one adapter. With Set Latent Noise Mask, only what "
-            "is white is learned.",
+            "is white is learned. The mask of Load Image is white where a cut-out picture is transparent: put Invert "
+            "Mask before, or choose black in QR-LoRA Training Data.",
         ),
         io.Conditioning.Input("positive", tooltip="The caption: one for all pictures, or one for each, in order."),
         io.Int.Input(
