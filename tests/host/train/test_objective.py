@@ -68,9 +68,9 @@ def test_a_model_that_is_never_given_noise_is_refused() -> None:
     made = type("Sampling", (sampling.ModelSamplingDiscreteFlow, PictureToPicture), {})(patcher.model.model_config)
     patcher.add_object_patch("model_sampling", made)
     with pytest.raises(TrainingError, match="one picture of another"):
-        train(patcher, [{"samples": torch.zeros(1, 16, 1, 4, 4)}], [caption(0)])
+        train(patcher, [{"samples": torch.ones(1, 16, 1, 4, 4)}], [caption(0)])
     with pytest.raises(TrainingError, match="one picture of another"):
-        train(tiny_models.build("lotus"), [{"samples": torch.zeros(1, 4, 8, 8)}], [caption(0)])
+        train(tiny_models.build("lotus"), [{"samples": torch.ones(1, 4, 8, 8)}], [caption(0)])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -205,7 +205,7 @@ def test_a_mask_of_a_video_says_in_which_frames_to_learn(shape: tuple[int, ...])
 
 
 def test_an_empty_mask_is_refused_by_number() -> None:
-    with pytest.raises(TrainingError, match="the mask of image 2 is empty"):
+    with pytest.raises(TrainingError, match="image 2 of latents: its mask is empty"):
         collect_examples([latent(0), masked(torch.zeros(1, 64, 64))], [caption(0)])
 
 
