@@ -24,8 +24,8 @@ def check_picture(where: str, latent: Tensor, mask: Tensor | None) -> None:
     """
     if broken := _broken(latent):
         raise TrainingError(
-            f"{where}: {broken} numbers of its latent are NaN or infinite. A VAE in half precision is the usual cause: start "
-            "ComfyUI with --fp32-vae and encode the pictures again, or leave this one out."
+            f"{where}: {broken} numbers of its latent are NaN or infinite. A VAE in half precision is the usual "
+            "cause: start ComfyUI with --fp32-vae and encode the pictures again, or leave this one out."
         )
     if not latent.any():
         raise TrainingError(
@@ -34,7 +34,9 @@ def check_picture(where: str, latent: Tensor, mask: Tensor | None) -> None:
     if mask is None:
         return
     if broken := _broken(mask):
-        raise TrainingError(f"{where}: {broken} numbers of its mask are NaN or infinite. Make the mask anew, or leave it out.")
+        raise TrainingError(
+            f"{where}: {broken} numbers of its mask are NaN or infinite. Make the mask anew, or leave it out."
+        )
     if not mask.any():
         raise TrainingError(
             f"{where}: its mask is empty, so there is nothing to learn from it. White is where to learn; draw a mask, "
@@ -55,8 +57,8 @@ def check_caption(where: str, caption: Caption) -> None:
         # Some encoders write what is masked out as minus infinity.
         if broken := _broken(tensor, only_nan="mask" in name):
             raise TrainingError(
-                f"{where}: {broken} numbers of its {name} are NaN or infinite. A text encoder in half precision is the usual "
-                "cause: start ComfyUI with --fp32-text-enc, or load the text encoder from another file."
+                f"{where}: {broken} numbers of its {name} are NaN or infinite. A text encoder in half precision is the "
+                "usual cause: start ComfyUI with --fp32-text-enc, or load the text encoder from another file."
             )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -41,11 +41,22 @@ class Case:
         return (*latents, *texts, *sorted(name for name, value in self.caption[1].items() if value is not None))
 
 
-def unused(case: Case) -> Iterator[str]:
-    """Notes on what stands beside a caption and has no part in a training."""
+def notes(case: Case, encoded: Mapping[str, Any]) -> Iterator[str]:
+    """What is no reason to refuse a caption: what of it has no part in a training, and a picture that is not there.
+
+    Args:
+        encoded: what the host made of the caption.
+    """
     for name, what in _UNUSED.items():
         if name in case.caption[1]:
             yield f"{case.text} has {what}, which a training does not use: only what is in the text counts."
+    beside = encoded.get("c_concat")
+    given = any(name.startswith("concat") for name in case.caption[1])
+    if beside is not None and not given and beside.cond.shape[1] >= case.example.shapes[0][1]:
+        yield (
+            f"{case.text} has no picture beside the text, which this model can be given (image to video, inpainting, "
+            "control): it learns without one. Connect captions as you sample with them."
+        )
 
 
 def pooled_misfit(patcher: Patcher, case: Case) -> str:
@@ -67,7 +78,7 @@ def pooled_misfit(patcher: Patcher, case: Case) -> str:
     return _caption_message(patcher, case, f"{wrong}, and the model takes one of {expected}.")
 
 
-def explain(patcher: Patcher, case: Case, error: Exception, run: Callable[[], None]) -> str:
+def explain(patcher: Patcher, case: Case, error: Exception, run: Callable[[], object]) -> str:
     """What a pass that fails means.
 
     Args:
@@ -90,7 +101,7 @@ class _Misfit:
     found: int = 0
 
 
-def _misfit(model: HostModel, run: Callable[[], None]) -> _Misfit | None:
+def _misfit(model: HostModel, run: Callable[[], object]) -> _Misfit | None:
     """The layer in which a pass fails for the width of what it is given; None where it fails otherwise."""
     with _watched(model) as last:
         try:

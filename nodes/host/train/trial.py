@@ -16,7 +16,7 @@ from ....qrlora_core import ObjectiveSettings, QRLoRAError, TrainingError
 from ..model.host_types import Caption, Guider, Patcher
 from ..model.kept import nothing_kept
 from .dataset import Example, TrainingSet
-from .misfits import Case, explain, pooled_misfit, unused
+from .misfits import Case, explain, notes, pooled_misfit
 from .objective import check_noise, encode_conditioning, latent_in, predict, sample_sigmas
 from .samples import SampleSettings
 
@@ -62,8 +62,8 @@ class TrialSampler(comfy.samplers.Sampler):
             if misfit := pooled_misfit(patcher, case):
                 raise TrainingError(misfit)
             with torch.no_grad(), nothing_kept(model):
-                _try(patcher, case, partial(_run, model_wrap, case, sigma, options))
-            self.notes += [note for note in unused(case) if note not in self.notes]
+                encoded = _try(patcher, case, partial(_run, model_wrap, case, sigma, options))
+            self.notes += [note for note in notes(case, encoded) if note not in self.notes]
         return noise
 
 
@@ -106,7 +106,8 @@ def _cases(prefix: str, examples: tuple[Example, ...]) -> list[Case]:
     return [case(n, example, caption) for n, example in enumerate(examples, 1) for caption in example.captions]
 
 
-def _run(guider: Guider, case: Case, sigma: Tensor, options: dict[str, Any]) -> None:
+def _run(guider: Guider, case: Case, sigma: Tensor, options: dict[str, Any]) -> dict[str, Any]:
+    """Run the network once; returns what the host made of the caption."""
     model, parts, device = guider.inner_model, case.example.parts, guider.model_patcher.load_device
     latent = latent_in(model, case.example.latent.to(device, torch.float32), parts)
     (conditioning,) = comfy.sampler_helpers.convert_cond([case.caption])
@@ -114,14 +115,15 @@ def _run(guider: Guider, case: Case, sigma: Tensor, options: dict[str, Any]) -> 
     noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(0)).to(device)
     noisy = model.model_sampling.noise_scaling(sigma.to(device), noise, latent, False)
     predict(model, noisy, [cond], sigma.to(device), options)
+    return cond
 
 
-def _try(patcher: Patcher, case: Case, run: Callable[[], None]) -> None:
+def _try(patcher: Patcher, case: Case, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     try:
-        run()
+        return run()
     except (_INTERRUPTED, QRLoRAError):
         raise
     except _OUT_OF_MEMORY:  # the training needs more, and says what to lower
-        return
+        return {}
     except Exception as error:  # whatever a network raises for what it was not made for
         raise TrainingError(explain(patcher, case, error, run)) from error

@@ -294,6 +294,16 @@ def test_what_has_no_part_in_a_training_is_told(model: Any) -> None:
     assert note.startswith("caption 1 of positive has an area")
 
 
+@pytest.mark.parametrize("name", models(["wan_i2v", "flux_fill", "sd15_inpaint", "hunyuan_video15", "wan", "sd3"]))
+def test_a_picture_beside_the_text_that_is_not_there_is_told(name: str) -> None:
+    patcher = tiny_models.build(name)
+    picture, [[text, options]] = tiny_models.example(name, patcher)
+    without = {key: value for key, value in options.items() if not key.startswith("concat")}
+    for given, missing in ((options, False), (without, len(without) < len(options))):
+        told = train(patcher, [picture], [[[text, given]]], steps=1).notes
+        assert any(note.startswith("caption 1 of positive has no picture") for note in told) == missing
+
+
 def test_captions_of_one_kind_are_tried_once_and_the_largest_picture_too(model: Any) -> None:
     from comfyui_qr_lora.nodes.host.train.trial import cases
 
