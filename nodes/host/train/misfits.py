@@ -65,7 +65,8 @@ def pooled_misfit(patcher: Patcher, case: Case) -> str:
     FLUX and Hunyuan Video take zeros for a pooled embedding that is not there, and cut one that is too long; Anima
     takes the text past its adapter where the words for it are missing.
     """
-    network, given = patcher.model.diffusion_model, case.caption[1]
+    network: Any = patcher.model.diffusion_model
+    given = case.caption[1]
     if hasattr(network, "llm_adapter") and given.get("t5xxl_ids") is None:
         return _caption_message(patcher, case, "it has no t5xxl_ids, which this model's text adapter reads.")
     if getattr(network, "vector_in", None) is None:
