@@ -41,7 +41,7 @@ class Case:
         return (*latents, *texts, *sorted(name for name, value in self.caption[1].items() if value is not None))
 
 
-def notes(case: Case, encoded: Mapping[str, Any]) -> Iterator[str]:
+def notes(model: HostModel, case: Case, encoded: Mapping[str, Any]) -> Iterator[str]:
     """What is no reason to refuse a caption: what of it has no part in a training, and a picture that is not there.
 
     Args:
@@ -52,7 +52,9 @@ def notes(case: Case, encoded: Mapping[str, Any]) -> Iterator[str]:
             yield f"{case.text} has {what}, which a training does not use: only what is in the text counts."
     beside = encoded.get("c_concat")
     given = any(name.startswith("concat") for name in case.caption[1])
-    if beside is not None and not given and beside.cond.shape[1] >= case.example.shapes[0][1]:
+    if beside is None or given or not _reads_a_picture(model):
+        return
+    if beside.cond.shape[1] >= case.example.shapes[0][1]:  # with fewer channels it is a mask alone
         yield (
             f"{case.text} has no picture beside the text, which this model can be given (image to video, inpainting, "
             "control): it learns without one. Connect captions as you sample with them."
@@ -174,6 +176,15 @@ def _message(patcher: Patcher, case: Case, error: Exception, misfit: _Misfit | N
         f"holds {_held(case)}{lacks}. The model fails{where}: {said}. Connect pictures from the VAE of this model and "
         "texts from its text encoder, with all that you would sample with."
     )
+
+
+def _reads_a_picture(model: HostModel) -> bool:
+    """Whether the host's class puts a caption's picture beside the noise; some fill that place themselves."""
+    methods = (getattr(type(model), name, None) for name in ("concat_cond", "extra_conds"))
+    try:
+        return any("concat_latent_image" in inspect.getsource(method) for method in methods if method)
+    except OSError:  # a host without its sources
+        return False
 
 
 def _held(case: Case) -> str:

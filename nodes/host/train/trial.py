@@ -63,7 +63,7 @@ class TrialSampler(comfy.samplers.Sampler):
                 raise TrainingError(misfit)
             with torch.no_grad(), nothing_kept(model):
                 encoded = _try(patcher, case, partial(_run, model_wrap, case, sigma, options))
-            self.notes += [note for note in notes(case, encoded) if note not in self.notes]
+            self.notes += [note for note in notes(model, case, encoded) if note not in self.notes]
         return noise
 
 

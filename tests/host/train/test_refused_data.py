@@ -294,7 +294,9 @@ def test_what_has_no_part_in_a_training_is_told(model: Any) -> None:
     assert note.startswith("caption 1 of positive has an area")
 
 
-@pytest.mark.parametrize("name", models(["wan_i2v", "flux_fill", "sd15_inpaint", "hunyuan_video15", "wan", "sd3"]))
+@pytest.mark.parametrize(
+    "name", models(["wan_i2v", "flux_fill", "sd15_inpaint", "hunyuan_video15", "wan", "sd3", "kandinsky5"])
+)
 def test_a_picture_beside_the_text_that_is_not_there_is_told(name: str) -> None:
     patcher = tiny_models.build(name)
     picture, [[text, options]] = tiny_models.example(name, patcher)
