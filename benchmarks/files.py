@@ -8,9 +8,10 @@ float32 as training leaves them. The ordinary file has equal rank and dtype, PEF
 57 blocks are worked out from the headers of the small files, and that arithmetic is held against the small files.
 
 Times: ordinary files of 16 and of 350 MB in each dtype, and what the same layers make in the formats full and compact,
-in the page cache. The peer is the least that a checked copy costs: the host's `load_torch_file`, which maps the file, a
-copy of every tensor into memory that was allocated before, and one pass (`aminmax`) that finds what is not finite. Beside
-it, "host" is what ComfyUI does with an ordinary file: `load_torch_file`, `convert_lora`, `load_lora`, and a copy.
+in the page cache. The peer, "checked", is the least that a copy costs that is looked through: the host's
+`load_torch_file`, which maps the file, a copy of every tensor into memory that was allocated before, and one pass
+(`aminmax`) that finds what is not finite; "copied" is that without the pass. "Host" is what ComfyUI does with an
+ordinary file: `load_torch_file`, `convert_lora`, `load_lora`, and a copy.
 """
 
 from __future__ import annotations
