@@ -227,6 +227,15 @@ class TestSketch:
         gaussian = torch.from_numpy(numpy.random.RandomState(0).standard_normal((OUT, RANK)))
         assert oracle.error(sketch(q), q.double().T @ gaussian) < 1e-7
 
+    @pytest.mark.parametrize("seed", range(30))
+    def test_a_basis_with_one_direction_elsewhere_is_another(self, seed):
+        rows, rank = 40 + 37 * seed, 1 + seed % 24
+        q = orthonormal(rows, rank + 1, seed=seed)
+        elsewhere = q[:, :rank].clone()
+        elsewhere[:, seed % rank] = q[:, rank]
+        assert fits(q[:, :rank], sketch(q[:, :rank]))
+        assert not fits(elsewhere, sketch(q[:, :rank]))
+
     def test_is_frozen(self):
         """Files of today must be read by every later version, on every machine."""
         found = sketch(torch.eye(6)[:, :3])
@@ -270,15 +279,6 @@ ALIGNED = [
     ((640, 640), 16, 3),
     ((300, 400), 96, 0),
 ]
-
-    @pytest.mark.parametrize("seed", range(30))
-    def test_a_basis_with_one_direction_elsewhere_is_another(self, seed):
-        rows, rank = 40 + 37 * seed, 1 + seed % 24
-        q = orthonormal(rows, rank + 1, seed=seed)
-        elsewhere = q[:, :rank].clone()
-        elsewhere[:, seed % rank] = q[:, rank]
-        assert fits(q[:, :rank], sketch(q[:, :rank]))
-        assert not fits(elsewhere, sketch(q[:, :rank]))
 
 
 class TestAlignment:
@@ -487,12 +487,6 @@ class TestBasisStore:
             )
         assert files(tmp_path) == ["bases"]
 
-
-HOSTILE = [
-    *("../../x", "../" * 9 + "etc/passwd", "/etc/passwd", "C:\\x", "..\\..\\x", "", ".", "0" * 32 + "/../../x"),
-    *("0" * 31, "0" * 33, "A" * 32, "0" * 31 + "\n", "\0" * 32, "٣" * 32, "0" * 10**6, "a" * 31 + "g"),
-]
-
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
     @pytest.mark.parametrize(("rows", "rank", "seed"), [(9, 2, 1), (700, 8, 2), (2100, 5, 3), (4096, 4, 4)])
     def test_a_flipped_bit_anywhere_is_damage(self, tmp_path, rows, rank, seed, dtype):
@@ -519,6 +513,12 @@ HOSTILE = [
         assert torch.equal(BasisStore(tmp_path).find(name, sketch(q)), q)
         save_file({"q": q.contiguous() + 1e-7}, path, metadata={"digest": digest})
         assert BasisStore(tmp_path).find(name, sketch(q)) is None
+
+
+HOSTILE = [
+    *("../../x", "../" * 9 + "etc/passwd", "/etc/passwd", "C:\\x", "..\\..\\x", "", ".", "0" * 32 + "/../../x"),
+    *("0" * 31, "0" * 33, "A" * 32, "0" * 31 + "\n", "\0" * 32, "٣" * 32, "0" * 10**6, "a" * 31 + "g"),
+]
 
 
 class TestHostileFiles:
