@@ -1,14 +1,17 @@
 """Bytes and load time of adapter files in the formats full, compact and lora, against an ordinary LoRA file.
 
     python -m benchmarks.files            medians of 9 turns
-    python -m benchmarks.files --quick    one turn: bytes decide, times are information
+    python -m benchmarks.files --quick    one turn, small files: bytes decide, times are information
 
-Adapters of rank 64 for one double and one single block of FLUX at true widths, on the layers of the paper, in float32
-as training leaves them. The ordinary file has equal rank and dtype, PEFT's names, and no alpha. Its peer for time is
-the host's own way, `load_torch_file`, `convert_lora` and `load_lora`: once as it is, which maps the file and reads no
-weight yet, and once with every weight copied into memory, as ours are. Files are in the page cache; "read" is
-`Path.read_bytes` of the same file. Sizes for all 57 blocks are worked out from the headers of the small files, and that
-arithmetic is held against the small files.
+Bytes: adapters of rank 64 for one double and one single block of FLUX at true widths, on the layers of the paper, in
+float32 as training leaves them. The ordinary file has equal rank and dtype, PEFT's names, and no alpha. Sizes for all
+57 blocks are worked out from the headers of the small files, and that arithmetic is held against the small files.
+
+Times: ordinary files of 16 and of 350 MB in each dtype, and what the same layers make in the formats full and compact,
+in the page cache. The peer, "checked", is the least that a copy costs that is looked through: the host's
+`load_torch_file`, which maps the file, a copy of every tensor into memory that was allocated before, and one pass
+(`aminmax`) that finds what is not finite; "copied" is that without the pass. "Host" is what ComfyUI does with an
+ordinary file: `load_torch_file`, `convert_lora`, `load_lora`, and a copy.
 """
 
 from __future__ import annotations
@@ -20,7 +23,6 @@ import re
 import statistics
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ import comfy.lora
 import comfy.lora_convert
 import comfy.utils
 from safetensors.torch import save_file
+from torch import Tensor
 
 from comfyui_qr_lora.nodes.host.model.key_map import KeyMap
 from comfyui_qr_lora.qrlora_core import BasisStore, Layer, QRLoRA, decompose, load_adapter, save_adapter, select
@@ -43,8 +46,12 @@ RANK, WIDTH, NARROW = 64, 3072, 128
 LONG_BASIS = 2**22  # rows
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 BYTES_BAR = 0.52
-# Of loading against the host's copy into memory in the same run, the dtypes summed.
-LOAD_BARS = {"full": 15.0, "compact": 30.0, "lora": 60.0}
+# Of loading against a checked copy in the same run, the dtypes summed; without the check where nothing else is said.
+CHECKED_BARS = {"ordinary": 1.2, "full": 1.2, "compact": 3.0}
+COPIED_BARS = {"ordinary": 1.8, "full": 1.8}
+# Blocks, and the rank by bytes of a number, that give the two sizes.
+SIZES = {"16 MB": (1, 1), "350 MB": (19, 38)}
+RANKS = {2: 64, 4: 32}
 MB = 1e6
 _ITEM_SIZES = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}
 
@@ -60,56 +67,59 @@ def flux(depth: int = 1, depth_single: int = 1) -> tuple[Any, Shapes]:
     return model, {path: (out * factor, inner * factor) for path, (out, inner) in shapes.items()}
 
 
-def random_adapter(shapes: Shapes) -> QRLoRA:
+def random_adapter(shapes: Shapes, rank: int = RANK) -> QRLoRA:
     """As a training leaves it: q, dR and R in float32, one basis per layer."""
     generator = torch.Generator().manual_seed(1)
 
     def layer(out: int, inner: int) -> Layer:
-        q = torch.linalg.qr(torch.randn(out, RANK, generator=generator)).Q.contiguous()
-        delta_r, base_r = (torch.randn(RANK, inner, generator=generator) * inner**-0.5 for _ in range(2))
+        q = torch.linalg.qr(torch.randn(out, rank, generator=generator)).Q.contiguous()
+        delta_r, base_r = (torch.randn(rank, inner, generator=generator) * inner**-0.5 for _ in range(2))
         return Layer.single(q, delta_r, base_r=base_r)
 
     return QRLoRA({path: layer(*shape) for path, shape in shapes.items()})
 
 
-def save_ordinary(shapes: Shapes, path: Path, dtype: torch.dtype) -> Path:
+def save_ordinary(shapes: Shapes, path: Path, dtype: torch.dtype, rank: int = RANK) -> Path:
     """An ordinary LoRA of the same rank, as PEFT and diffusers name it."""
     tensors = {}
     for name, (out, inner) in shapes.items():
-        tensors[f"{name}.lora_A.weight"] = torch.randn(RANK, inner).to(dtype)
-        tensors[f"{name}.lora_B.weight"] = torch.randn(out, RANK).to(dtype)
+        tensors[f"{name}.lora_A.weight"] = torch.randn(rank, inner).to(dtype)
+        tensors[f"{name}.lora_B.weight"] = torch.randn(out, rank).to(dtype)
     save_file(tensors, path, metadata={"format": "pt"})
     return path
 
 
-@dataclass
-class File:
-    """A file, how it is loaded, and the seconds that this and plain reading took."""
+class Timed:
+    """A file, and the seconds that each way to load it took: ours, the peers', and plain reading."""
 
-    path: Path
-    load: Callable[[Path], Any]
-    seconds: list[float] = field(default_factory=list)
-    reading: list[float] = field(default_factory=list)
+    def __init__(self, path: Path, ways: Mapping[str, Callable[[Path], Any]]) -> None:
+        self.path = path
+        kept = {key: tensor.clone() for key, tensor in _mapped(path).items()}
+        self._ways = {
+            **ways,
+            "copied": lambda path: _copy(path, kept),
+            "checked": lambda path: [torch.aminmax(tensor) for tensor in _copy(path, kept)],
+            "read": Path.read_bytes,
+        }
+        self.seconds: dict[str, list[float]] = {name: [] for name in self._ways}
 
     def turn(self) -> None:
-        """Load and read once."""
-        self.seconds.append(clock(lambda: self.load(self.path)))
-        self.reading.append(clock(self.path.read_bytes))
+        """Each way once."""
+        for name, way in self._ways.items():
+            self.seconds[name].append(clock(lambda way=way: way(self.path)))
 
-    @property
-    def load_time(self) -> float:
-        """Seconds, the median."""
-        return statistics.median(self.seconds)
+    def median(self, way: str) -> float:
+        """Seconds."""
+        return statistics.median(self.seconds[way])
 
-    @property
-    def read_time(self) -> float:
-        """Seconds of plain reading, the median."""
-        return statistics.median(self.reading)
 
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        return self.path.stat().st_size
+def _mapped(path: Path) -> dict[str, Tensor]:
+    mapped: dict[str, Tensor] = comfy.utils.load_torch_file(str(path), safe_load=True)
+    return mapped
+
+
+def _copy(path: Path, kept: Mapping[str, Tensor]) -> list[Tensor]:
+    return [kept[key].copy_(tensor) for key, tensor in _mapped(path).items()]
 
 
 def clock(work: Callable[[], Any]) -> float:
@@ -122,14 +132,12 @@ def clock(work: Callable[[], Any]) -> float:
     return seconds
 
 
-def by_host(model: Any, *, copied: bool) -> Callable[[Path], Any]:
-    """The host's way from a file to its weight adapters."""
+def by_host(model: Any) -> Callable[[Path], Any]:
+    """The host's way from a file to its weight adapters, with every weight copied into memory."""
     key_map = comfy.lora.model_lora_keys_unet(model, {})
 
     def load(path: Path) -> Any:
-        tensors = comfy.utils.load_torch_file(str(path), safe_load=True)
-        if copied:
-            tensors = {key: tensor.clone() for key, tensor in tensors.items()}
+        tensors = {key: tensor.clone() for key, tensor in _mapped(path).items()}
         found = comfy.lora.load_lora(comfy.lora_convert.convert_lora(tensors), key_map)
         assert len(found) * 2 == len(tensors), f"the host took {len(found)} layers"
         return found
@@ -142,19 +150,15 @@ def by_us(store: BasisStore) -> Callable[[Path], Any]:
     return lambda path: load_adapter(path, bases=store, rename=comfy.lora_convert.convert_lora)
 
 
-def make_files(folder: Path, model: Any, shapes: Shapes, dtype: torch.dtype, store: BasisStore) -> dict[str, File]:
-    """All kinds in one dtype; those of the host first."""
+def saved(folder: Path, shapes: Shapes, dtype: torch.dtype, store: BasisStore, rank: int = RANK) -> dict[str, Path]:
+    """A file of each kind in one dtype."""
     name = str(dtype).removeprefix("torch.")
-    ordinary = save_ordinary(shapes, folder / f"ordinary_{name}.safetensors", dtype)
-    adapter, load = random_adapter(shapes), by_us(store)
-    files = {
-        "ordinary, mapped": File(ordinary, by_host(model, copied=False)),
-        "ordinary": File(ordinary, by_host(model, copied=True)),
-    }
+    adapter = random_adapter(shapes, rank)
+    paths = {"ordinary": save_ordinary(shapes, folder / f"ordinary_{name}.safetensors", dtype, rank)}
     for kind in ("full", "compact", "lora"):
         path = folder / f"{kind}_{name}.safetensors"
-        files[kind] = File(save_adapter(adapter, path, format=kind, dtype=dtype, bases=store), load)
-    return files
+        paths[kind] = save_adapter(adapter, path, format=kind, dtype=dtype, bases=store)
+    return paths
 
 
 def size_of(path: Path, shapes: Shapes) -> int:
@@ -189,47 +193,68 @@ def unfolded(header: Mapping[str, Any], shapes: Shapes) -> dict[str, Any]:
     return found
 
 
-def show_bytes(files: Mapping[str, File], shapes: Shapes, all_shapes: Shapes, dtype: str) -> None:
+def show_bytes(paths: Mapping[str, Path], shapes: Shapes, all_shapes: Shapes, dtype: str) -> None:
     """The table of sizes, and the claims on them."""
-    ordinary = files["ordinary"]
-    whole = size_of(ordinary.path, all_shapes)
-    for kind in ("ordinary", "full", "compact", "lora"):
-        file = files[kind]
-        size = size_of(file.path, all_shapes)
-        ratios = f"{file.size / ordinary.size:.4f} | {size / MB:.1f} | {size / whole:.4f}"
-        print(f"| {dtype} | {kind} | {file.size / MB:.2f} | {ratios} |", flush=True)
-    off = max(abs(size_of(file.path, shapes) - file.size) for file in files.values())
-    compact, lora = files["compact"], files["lora"]
-    small = compact.size / ordinary.size
+    sizes = {kind: path.stat().st_size for kind, path in paths.items()}
+    large = {kind: size_of(path, all_shapes) for kind, path in paths.items()}
+    for kind, size in sizes.items():
+        ratios = f"{size / sizes['ordinary']:.4f} | {large[kind] / MB:.1f} | {large[kind] / large['ordinary']:.4f}"
+        print(f"| {dtype} | {kind} | {size / MB:.2f} | {ratios} |", flush=True)
+    off = max(abs(size_of(path, shapes) - sizes[kind]) for kind, path in paths.items())
+    small, whole = sizes["compact"] / sizes["ordinary"], large["compact"] / large["ordinary"]
     claim(f"{dtype}: compact over ordinary, bytes, 1 + 1 blocks", small, BYTES_BAR, at_least=False)
-    large = size_of(compact.path, all_shapes) / whole
-    claim(f"{dtype}: compact over ordinary, bytes, 19 + 38 blocks", large, BYTES_BAR, at_least=False)
-    claim(f"{dtype}: lora over ordinary, bytes", lora.size / ordinary.size, 1.01, at_least=False)
+    claim(f"{dtype}: compact over ordinary, bytes, 19 + 38 blocks", whole, BYTES_BAR, at_least=False)
+    claim(f"{dtype}: lora over ordinary, bytes", sizes["lora"] / sizes["ordinary"], 1.01, at_least=False)
     claim(f"{dtype}: sizes worked out against the files, bytes off", off, 0, at_least=False)
 
 
-def show_times(kinds: Mapping[str, Mapping[str, File]], quick: bool) -> None:
-    """The table of times, and the claims on their sums."""
-    print("| dtype | file | load ms | read ms | over read | over ordinary |")
-    print("|---|---|---|---|---|---|")
+def loading(folder: Path, size: str, turns: int, quick: bool) -> None:
+    """Files of one size in all dtypes: a table, and the claims on the dtypes' sums."""
+    model, shapes = flux(*SIZES[size])
+    store = BasisStore(folder / "bases")
+    kinds: dict[str, dict[str, Timed]] = {}
+    for dtype in DTYPES:
+        paths = saved(folder, shapes, dtype, store, RANKS[dtype.itemsize])
+        ways = {"ours": by_us(store)}
+        kinds[str(dtype).removeprefix("torch.")] = {
+            kind: Timed(path, {**ways, "host": by_host(model)} if kind == "ordinary" else ways)
+            for kind, path in paths.items()
+        }
+    for _ in range(turns):
+        for files in kinds.values():
+            for file in files.values():
+                file.turn()
+    show_times(kinds)
+    for bars, peer in ((CHECKED_BARS, "checked"), (COPIED_BARS, "copied")):
+        for kind, bar in bars.items():
+            of = "ordinary" if kind == "compact" else kind
+            ours = sum(files[kind].median("ours") for files in kinds.values())
+            theirs = sum(files[of].median(peer) for files in kinds.values())
+            timed(f"{size}: {kind} over {of}, {peer}", ours / theirs, bar, quick=quick, at_least=False)
+    ours, host = (sum(files["ordinary"].median(way) for files in kinds.values()) for way in ("ours", "host"))
+    print(f"{size}: ordinary over the host's own way: {ours / host:.2f}")
+    if size == "16 MB":
+        print(
+            f"compact, the first after a start: {1e3 * first_compact(kinds['float16']['compact'].path, store):.1f} ms"
+        )
+
+
+def show_times(kinds: Mapping[str, Mapping[str, Timed]]) -> None:
+    """The table of times."""
+    print("| dtype | file | MB | read ms | copied ms | checked ms | ours ms | ours over checked |")
+    print("|---|---|---|---|---|---|---|---|")
     for dtype, files in kinds.items():
-        peer = files["ordinary"].load_time
         for kind, file in files.items():
-            load, read = file.load_time, file.read_time
-            figures = f"{1e3 * load:.1f} | {1e3 * read:.1f} | {load / read:.2f} | {load / peer:.2f}"
-            print(f"| {dtype} | {kind} | {figures} |", flush=True)
-    peer = sum(files["ordinary"].load_time for files in kinds.values())
-    for kind, bar in LOAD_BARS.items():
-        load = sum(files[kind].load_time for files in kinds.values())
-        read = sum(files[kind].read_time for files in kinds.values())
-        print(f"{kind}, the three dtypes summed: {load / read:.1f} times plain reading")
-        timed(f"{kind} over ordinary copied by the host, load time", load / peer, bar, quick=quick, at_least=False)
+            times = {way: file.median(way) for way in ("read", "copied", "checked", "ours")}
+            cells = " | ".join(f"{1e3 * seconds:.1f}" for seconds in times.values())
+            size = file.path.stat().st_size / MB
+            print(f"| {dtype} | {kind} | {size:.1f} | {cells} | {times['ours'] / times['checked']:.2f} |", flush=True)
 
 
-def first_compact(file: File) -> float:
+def first_compact(path: Path, store: BasisStore) -> float:
     """Seconds of the first compact file after a start: the numbers behind a sketch are drawn as well."""
     sketch(torch.zeros(LONG_BASIS, 1))  # takes the place of the numbers that were kept
-    return clock(lambda: file.load(file.path))
+    return clock(lambda: by_us(store)(path))
 
 
 def rebuilt(folder: Path, shapes: Shapes) -> None:
@@ -265,27 +290,24 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one turn; only bytes decide")
     parser.add_argument("--turns", type=int, default=9, help="default: %(default)s")
     options = parser.parse_args()
-    model, shapes = flux()
+    _, shapes = flux()
     _, all_shapes = flux(19, 38)
     print(f"{machine()}; rank {RANK}, {len(shapes)} layers in 1 + 1 blocks, {len(all_shapes)} in 19 + 38")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        store = BasisStore(folder / "bases")
-        kinds = {str(dtype).removeprefix("torch."): make_files(folder, model, shapes, dtype, store) for dtype in DTYPES}
         print("| dtype | file | MB, 1 + 1 blocks | over ordinary | MB, 19 + 38 blocks | over ordinary |")
         print("|---|---|---|---|---|---|")
-        for dtype, files in kinds.items():
-            show_bytes(files, shapes, all_shapes, dtype)
+        for dtype in DTYPES:
+            paths = saved(folder, shapes, dtype, BasisStore(folder / "bases"))
+            show_bytes(paths, shapes, all_shapes, str(dtype).removeprefix("torch."))
         basis = sum(4 * RANK * out for out, _ in all_shapes.values())
         print(f"bases of all 57 blocks at this rank, once for all compact files: {basis / MB:.0f} MB")
-        for _ in range(1 if options.quick else options.turns):
-            for files in kinds.values():
-                for file in files.values():
-                    file.turn()
-        show_times(kinds, options.quick)
-        print(f"compact, the first after a start: {1e3 * first_compact(kinds['float16']['compact']):.1f} ms")
-        if not options.quick:
-            rebuilt(folder, shapes)
+    for size in ["16 MB"] if options.quick else SIZES:
+        with tempfile.TemporaryDirectory() as name:
+            loading(Path(name), size, 1 if options.quick else options.turns, options.quick)
+    if not options.quick:
+        with tempfile.TemporaryDirectory() as name:
+            rebuilt(Path(name), shapes)
     finish()
 
 

@@ -34,9 +34,8 @@ MB = 1e6
 
 
 def storage_bytes(tensors: Iterable[Tensor]) -> int:
-    """Bytes behind the tensors, memory that several share once."""
-    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
-    return sum(storages.values())
+    """Bytes of the tensors, memory that several share once."""
+    return sum({tensor.data_ptr(): tensor.nbytes for tensor in tensors}.values())
 
 
 def alive() -> list[Tensor]:

@@ -157,7 +157,8 @@ def make_parts(shape: Shape, width: int, count: int, dtype: torch.dtype) -> list
     def part(rows: tuple[int, int] | None) -> Part:
         q = torch.randn(rows[1] if rows else shape.outputs * width, RANK, device=DEVICE, dtype=dtype)
         deltas = [torch.randn(RANK, shape.inputs * width, device=DEVICE, dtype=dtype) for _ in range(count)]
-        return Part(rows, q, (shape.inputs * width,), tuple((i, 1.0, lambda d=d: d) for i, d in enumerate(deltas)))
+        given = tuple((i, 1.0, lambda d=d: d) for i, d in enumerate(deltas))
+        return Part(rows, q, (shape.inputs * width,), given, lambda: (1.0, 1.0))
 
     return [part(rows) for rows in shape.rows(width)]
 

@@ -14,14 +14,17 @@ from torch import Tensor
 
 from .errors import AdapterError
 
+# What is left of an orthonormal basis that was stored in bfloat16, and read again: 4e-4 where it is large.
+_ROUNDED = 1e-3
+
 
 @dataclass(frozen=True, eq=False)
 class Term:
     """One product ``scaling * q @ delta_r``, with ``scaling = alpha / rank`` (QR-LoRA, arXiv 2507.04599, eq. 4-6).
 
     Args:
-        q: (out, rank), floating. Orthonormal columns for a trained term; any matrix is accepted,
-            since a basis stored in bfloat16 is orthonormal to 4e-4 only.
+        q: (out, rank), floating. Orthonormal columns for a trained term; any matrix is accepted: a basis stored in
+            bfloat16 is orthonormal to 4e-4 only, and the ``up`` of an ordinary LoRA not at all. See `orthonormal`.
         delta_r: (rank, in), floating; (rank, in, kh, kw) for a convolution.
         alpha: numerator of ``scaling``. Defaults to the rank, as in the published files.
         base_r: (rank, in) or None. The fixed R, with ``scaling * base_r = q.T @ base_weight``.
@@ -63,16 +66,58 @@ class Term:
         digest.update(f"{tuple(self.q.shape)}{self.q.dtype}".encode())
         return digest.hexdigest()
 
+    @cached_property
+    def orthonormal(self) -> Term:
+        """The same product with orthonormal columns in q, made when it is first asked for, and kept.
+
+        ``Q U = qr(q)`` with ``diag(U) >= 0``, and ``delta_r' = scaling * U delta_r`` in float32, so that the new alpha
+        is the new rank, which is smaller than the old one where ``out`` is. What is orthonormal to the precision of
+        its dtype comes back as it is, and so does what has a base_r, which belongs to its q.
+        """
+        if self.base_r is not None or orthonormality_error(self.q) <= max(_ROUNDED, torch.finfo(self.q.dtype).eps):
+            return self
+        q, triangle = torch.linalg.qr(self.q.detach().float())
+        signs = torch.where(triangle.diagonal() < 0, -1.0, 1.0)
+        kept = (self.scaling * signs[:, None] * triangle) @ self.delta_r.detach().float().flatten(1)
+        return Term(q * signs, kept.reshape(-1, *self.delta_r.shape[1:]))
+
+    @cached_property
+    def peaks(self) -> tuple[float, float]:
+        """The largest magnitudes in q and in delta_r."""
+        return largest(self.q), largest(self.delta_r)
+
     def is_finite(self) -> bool:
-        """True when no entry of the term is NaN or infinite."""
-        tensors = (self.q, self.delta_r) if self.base_r is None else (self.q, self.delta_r, self.base_r)
-        return all(map(is_finite, tensors))
+        """True when no entry of the term, nor of its delta in float32, is NaN or infinite."""
+        if self.base_r is not None and not is_finite(self.base_r):
+            return False
+        bound = largest(self.q) * largest(self.delta_r) * abs(self.alpha)  # of rank products, by alpha / rank
+        return bound <= torch.finfo(torch.float32).max or (math.isfinite(bound) and is_finite(self.delta_weight()))
+
+
+def largest(tensor: Tensor) -> float:
+    """The largest magnitude; NaN or infinity where there is one. One pass, at most the time of a copy."""
+    values = tensor.detach()
+    if values.dtype.itemsize == 1:  # in which nothing is compared
+        values = values.float()
+    return float(torch.stack(torch.aminmax(values)).abs().max()) if values.numel() else 0.0
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """True when no entry is NaN or infinite. A finite sum proves it, and costs a tenth of looking at each."""
-    values = tensor.detach().float()
-    return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())
+    """True when no entry is NaN or infinite."""
+    return math.isfinite(largest(tensor))
+
+
+def orthonormality_error(q: Tensor) -> float:
+    """``|q^T q - I|_F / sqrt(rank)``; infinite where q has more columns than rows, or plainly none of unit length.
+
+    Args:
+        q: (out, rank), floating.
+    """
+    if q.shape[0] < q.shape[1] or not 0.5 < float(q[:, 0].detach().float().norm()) < 2:
+        return math.inf
+    gram = q.detach().float().T @ q.detach().float()
+    gram.diagonal().sub_(1)
+    return float(gram.norm()) / math.sqrt(q.shape[1])
 
 
 def _check_term(term: Term) -> None:
@@ -161,7 +206,7 @@ class Origin:
     """The file that an adapter was read from, as far as it matters to what may be done with it.
 
     Attributes:
-        is_lora: whether it was an ordinary LoRA, brought into QR form.
+        is_lora: whether it was an ordinary LoRA.
         may_replace_core: whether that LoRA looks like a published file of the variant ``qr``, whose factors replace
             a part of the base weights.
         not_loaded: what of the file is not in the adapter, in words.

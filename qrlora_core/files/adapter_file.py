@@ -107,8 +107,8 @@ def load_adapter(
         rename: applied to the tensors of an ordinary LoRA, for names that only a host knows.
 
     Returns:
-        The adapter on the CPU: in the file's dtypes, an ordinary LoRA in float32; ``name`` is the file's
-        name. An ordinary LoRA is in exact QR form, see `lora.from_lora`.
+        The adapter on the CPU, in the file's dtypes; ``name`` is the file's name. Nothing is decomposed: the factors
+        of an ordinary LoRA are its terms as they stand, see `functional.lora.from_lora`.
 
     Raises:
         AdapterFileError: the file is missing, damaged, of another kind, or its tensors do not fit together;

@@ -7,8 +7,10 @@ import hashlib
 import os
 import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +18,10 @@ from ..errors import AdapterError, AdapterFileError
 from ..functional.sketch import fits
 from .safetensors_io import SUFFIX, plain, reading, write
 
-_DIGEST = "digest"  # of a basis in the cache: a sketch does not notice a few damaged entries
+# Of a basis in the cache: a sketch does not notice a few damaged entries. Earlier versions wrote a digest, which takes
+# four times as long as reading.
+_CHECKSUM, _DIGEST = "checksum", "digest"
+_LANES = 1024
 _BASIS_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -36,13 +41,13 @@ class BasisStore:
         path = self._path(basis_id, stored.shape[0])
         try:
             with reading(path) as file:
-                q, digest = file.get_tensor("q"), file.metadata().get(_DIGEST)
+                q, told = file.get_tensor("q"), file.metadata()
         except AdapterFileError:
             return None  # a damaged cache entry is one that is missing
         with contextlib.suppress(OSError):  # a folder that can only be read
             # Used now; a file system alone may not note it.
             os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
-        whole = q.is_floating_point() and _digest(q) == digest
+        whole = q.is_floating_point() and _is_undamaged(q, told)
         return q if whole and fits(q, stored) else None
 
     def put(self, basis_id: str, q: Tensor) -> None:
@@ -51,7 +56,8 @@ class BasisStore:
         Raises:
             AdapterFileError: the folder cannot be written.
         """
-        write(self._path(basis_id, q.shape[1]), {"q": plain(q)}, {_DIGEST: _digest(q)})
+        kept = plain(q)
+        write(self._path(basis_id, q.shape[1]), {"q": kept}, {_CHECKSUM: _checksum(kept)})
         self.has_grown = True
 
     def prune(self, limit: int) -> int:
@@ -81,5 +87,20 @@ class BasisStore:
         return self._folder / f"rank_{rank}" / f"{basis_id}{SUFFIX}"
 
 
-def _digest(q: Tensor) -> str:
-    return hashlib.blake2b(plain(q).flatten().view(torch.uint8).numpy().data, digest_size=16).hexdigest()
+def _is_undamaged(q: Tensor, told: Mapping[str, str]) -> bool:
+    if _CHECKSUM in told:
+        return _checksum(q) == told[_CHECKSUM]
+    return hashlib.blake2b(_bytes(q).data, digest_size=16).hexdigest() == told.get(_DIGEST)
+
+
+def _checksum(q: Tensor) -> str:
+    """Sums of every 1,024th word of 8 bytes, hashed: against damage, not against intent, and as fast as reading."""
+    raw = _bytes(q)
+    words = raw[: raw.size // (8 * _LANES) * 8 * _LANES].view(np.uint64).reshape(-1, _LANES)
+    rest = raw[words.nbytes :]
+    return hashlib.blake2b(words.sum(0).tobytes() + rest.tobytes(), digest_size=16).hexdigest()
+
+
+def _bytes(q: Tensor) -> np.ndarray:
+    raw: np.ndarray = q.contiguous().flatten().view(torch.uint8).numpy()
+    return raw

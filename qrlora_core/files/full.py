@@ -114,7 +114,8 @@ def tensors_of(adapter: QRLoRA, dtype: torch.dtype | None = None) -> Iterator[tu
         if layer.variant == "qr":
             yield from _qr_tensors(path, layer, dtype)
             continue
-        for index, term in enumerate(layer.terms):
+        terms = layer.terms if layer.is_vector else [term.orthonormal for term in layer.terms]
+        for index, term in enumerate(terms):
             stem = f"{path}.lora" if index == 0 else f"{path}.lora.{index}"
             yield f"{stem}.q.weight", plain(term.q)
             for name, tensor in (("delta_r", term.delta_r), ("base_r", term.base_r)):

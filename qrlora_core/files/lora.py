@@ -20,7 +20,7 @@ from ..functional.lora import is_nearly_orthonormal, to_lora
 from ..kinds.kind import Kind
 from ..kinds.low_rank import LOW_RANK
 from ..kinds.registry import part_of
-from ..metadata import json_object
+from ..metadata import METADATA_PREFIX, json_object
 from .parts import read_alpha, rounded, split_parameter
 from .safetensors_io import shown
 
@@ -66,7 +66,7 @@ def read(
     metadata: Mapping[str, str],
     rename: Rename | None = None,
 ) -> QRLoRA:
-    """The adapter in an ordinary LoRA file, each layer in exact QR form.
+    """The adapter in an ordinary LoRA file, its factors as they stand.
 
     Raises:
         AdapterFileError: another kind of adapter, or tensors that do not fit together; names file and layer.
@@ -78,7 +78,7 @@ def read(
     alphas = _Alphas(metadata)
     room = max(_SMALL, _LARGEST_GROWTH * source.stat().st_size)
     layers: dict[str, Layer] = {}
-    replaced = 0
+    may_replace, replaced = not any(key.startswith(METADATA_PREFIX) for key in metadata), 0  # ours say what they are
     for stem, (kind, names) in groups.items():
         tensors = {part: get(key) for part, key in names.items()}
         try:
@@ -91,7 +91,7 @@ def read(
         room -= layer.terms[0].delta_r.numel() if "mid" in tensors else 0
         if room < 0:
             raise AdapterFileError(_explain_growth(source))
-        replaced += kind is LOW_RANK and "alpha" not in tensors and is_nearly_orthonormal(tensors["up"])
+        replaced += may_replace and kind is LOW_RANK and "alpha" not in tensors and is_nearly_orthonormal(tensors["up"])
     not_loaded = f"{embeddings} tensors of bundled embeddings" if embeddings else ""
     return QRLoRA(layers, metadata, origin=Origin(True, replaced == len(layers), not_loaded))
 

@@ -195,7 +195,7 @@ def _compare_layer(path: str, first: Layer, second: Layer, a: Spectrum, b: Spect
 def _factor_cosine(first: Layer, second: Layer, factor: str) -> float | None:
     if len(first.terms) > 1 or len(second.terms) > 1:
         return None
-    a, b = (getattr(layer.terms[0], factor) for layer in (first, second))
+    a, b = (getattr(layer.terms[0].orthonormal, factor) for layer in (first, second))
     if a is None or b is None:
         return None
     a, b = a.flatten(1).double(), b.flatten(1).double()

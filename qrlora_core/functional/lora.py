@@ -1,4 +1,4 @@
-"""Ordinary LoRA in QR form and back: ``B A`` is ``Q dR`` with ``Q Rb = qr(B)``, without loss."""
+"""Ordinary LoRA as terms and back, without loss: ``B A`` is ``q delta_r`` as it stands."""
 
 from __future__ import annotations
 
@@ -9,62 +9,63 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..adapter import Layer, QRLoRA, Term
+from ..adapter import Layer, QRLoRA, Term, orthonormality_error
 from ..errors import AdapterError
 from .decompose import Factors
 
 # A convolution in Tucker form is multiplied out; larger than any in use, it is refused rather than allocated.
 _LARGEST_KERNEL = 2**22
 _NEARLY_ORTHONORMAL = 0.05
+_USUAL = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def from_lora(up: Tensor, down: Tensor, alpha: float = math.nan, mid: Tensor | None = None) -> Term:
-    """The term ``q @ delta_r`` that equals ``alpha / rank * up @ down``.
+    """The term ``alpha / rank * up @ down``: its q is up as it stands, and nothing is decomposed.
 
-    ``Q Rb = qr(up)`` with ``diag(Rb) >= 0`` and ``delta_r = alpha / rank * Rb down``, so that the new alpha is the
-    new rank, which is smaller than the old one where ``out`` is.
+    `Term.orthonormal` has it in QR form.
 
     Args:
         up: (out, rank), or with a kernel of ones. down: (rank, in) or (rank, in, kh, kw). Any floating dtype.
         alpha: of the file; NaN stands for the rank.
-        mid: (rank, rank, kh, kw), the core of a convolution in Tucker form, with a ``down`` of kernel one.
+        mid: (rank, rank, kh, kw), the core of a convolution in Tucker form, with a ``down`` of kernel one. It is
+            multiplied out, so that delta_r is (rank, in, kh, kw).
 
     Returns:
-        A term in float32, without base_r.
+        A term without base_r, in the dtypes of the file; float32 where it has others than training and merging know.
 
     Raises:
         AdapterError: shapes that do not fit together.
     """
     _check(up, down, mid)
-    factor = 1.0 if math.isnan(alpha) else alpha / down.shape[0]
-    q, triangle = torch.linalg.qr(up.detach().float().flatten(1))
-    signs = torch.where(triangle.diagonal() < 0, -1.0, 1.0)
-    left, right = signs[:, None] * triangle * factor, down.detach().float()
-    if mid is None:
-        kept = (left @ right.flatten(1)).reshape(-1, *right.shape[1:])
-    else:  # the kernel first, so that nothing larger than the result exists
-        kept = _multiply_out(torch.tensordot(left, mid.detach().float(), 1), right)
-    return Term(q * signs, kept)
+    delta_r = _usual(down) if mid is None else _multiply_out(mid.detach().float(), down.detach().float())
+    return Term(_usual(up).flatten(1), delta_r, alpha)
 
 
 def from_difference(difference: Tensor) -> Term:
-    """The term that equals a whole difference: of a vector ``q = d / |d|``, ``delta_r = |d|``; of a matrix, its QR.
+    """The term that equals a whole difference ``d``: ``I d`` or ``d I``, with the smaller of the two identities.
 
     Args:
         difference: (n,), or (out, in, ...).
 
     Returns:
-        A term in float32 for a weight (n, 1), or of the difference's shape.
+        A term for a weight (n, 1), or of the difference's shape, in its dtype.
 
     Raises:
         AdapterError: no entry, or a single number without a dimension.
     """
     if difference.ndim == 0 or difference.numel() == 0:
         raise AdapterError(f"expected a difference with entries, found shape {tuple(difference.shape)}.")
-    whole = difference.detach().float()
-    matrix = whole[:, None] if whole.ndim == 1 else whole.flatten(1)
-    q, rest = torch.linalg.qr(matrix)
-    return Term(q, rest.reshape(rest.shape[0], *(whole.shape[1:] or (1,))))
+    whole = _usual(difference)
+    whole = whole[:, None] if whole.ndim == 1 else whole
+    matrix = whole.flatten(1)  # (out, in)
+    identity = torch.eye(min(matrix.shape), dtype=whole.dtype, device=whole.device)
+    if matrix.shape[0] < matrix.shape[1]:
+        return Term(identity, whole)
+    return Term(matrix, identity.reshape(-1, *whole.shape[1:]))
+
+
+def _usual(tensor: Tensor) -> Tensor:
+    return tensor.detach() if tensor.dtype in _USUAL else tensor.detach().float()
 
 
 def _check(up: Tensor, down: Tensor, mid: Tensor | None) -> None:
@@ -127,8 +128,4 @@ def _without_core(path: str, layer: Layer, factors: Callable[[str, int], Factors
 
 def is_nearly_orthonormal(up: Tensor) -> bool:
     """True when the columns of an up matrix are orthonormal but for what training changes: up was made by a QR."""
-    if up.shape[0] < up.shape[1]:
-        return False
-    gram = up.flatten(1).float().T @ up.flatten(1).float()
-    error = torch.linalg.matrix_norm(gram - torch.eye(gram.shape[0])) / math.sqrt(gram.shape[0])
-    return bool(error < _NEARLY_ORTHONORMAL)
+    return orthonormality_error(up.flatten(1)) < _NEARLY_ORTHONORMAL

@@ -20,7 +20,7 @@ class Kind:
         name: what users call it.
         part: (layer's name, part) of a key; None where the key is none of this kind.
         layer: from the layer's name, its tensors by part, and its alpha (NaN where nothing is told, which stands for
-            the rank): the name that it gets, and the layer in exact QR form. None for a kind that has none: files of
+            the rank): the name that it gets, and the layer as exact terms. None for a kind that has none: files of
             it are refused by its name.
         ranked: the part whose first side is the rank; empty where a layer has none.
     """

@@ -119,8 +119,15 @@ def test_require_finite_names_the_layer(part, poison, dtype):
 
 
 def test_require_finite_accepts_what_is_finite():
-    big = torch.full((4, 7), torch.finfo(torch.float32).max)
-    QRLoRA({"x": Layer.single(orthonormal(9, 4, seed=1), big)}).require_finite()
+    big = torch.full((4, 7), torch.finfo(torch.float32).max / 4)
+    for alpha in (4.0, 7.9):  # the bound that is looked at first is passed, the delta is not too large
+        QRLoRA({"x": Layer.single(orthonormal(9, 4, seed=1), big, alpha=alpha)}).require_finite()
+
+
+def test_require_finite_refuses_factors_whose_product_is_not():
+    up, down = normal(9, 4, seed=1) * 1e30, normal(4, 7, seed=2) * 1e30
+    with pytest.raises(AdapterError, match="layer x: NaN or infinity"):
+        QRLoRA({"x": Layer.single(up, down)}).require_finite()
 
 
 class TestBasisId:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from weakref import ref
 
@@ -35,6 +36,7 @@ class _Layer(torch.nn.Module):
             self.addends.append(kind(down, [Up(span.rows, up) for span, up in zip(plan.spans, ups, strict=True)]))
         self.addends += [LiveVector(name, zeros(name.strip("."), length)) for name, length in plan.vectors]
         self._bases: list[ref[Tensor]] = []  # what the ups were filled from
+        self._gauges: list[float] = []  # what each was multiplied with
 
     def fill(self, parts: LayerParts, scales: Sequence[float]) -> None:
         """See `Buffers.fill`."""
@@ -48,17 +50,37 @@ class _Layer(torch.nn.Module):
         bases = [part.q for part in parts.matrices]
         if len(bases) != len(self._bases) or any(one() is not q for one, q in zip(self._bases, bases, strict=True)):
             self._bases = []
+            self._gauges = [_gauge(part, stack.down.dtype) for part in parts.matrices]
+            gauges = iter(self._gauges)
             for up, span in zip(stack.ups, parts.spans, strict=True):
                 for rows, part in _split(up.matrix.data, span):
-                    rows.copy_(part.q.t())
+                    _copy_into(rows, part.q.t(), next(gauges))
             self._bases = list(map(ref, bases))
-        for rows, part in _split(stack.down.data.flatten(1), parts.matrices):
-            _sum_into(rows, part.terms(scales))
+        for (rows, part), gauge in zip(_split(stack.down.data.flatten(1), parts.matrices), self._gauges, strict=True):
+            _sum_into(rows, [(weight / gauge, delta) for weight, delta in part.terms(scales)])
 
     def clear(self) -> None:
         """Add zero."""
         for addend in self.addends:
             (addend.values if isinstance(addend, LiveVector) else addend.down).data.zero_()
+
+
+def _gauge(part: Part, dtype: torch.dtype) -> float:
+    """The power of two by which q grows and delta_r shrinks, so that both are of about one size in float16.
+
+    The factors of an ordinary LoRA may differ by any amount, and what is below 6e-5 loses digits there. In the other
+    dtypes it is 1: they lose none.
+    """
+    if dtype is not torch.float16:
+        return 1.0
+    q, delta_r = part.peaks()
+    if not (q and delta_r):
+        return 1.0
+    return 2.0 ** round((math.log2(delta_r) - math.log2(q)) / 2)
+
+
+def _copy_into(rows: Tensor, values: Tensor, gauge: float) -> None:
+    rows.copy_(values if gauge == 1.0 else values.float() * gauge)
 
 
 def _split(matrix: Tensor, parts: Sequence[Part]) -> Iterable[tuple[Tensor, Part]]:

@@ -135,5 +135,10 @@ def _part(
         q=bindings[first.source].q(path, first.term),
         inputs=tuple(first.term.delta_r.shape[1:]),
         deltas=tuple((member.source, share * member.term.scaling, factor(member)) for member in group),
+        peaks=partial(_peaks, group),
         vector=target.vector,
     )
+
+
+def _peaks(group: Sequence[Member]) -> tuple[float, float]:
+    return group[0].term.peaks[0], max(abs(member.term.scaling) * member.term.peaks[1] for member in group)

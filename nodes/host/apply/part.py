@@ -19,6 +19,7 @@ class Part:
         q: (length, rank), wherever the adapter was loaded to.
         inputs: the shape of a row of delta_r: (in,), or (in, height, width) of a convolution.
         deltas: (index of the source, scaling, gives delta_r where the host has put it) per term.
+        peaks: gives the largest magnitudes in q and in the scaled delta_r's.
         vector: ``.bias``, or ``.weight`` of a norm, for a part that is a vector (length, 1); else empty.
     """
 
@@ -26,6 +27,7 @@ class Part:
     q: Tensor
     inputs: tuple[int, ...]
     deltas: tuple[tuple[int, float, Callable[[], Tensor]], ...]
+    peaks: Callable[[], tuple[float, float]]
     vector: str = ""
 
     @property

@@ -1,8 +1,10 @@
 """Compact files: their size, bases that are kept once, checked, rebuilt and aligned, and what is refused."""
 
+import hashlib
 import json
 import math
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -224,6 +226,15 @@ class TestSketch:
         q = orthonormal(OUT, RANK, seed=1)
         gaussian = torch.from_numpy(numpy.random.RandomState(0).standard_normal((OUT, RANK)))
         assert oracle.error(sketch(q), q.double().T @ gaussian) < 1e-7
+
+    @pytest.mark.parametrize("seed", range(30))
+    def test_a_basis_with_one_direction_elsewhere_is_another(self, seed):
+        rows, rank = 40 + 37 * seed, 1 + seed % 24
+        q = orthonormal(rows, rank + 1, seed=seed)
+        elsewhere = q[:, :rank].clone()
+        elsewhere[:, seed % rank] = q[:, rank]
+        assert fits(q[:, :rank], sketch(q[:, :rank]))
+        assert not fits(elsewhere, sketch(q[:, :rank]))
 
     def test_is_frozen(self):
         """Files of today must be read by every later version, on every machine."""
@@ -475,6 +486,33 @@ class TestBasisStore:
                 trained(weight()), tmp_path / "a.safetensors", format="compact", bases=BasisStore(tmp_path / "bases")
             )
         assert files(tmp_path) == ["bases"]
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    @pytest.mark.parametrize(("rows", "rank", "seed"), [(9, 2, 1), (700, 8, 2), (2100, 5, 3), (4096, 4, 4)])
+    def test_a_flipped_bit_anywhere_is_damage(self, tmp_path, rows, rank, seed, dtype):
+        store, q = BasisStore(tmp_path), orthonormal(rows, rank, seed=seed).to(dtype)
+        store.put("a" * 32, q)
+        (cached,) = tmp_path.rglob("*.safetensors")
+        whole = cached.read_bytes()
+        size = q.numel() * dtype.itemsize
+        generator = random.Random(seed)
+        places = [0, size - 1, *(generator.randrange(size) for _ in range(20))]
+        assert torch.equal(store.find("a" * 32, sketch(q)), q)
+        for place in places:
+            damaged = bytearray(whole)
+            damaged[len(whole) - size + place] ^= 1 << generator.randrange(8)
+            cached.write_bytes(damaged)
+            assert store.find("a" * 32, sketch(q)) is None, place
+
+    def test_what_an_earlier_version_stored_is_found_and_checked(self, tmp_path):
+        q, name = orthonormal(50, 4, seed=1), "b" * 32
+        digest = hashlib.blake2b(q.contiguous().numpy().tobytes(), digest_size=16).hexdigest()
+        path = tmp_path / "rank_4" / f"{name}.safetensors"
+        path.parent.mkdir()
+        save_file({"q": q.contiguous()}, path, metadata={"digest": digest})
+        assert torch.equal(BasisStore(tmp_path).find(name, sketch(q)), q)
+        save_file({"q": q.contiguous() + 1e-7}, path, metadata={"digest": digest})
+        assert BasisStore(tmp_path).find(name, sketch(q)) is None
 
 
 HOSTILE = [

@@ -48,38 +48,49 @@ class TestFromLora:
     @pytest.mark.parametrize("alpha", [math.nan, 1.0, 16.0, 0.3])
     def test_is_exact(self, dtype, alpha):
         up, down = normal(OUT, RANK, seed=1, dtype=dtype), normal(RANK, WIDTH, seed=2, dtype=dtype)
-        term = from_lora(up, down, alpha)
         expected = stock_delta(up, down, None if math.isnan(alpha) else alpha)
-        assert oracle.error(delta64(term), expected) < EXACT
-        assert oracle.error(term.delta_weight(), expected) < EXACT
-        assert (term.q.dtype, term.delta_r.dtype, term.base_r) == (torch.float32, torch.float32, None)
-        assert (term.scaling, term.rank) == (1.0, RANK)
-        assert_orthonormal(term.q)
+        term = from_lora(up, down, alpha)
+        assert term.scaling == (1.0 if math.isnan(alpha) else alpha / RANK)
+        for form in (term, term.orthonormal):
+            assert oracle.error(delta64(form), expected) < EXACT
+            assert oracle.error(form.delta_weight(), expected) < EXACT
+            assert (form.base_r, form.rank) == (None, RANK)
+        assert_orthonormal(term.orthonormal.q)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+    def test_decomposes_and_copies_nothing(self, dtype):
+        up, down = normal(OUT, RANK, 1, 1, seed=1, dtype=dtype), normal(RANK, WIDTH, 3, 3, seed=2, dtype=dtype)
+        with Operators() as used:
+            term = from_lora(up, down, 2.0)
+        assert not {"linalg_qr", "mm", "_to_copy", "clone"} & used.names
+        assert (term.q.data_ptr(), term.delta_r.data_ptr()) == (up.data_ptr(), down.data_ptr())
 
     @pytest.mark.parametrize("size", [1e-12, 1e-4, 1e4, 1e12])
     def test_of_any_size(self, size):
         """Factors of a trained LoRA differ in size: up begins at zero."""
         up, down = size * normal(OUT, RANK, seed=1), normal(RANK, WIDTH, seed=2) / size
         term = from_lora(up, down, 2.0)
-        assert oracle.error(delta64(term), stock_delta(up, down, 2.0)) < EXACT
+        for form in (term, term.orthonormal):
+            assert oracle.error(delta64(form), stock_delta(up, down, 2.0)) < EXACT
 
     def test_of_columns_that_nearly_agree(self):
         """An ill-conditioned up loses nothing: the product is exact, not each factor."""
         up = normal(OUT, 1, seed=1) + 1e-6 * normal(OUT, RANK, seed=2)
         down = normal(RANK, WIDTH, seed=3)
-        assert oracle.error(delta64(from_lora(up, down)), stock_delta(up, down)) < EXACT
+        assert oracle.error(delta64(from_lora(up, down).orthonormal), stock_delta(up, down)) < EXACT
 
     def test_of_columns_that_depend_on_each_other(self):
         up = normal(OUT, 2, seed=1)[:, [0, 1, 0, 1, 0]]
         down = normal(RANK, WIDTH, seed=3)
-        term = from_lora(up, down)
+        term = from_lora(up, down).orthonormal
         assert oracle.error(delta64(term), stock_delta(up, down)) < EXACT
         assert_orthonormal(term.q)
 
     @pytest.mark.parametrize(("out", "rank", "width"), [(4, 9, 7), (1, 3, 6), (4, 9, 2), (6, 6, 6)])
-    def test_a_rank_above_out_shrinks_to_it(self, out, rank, width):
+    def test_a_rank_above_out_shrinks_to_it_in_qr_form(self, out, rank, width):
         up, down = normal(out, rank, seed=1), normal(rank, width, seed=2)
-        term = from_lora(up, down, 3.0)
+        assert from_lora(up, down, 3.0).rank == rank
+        term = from_lora(up, down, 3.0).orthonormal
         assert (term.rank, term.alpha) == (out, out)
         assert oracle.error(delta64(term), stock_delta(up, down, 3.0)) < EXACT
         assert_orthonormal(term.q)
@@ -89,16 +100,28 @@ class TestFromLora:
         up, down = normal(OUT, RANK, seed=1), normal(RANK, WIDTH, seed=2)
         q, triangle = torch.linalg.qr(up.double())
         signs = triangle.diagonal().sign()
-        term = from_lora(up, down)
+        term = from_lora(up, down).orthonormal
         assert oracle.error(term.q, q * signs) < EXACT
         assert oracle.error(term.delta_r, signs[:, None] * triangle @ down.double()) < EXACT
+
+    def test_qr_form_is_made_once_and_leaves_what_has_it(self):
+        term = from_lora(normal(OUT, RANK, seed=1), normal(RANK, WIDTH, seed=2), 3.0)
+        assert term.orthonormal is term.orthonormal
+        assert term.orthonormal.orthonormal is term.orthonormal
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            stored = Term(orthonormal(OUT, RANK, seed=3).to(dtype), normal(RANK, WIDTH, seed=2))
+            assert stored.orthonormal is stored
+        base = normal(RANK, WIDTH, seed=4)
+        trained = Term(normal(OUT, RANK, seed=1), normal(RANK, WIDTH, seed=2), base_r=base)
+        assert trained.orthonormal is trained
 
     @pytest.mark.parametrize("up", [torch.zeros(OUT, RANK), torch.zeros(OUT, RANK, dtype=torch.bfloat16)])
     def test_an_untrained_one_adds_nothing(self, up):
         term = from_lora(up, normal(RANK, WIDTH, seed=2), 4.0)
-        assert term.is_finite()
-        assert not bool(term.delta_weight().any())
-        assert_orthonormal(term.q)
+        for form in (term, term.orthonormal):
+            assert form.is_finite()
+            assert not bool(form.delta_weight().any())
+        assert_orthonormal(term.orthonormal.q)
 
     @pytest.mark.parametrize("alpha", [0.0, -0.0])
     def test_alpha_zero_adds_nothing(self, alpha):
@@ -167,8 +190,9 @@ class TestConvolutions:
             normal(RANK, RANK, 3, 3, seed=3),
         )
         term = from_lora(up, down, 2.0, mid)
-        assert term.rank == 3
-        assert oracle.error(delta64(term), stock_delta(up, down, 2.0, mid)) < EXACT
+        assert (term.rank, term.orthonormal.rank) == (RANK, 3)
+        for form in (term, term.orthonormal):
+            assert oracle.error(delta64(form), stock_delta(up, down, 2.0, mid)) < EXACT
 
     def test_a_kernel_of_hostile_size_is_refused_before_it_exists(self):
         """Small factors, an enormous product."""
@@ -177,6 +201,18 @@ class TestConvolutions:
         with Sizes() as sizes, pytest.raises(AdapterError, match=message):
             from_lora(up, down, mid=mid)
         assert max(sizes.seen, default=0) < 2**24
+
+
+class Operators(TorchDispatchMode):
+    """The names of all operations within the context."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
 
 
 class Sizes(TorchDispatchMode):

@@ -3,6 +3,7 @@
 With one adapter, and live over float8: test_every_model, on each as well.
 """
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -70,6 +71,21 @@ def test_all_linear_layers(name: str) -> None:
     for mode in MODES:
         found = predict(name, merged(base_model, (whole, 1.0), apply=mode))
         assert relative_error(found, expected, base) < TOLERANCE, mode
+
+
+@pytest.mark.parametrize("shift", [-24, 24])
+def test_in_float16_the_product_of_the_factors_counts_and_not_their_sizes(shift: int) -> None:
+    """An ordinary LoRA may have factors that float16 cannot hold, of a product that it can."""
+    half = model("flux", torch.float16, torch.float16)
+    usual = adapter("flux", torch.float16, torch.float16)
+    layers = {
+        path: Layer(tuple(replace(term, q=term.q * 2.0**shift, delta_r=term.delta_r * 2.0**-shift, base_r=None)
+                          for term in layer.terms))
+        for path, layer in usual.layers.items()
+    }  # fmt: skip
+    expected = predict("flux", merged(half, (usual, 0.7)))
+    assert torch.equal(predict("flux", merged(half, (QRLoRA(layers), 0.7))), expected)
+    assert not torch.equal(expected, predict("flux", half))
 
 
 @pytest.mark.parametrize("mode", MODES)
