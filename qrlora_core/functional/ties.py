@@ -156,7 +156,8 @@ def _told_apart(q: Tensor, axes: Tensor) -> Tensor:
         return axes
     columns = q @ axes
     uneven = torch.rand(len(q), 1, dtype=q.dtype, generator=torch.Generator().manual_seed(0)).to(q.device)
-    return axes @ torch.linalg.eigh(columns.T @ (uneven * columns))[1]
+    turned: Tensor = torch.linalg.eigh(columns.T @ (uneven * columns)).eigenvectors
+    return axes @ turned
 
 
 def _elect(votes: Mapping[int, _Vote], scales: Sequence[float], density: float) -> dict[int, Layer]:
