@@ -192,7 +192,8 @@ def test_a_name_that_some_system_forbids_is_refused_with_its_reason(
     for spelling in (name, f"sub/{name}", f"sub\\{name}"):
         with pytest.raises(AdapterFileError, match=f"filename_prefix .*{reason}"):
             new_output_path(spelling)
-    with pytest.raises(AdapterFileError, match=f"run_name .*{reason}"):
+    expected = "run_name: expected a plain name" if "/" in name else f"run_name .*{reason}"
+    with pytest.raises((AdapterFileError, TrainingError), match=expected):
         checkpoints.new_run(name, 1)
     assert place.contents() == before
 
