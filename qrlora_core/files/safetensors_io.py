@@ -130,6 +130,7 @@ def reading(source: Path) -> Iterator[SafetensorsFile]:
             opened.enter_context(raw)
             length = _checked_length(source, raw)
             file = opened.enter_context(safe_open(source, framework="pt"))
+            _refuse_many(source, len(file.keys()))
             _refuse_duplicates(raw, length, len(file.keys()))
             whole = SafetensorsFile(source, file, raw, 8 + length)
         yield whole
@@ -168,15 +169,27 @@ def _checked_length(source: Path, raw: RawIOBase) -> int:
     if start.startswith(_PICKLE_MAGIC) and start[8:] != b"{":
         raise AdapterFileError(_explain_pickle(source))
     length = int.from_bytes(start[:8], "little")
-    if length > min(_LONGEST_HEADER, source.stat().st_size - 8):
+    if length > source.stat().st_size - 8:
         raise ValueError(f"its header says that it is {length} bytes long")
+    if length > _LONGEST_HEADER:
+        raise AdapterFileError(
+            f"{source.name}: its header, which holds the names of its tensors and its metadata, is "
+            f"{length / 2**20:.1f} MB long; expected at most {_LONGEST_HEADER // 2**20} MB. That is no damage: save "
+            "the file again without the metadata that a trainer put there, such as the captions of a dataset."
+        )
     return length
+
+
+def _refuse_many(source: Path, count: int) -> None:
+    if count > _MOST_TENSORS:
+        raise AdapterFileError(
+            f"{source.name}: it holds {count} tensors; expected at most {_MOST_TENSORS}. It is no adapter, or several "
+            "in one file; choose another."
+        )
 
 
 def _refuse_duplicates(raw: RawIOBase, length: int, count: int) -> None:
     """safetensors takes the last of two tensors of one name; each has one field of this name in the header."""
-    if count > _MOST_TENSORS:
-        raise ValueError(f"it holds {count} tensors, and an adapter at most {_MOST_TENSORS}")
     raw.seek(8)
     found = (raw.read(length) or b"").count(b'"data_offsets"')
     if found != count:

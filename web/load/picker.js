@@ -336,5 +336,5 @@ function isBelow(name, folder) {
  */
 export function parted(name) {
   const start = name.lastIndexOf("/") + 1;
-  return [name.slice(0, Math.max(0, start - 1)), name.slice(start).replace(/\.safetensors$/, "")];
+  return [name.slice(0, Math.max(0, start - 1)), name.slice(start).replace(/\.(safetensors|sft)$/i, "")];
 }

@@ -210,6 +210,6 @@ export function nameOf(node, slot) {
   const name = `adapter_${slot}`;
   const source = sourceOf(node, name)?.node;
   const file = source && widgetOf(source, "adapter_name")?.value;
-  if (file) return String(file).replace(/^.*\//s, "").replace(/\.safetensors$/, "");
+  if (file) return String(file).replace(/^.*[\\/]/s, "").replace(/\.(safetensors|sft)$/i, "");
   return source?.title ?? outerNameOf(node, name) ?? name;
 }

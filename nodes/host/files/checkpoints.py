@@ -12,6 +12,7 @@ from .folders import is_inside, output_folder, relative_parts, require_inside
 
 _FOLDER = "checkpoints"
 _NAME = re.compile(r"\w[\w .-]*")
+_PLAIN = re.compile(r"(?![ .]*$)[^/\\]+", re.DOTALL)  # of one part; what is wrong with it may be said
 _RUN = re.compile(rf"({_NAME.pattern})_([0-9]+)")
 _CHECKPOINT = re.compile(r"step_([0-9]{8})\.safetensors")
 
@@ -51,13 +52,16 @@ def new_run(run_name: str, keep: int) -> Run:
         TrainingError: a name that is no plain folder name.
         AdapterFileError: a name that some system does not allow, or a folder of checkpoints that leads elsewhere.
     """
+    what = f"run_name {run_name!r}"
+    if _PLAIN.fullmatch(run_name):
+        relative_parts(run_name, what, str(_root()), added="_00001")
     if not _NAME.fullmatch(run_name):
         raise TrainingError(
-            f"run_name: expected a plain name such as 'cat' (no slashes, not empty), found {run_name!r}."
+            "run_name: expected a plain name such as 'cat' (letters, digits and _, after the first also spaces, dots "
+            f"and hyphens), found {run_name!r}."
         )
     taken = [number for number, _ in _runs(run_name)]
-    folder, what = _root() / f"{run_name}_{max(taken, default=0) + 1:05}", f"run_name {run_name!r}"
-    relative_parts(run_name, what, str(_root()), added="_00001")
+    folder = _root() / f"{run_name}_{max(taken, default=0) + 1:05}"
     return Run(require_inside(folder, what), keep)
 
 

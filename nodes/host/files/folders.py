@@ -1,6 +1,7 @@
 """Where adapter files lie: found by a name that starts with its folder, and saved under the output folder.
 
-Names come from prompts and folders, so from anybody: none may lead to a file outside the host's folders.
+What the host lists is listed, wherever links lead that somebody made on this machine. Names come from prompts, so from
+anybody: none leads out of the host's folders by itself, and nothing is written where a link leads out of them.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ from pathlib import Path
 import folder_paths
 
 from ....qrlora_core import UNREADABLE, AdapterFileError
+from ....qrlora_core.files.safetensors_io import SUFFIX
 
 FOLDER = "qr_loras"
-_SUFFIX = ".safetensors"
+SUFFIXES = {SUFFIX, ".sft"}  # in any case, as for the host
+ON_WINDOWS = os.name == "nt"
 _OUTPUT_LABEL = f"output/{FOLDER}"
 _MARKUP = re.compile("[<>]")  # one of the host's renderers shows the entries of a list as HTML
 _UNPORTABLE = re.compile('[<>:"|?*]')  # what Windows allows in no name
+_DRIVE = re.compile(r"[A-Za-z]:")
 _DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])", re.IGNORECASE)
 _LONGEST = 255  # bytes of one name, on the file systems in use
 _TIMES = {"year": "%Y", "month": "%m", "day": "%d", "hour": "%H", "minute": "%M", "second": "%S"}
@@ -31,7 +35,7 @@ def register_folders() -> None:
     """Make ``models/qr_loras`` a model folder of the host, so that ``extra_model_paths.yaml`` can add to it."""
     folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER))
     paths, _ = folder_paths.folder_names_and_paths[FOLDER]
-    folder_paths.folder_names_and_paths[FOLDER] = (paths, {_SUFFIX})
+    folder_paths.folder_names_and_paths[FOLDER] = (paths, set(SUFFIXES))
 
 
 def output_folder() -> Path:
@@ -67,30 +71,24 @@ def adapter_names() -> list[str]:
 
 
 def _files(root: Path) -> Iterator[str]:
-    """Relative names of the adapter files below; every real folder once, for links may lead in circles."""
-    seen: set[str] = set()
+    """Relative names of the adapter files below, through links, as the host lists them; a circle of links is left."""
+    above: dict[str, frozenset[str]] = {}  # folder to the real ones that lead to it
     for folder, subfolders, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            subfolders.clear()
-            continue
-        seen.add(real)
-        for name in sorted(files):
-            file = Path(folder, name)
-            if name.endswith(_SUFFIX) and _can_list(file, name, is_link=file.is_symlink()):
-                yield file.relative_to(root).as_posix()
-        # A folder may be a junction of Windows, which is no symbolic link.
+        real, before = os.path.realpath(folder), above.pop(folder, frozenset())
+        for name in sorted(files) if real not in before else ():
+            suffix = os.path.splitext(name)[1]  # noqa: PTH122 (the host's own rule)
+            if suffix.lower() in SUFFIXES and _can_list(folder, name):
+                yield Path(folder, name).relative_to(root).as_posix()
         subfolders[:] = [
-            name for name in sorted(subfolders) if name != ".git" and _can_list(Path(folder, name), name, is_link=True)
+            name for name in sorted(subfolders) if real not in before and name != ".git" and _can_list(folder, name)
         ]
+        above |= {os.path.join(folder, name): before | {real} for name in subfolders}
 
 
-def _can_list(path: Path, name: str, *, is_link: bool) -> bool:
+def _can_list(folder: str, name: str) -> bool:
+    what = repr(os.path.join(folder, name))
     try:
-        if relative_parts(name, repr(str(path)), str(path.parent)) != [name]:
-            raise AdapterFileError(f"{str(path)!r}: the name has a backslash, which parts folders on Windows.")
-        if is_link:
-            require_inside(path, repr(str(path)))
+        relative_parts(name, what, folder)
     except AdapterFileError as error:
         _log_once(str(error))
         return False
@@ -104,22 +102,19 @@ def _log_once(text: str) -> None:
 
 
 def adapter_path(name: str) -> Path:
-    """The file that a name from `adapter_names` means.
+    """The file that a name from `adapter_names` means, on this system or on another, whichever way slashes lean there.
 
     Raises:
         AdapterFileError: no such file, or a name that leads out of the folder.
     """
-    outside = None
     for label, folder in _roots():
-        if not name.startswith(f"{label}/"):
+        if not name.replace("\\", "/").startswith(f"{label}/"):
             continue
-        path = folder.joinpath(*relative_parts(name.removeprefix(f"{label}/"), repr(name), label))
-        if not is_inside(path):
-            outside = path
-        elif os.path.isfile(path):  # noqa: PTH113 (`Path.is_file` raises where it may not look)
-            return path
-    if outside is not None:
-        require_inside(outside, repr(name))
+        inner = name[len(label) + 1 :]
+        parts = relative_parts(inner, repr(name), label)
+        for path in (folder.joinpath(*inner.split("/")), folder.joinpath(*parts)):
+            if os.path.isfile(path):  # noqa: PTH113 (`Path.is_file` raises where it may not look)
+                return path
     folders = ", ".join(dict.fromkeys(str(folder) for _, folder in _roots()))
     raise AdapterFileError(
         f"{name!r}: no such adapter file. It was moved, renamed or deleted. Looked in: {folders}. "
@@ -141,12 +136,12 @@ def new_output_path(filename_prefix: str) -> Path:
         AdapterFileError: an empty prefix, or one that leads out of the folder.
     """
     root, what = output_folder(), f"filename_prefix {filename_prefix!r}"
-    parts = relative_parts(_with_date(filename_prefix), what, str(root), added=f"_00001_{_SUFFIX}")
+    parts = relative_parts(_with_date(filename_prefix), what, str(root), added=f"_00001_{SUFFIX}")
     if not parts or not filename_prefix.strip():
         raise AdapterFileError("filename_prefix: expected a name such as 'style', found nothing.")
     *subfolders, stem = parts
     folder = require_inside(root.joinpath(*subfolders), what)
-    return folder / f"{stem}_{_next_number(folder, stem, what):05}_{_SUFFIX}"
+    return folder / f"{stem}_{_next_number(folder, stem, what):05}_{SUFFIX}"
 
 
 def _with_date(prefix: str) -> str:
@@ -169,40 +164,44 @@ def _next_number(folder: Path, stem: str, what: str) -> int:
 
 
 def relative_parts(name: str, what: str, folder: str, *, added: str | None = None) -> list[str]:
-    """The folders and the file of a relative name, empty ones left out.
+    """The folders and the file of a relative name, parted by slashes of either kind, empty ones left out.
 
-    The rules of Windows hold everywhere: there a name may mean a device, a drive or a stream of another file.
+    What is to be made has a name that every system allows; what is there, one that this system does. On Windows a name
+    may mean a device, a drive or a stream of another file.
 
     Args:
         what: begins the message. folder: ends it.
         added: what the name of a file that is to be made ends in; None for one that is there.
 
     Raises:
-        AdapterFileError: it leads out of any folder, or is no name on some system.
+        AdapterFileError: it leads out of any folder, or is no name.
     """
     written, name = added is not None, name.replace("\\", "/")
     parts = [part for part in name.split("/") if part not in ("", ".")]
-    if name.startswith("/") or ":" in name or any(part.rstrip(" .") == "" for part in parts if part.strip()):
+    everywhere = written or ON_WINDOWS
+    to_drive = everywhere and _DRIVE.match(name)
+    if name.startswith("/") or to_drive or any(part.rstrip(" ") == ".." for part in parts):
         if written:
             raise AdapterFileError(f"{what} leads out of {folder}; use a plain name or subfolder/name.")
         raise AdapterFileError(f"{what}: this name leads out of the folder {folder}; choose a file inside it.")
     for part in [*parts[:-1], *(last + (added or "") for last in parts[-1:])]:
-        if fault := _fault(part, _UNPORTABLE if written else _MARKUP):
+        if fault := _fault(part, everywhere=everywhere):
             raise AdapterFileError(f"{what}: {fault}. Use letters, digits, spaces, dots, hyphens and underscores.")
     return parts
 
 
-def _fault(part: str, forbidden: re.Pattern[str]) -> str | None:
-    """What is wrong with the name of one file or folder."""
+def _fault(part: str, *, everywhere: bool) -> str | None:
+    """What is wrong with the name of one file or folder: on every system, or on this one and in a list."""
     if UNREADABLE.search(part):
         return "the name has characters that cannot be shown"
-    if found := forbidden.search(part):
+    if found := (_UNPORTABLE if everywhere else _MARKUP).search(part):
         return f"the name has the character {found[0]}"
-    if part.endswith((".", " ")):
+    if (size := len(os.fsencode(part))) > _LONGEST:
+        return f"the name is too long: at most {_LONGEST} bytes, found {size}"
+    if everywhere and part.endswith((".", " ")):
         return "the name of a file or folder ends in a dot or a space"
-    if _DEVICE.fullmatch(part.partition(".")[0].rstrip(" ")):
-        return f"{part} is a device on Windows"
-    return "the name is too long" if len(os.fsencode(part)) > _LONGEST else None
+    is_device = everywhere and _DEVICE.fullmatch(part.partition(".")[0].rstrip(" "))
+    return f"{part} is a device on Windows" if is_device else None
 
 
 def is_inside(path: Path) -> bool:

@@ -47,7 +47,7 @@ def half_of(name: str) -> Half | None:
     Args:
         name: as `adapter_names` has it.
     """
-    label, _, rest = name.partition("/")
+    label, _, rest = name.replace("\\", "/").partition("/")
     words = {found[1].lower() for found in _WORD.finditer(rest)}
     if len({_NOISE[word] for word in words}) != 1:  # none, or both
         return None

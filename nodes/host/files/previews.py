@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ....qrlora_core import AdapterFileError
-from ....qrlora_core.files.safetensors_io import SUFFIX
-from .folders import adapter_path, is_inside
+from .folders import SUFFIXES, adapter_path, is_inside
 
 # Pixels alone: an SVG is a document, which can run code.
 TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
@@ -22,9 +21,9 @@ def pictures_beside(adapter: Path) -> list[Path]:
 
     ``cat_sample_2.png`` is a sample of ``cat.safetensors``, and of ``cat_sample.safetensors`` where there is one.
     """
-    names = _listed(adapter.parent) if adapter.suffix == SUFFIX else []
+    names = _listed(adapter.parent) if adapter.suffix.lower() in SUFFIXES else []
     own = adapter.stem
-    others = [stem for stem in _stems(names, (SUFFIX,)) if stem.startswith(own) and stem != own]
+    others = [stem for stem in _stems(names, SUFFIXES) if stem.startswith(own) and stem != own]
     found = []
     for name in names:
         stem = Path(name).stem
@@ -75,4 +74,6 @@ def _belongs(stem: str, adapter: str) -> bool:
 
 
 def _can_show(path: Path) -> bool:
-    return path.is_file() and is_inside(path) and path.stat().st_size <= LARGEST
+    """A link may lead to the folder; one that leads from it to a picture elsewhere may lead to anything."""
+    is_beside = os.path.realpath(path) == os.path.join(os.path.realpath(path.parent), path.name)
+    return path.is_file() and (is_beside or is_inside(path)) and path.stat().st_size <= LARGEST

@@ -384,12 +384,16 @@ class TestMemory:
         assert header_length(path) == longest
         assert load_adapter(path).layers
         path = saved(tmp_path, published(), metadata={"note": "x" * (longest - other + 8)})  # it is filled up to eights
-        refuses(path, f"its header says that it is {longest + 8} bytes long")
+        told = refuses(path, "its header, which holds", "32.0 MB long; expected at most 32 MB", "no damage")
+        assert "damaged" not in told
+        os.truncate(path, longest)
+        refuses(path, f"its header says that it is {longest + 8} bytes long", "damaged")
 
     def test_too_many_tensors(self, tmp_path):
         most = 2**15
         tensors = {str(number): torch.zeros(1, dtype=torch.uint8) for number in range(most + 1)}
-        refuses(saved(tmp_path, tensors), f"holds {most + 1} tensors")
+        told = refuses(saved(tmp_path, tensors), f"holds {most + 1} tensors; expected at most {most}")
+        assert "damaged" not in told
         del tensors["0"]
         with file_module.reading(saved(tmp_path, tensors)) as file:
             assert len(file.keys()) == most

@@ -186,19 +186,24 @@ class TestNullSpace:
 
 
 def coefficients(sources, path="x"):
-    """``Q_c, [tau_i]`` by the dense deltas: the common basis, or numpy's QR of all different ones in order.
+    """``Q_c, [tau_i]`` by the dense deltas: the orthonormal basis that all share, or their common principal axes.
 
     A direction that an adapter does not have must be 0, not rounding: an entry of 1e-17 would halve the others' mean.
     """
-    terms = [term for source in sources for term in source.layers[path].terms]
-    different = list({term.q.numpy().tobytes(): term.q.double().numpy() for term in terms}.values())
-    if len(different) == 1:
-        Q = different[0]
+    qs = [term.q.double().numpy() for source in sources for term in source.layers[path].terms]
+    deltas = [dense(source, path).numpy() for source in sources]
+    if all(np.array_equal(q, qs[0]) for q in qs) and np.allclose(qs[0].T @ qs[0], np.eye(qs[0].shape[1]), atol=1e-5):
+        Q = qs[0]
     else:
-        Q, R = np.linalg.qr(np.hstack(different))
-        Q = Q * np.where(np.diag(R) < 0, -1, 1)
-    taus = [np.linalg.lstsq(Q, dense(source, path).numpy(), rcond=None)[0] for source in sources]
+        Q = common_axes(deltas)
+    taus = [np.linalg.lstsq(Q, delta, rcond=None)[0] for delta in deltas]
     return Q, [np.where(np.abs(tau) > 1e-6 * np.abs(tau).max(), tau, 0) for tau in taus]
+
+
+def common_axes(deltas):
+    """The left singular vectors of all deltas side by side, each of length 1."""
+    U, S, _ = np.linalg.svd(np.hstack([delta / np.linalg.norm(delta) for delta in deltas]))
+    return U[:, : int((1e-6 * S[0] < S).sum())]
 
 
 def paper_ties(taus, density):
@@ -212,8 +217,7 @@ def paper_ties(taus, density):
     merged = np.zeros(taus[0].size)
     for entry in range(merged.size):
         values = [tau[entry] for tau in trimmed]
-        sign = 1 if sum(values) >= 0 else -1
-        agreeing = [value for value in values if value * sign > 0]
+        agreeing = [value for value in values if value * sum(values) > 0]
         merged[entry] = sum(agreeing) / len(agreeing) if agreeing else 0
     return merged.reshape(taus[0].shape)
 
@@ -272,7 +276,7 @@ class TestTies:
             ((1.0, 1.0), [3.0, 0.0]),
             ((1.0, 2.0), [0.0, -2.0]),
             ((1.0, -0.5), [1.5, -1.0]),
-            ((2.0, 3.0), [3.0, 0.0]),  # a sum of zero counts as positive
+            ((2.0, 3.0), [0.0, 0.0]),  # they cancel: sgn(0) is nobody's sign
         ):
             found = [a.layers["x"].terms[0].delta_r.item() for a in ties(sources, scales, density=1.0)]
             assert found == expected, scales
@@ -294,15 +298,39 @@ class TestTies:
         assert left.q is right.q
         assert left.q.dtype == left.delta_r.dtype == torch.float32
         assert left.alpha == left.rank == 2 * RANK
-        assert oracle.error(left.q[:, :RANK], Q1) < FLOAT32
+        for q in (Q1, Q2):
+            assert oracle.error(left.q @ (left.q.T @ q), q) < FLOAT32
+
+    def test_one_space_in_two_bases_has_its_rank(self):
+        left, right = ties([adapter(Q1, seed=1), adapter(-Q1, seed=2)], (1.0, 1.0), density=0.5)
+        assert left.layers["x"].rank == right.layers["x"].rank == RANK
 
     def test_what_a_change_of_basis_rounds_has_no_vote(self):
-        """One subspace under two signs: where an adapter has zeros, the other one's entries are not halved."""
-        triangle, other = normal(RANK, WIDTH, seed=1).tril(), normal(RANK, WIDTH, seed=2)
-        sources = [QRLoRA({"x": Layer.single(q, d)}) for q, d in ((Q1, triangle), (-Q1, other))]
-        found = merged_delta(ties(sources, (1.0, 1.0), density=1.0), (1.0, 1.0))
-        expected = Q1.double() @ torch.from_numpy(paper_ties([triangle.double().numpy(), -other.double().numpy()], 1.0))
-        assert oracle.error(found, expected) < FLOAT32
+        """Of spaces that are at right angles: where an adapter has nothing, the other one's entries are not halved."""
+        whole = orthonormal(OUT, 7, seed=8)
+        sources = [adapter(whole[:, :4], seed=1), adapter(whole[:, 4:] @ orthonormal(3, 3, seed=9), seed=2)]
+        found = merged_delta(ties(sources, (0.7, -1.3), density=1.0), (0.7, -1.3))
+        assert oracle.error(found, 0.7 * dense(sources[0]) - 1.3 * dense(sources[1])) < FLOAT32
+
+    def test_entries_of_one_size_stay_together(self):
+        """Which of them are among the largest would be chance."""
+        d = torch.tensor([[3.0, -2.0, 2.0, 2.0, 1.0, 0.0]])
+        (found,) = ties([QRLoRA({"x": Layer.single(torch.eye(2, 1), d)})], (1.0,), density=0.34)
+        assert found.layers["x"].terms[0].delta_r.tolist() == [[3.0, -2.0, 2.0, 2.0, 0.0, 0.0]]
+
+    def test_what_is_undone_is_gone(self):
+        """An adapter and its opposite, in one basis or written differently."""
+        source = adapter(Q1, seed=1)
+        for other in (source, QRLoRA({"x": Layer.single(2 * Q1, source.layers["x"].terms[0].delta_r / 2, alpha=2.5)})):
+            found = merged_delta(ties([source, other], (0.7, -0.7), density=0.5), (0.7, -0.7))
+            assert oracle.error(found, torch.zeros(1), dense(source)) < FLOAT32
+
+    @pytest.mark.parametrize("part", ["q", "delta_r"])
+    def test_nan_is_an_error_that_names_the_layer(self, part):
+        source = adapter(Q2.clone(), seed=2)
+        getattr(source.layers["x"].terms[0], part)[0, 0] = math.nan
+        with pytest.raises(AdapterError, match=r"layer x: expected finite numbers"):
+            ties([adapter(Q1, seed=1), source], (1.0, 1.0), density=0.5)
 
     def test_a_scale_of_zero_has_no_vote(self):
         sources = [adapter(Q1, seed=1), adapter(Q2, seed=2), adapter(Q1, seed=3)]

@@ -1,4 +1,4 @@
-"""No name leads to a file outside the host's folders, neither to be read nor to be written."""
+"""What the host lists is listed and found; no name leads out of its folders, and none that a system lacks is made."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from hypothesis import strategies as st
 
 from comfyui_qr_lora.nodes.host.files import checkpoints, folders
 from comfyui_qr_lora.nodes.host.files.folders import adapter_names, adapter_path, new_output_path
+from comfyui_qr_lora.nodes.host.files.pairs import half_of
+from comfyui_qr_lora.nodes.host.files.previews import pictures_beside, with_preview
+from comfyui_qr_lora.nodes.load import Load
 from comfyui_qr_lora.qrlora_core import AdapterFileError, QRLoRAError, TrainingError, save_adapter
+from devtools.server import Server
 
 LABELS = ("qr_loras", "loras", "output/qr_loras")
 
@@ -64,15 +68,28 @@ OUTSIDE = [
     "../secret", "..", "../", "a/../../secret", "./../secret", "a/../..", "../../outside/secret",
     "/outside/secret", "//server/share/secret", "/", "~/../../secret",
     "..\\secret", "a\\..\\..\\secret", "\\secret", "\\\\server\\share\\secret", "\\\\?\\C:\\secret", "\\\\.\\NUL",
-    "C:\\secret", "C:secret", "c:/secret", "file:stream", "a/file:stream:$DATA", "file://secret",
-    ".. /secret", "... /secret", "a/. ./secret", ".../secret",
+    ".. /secret", "a\\.. /secret",
 ]  # fmt: skip
+DRIVES = ["C:\\secret", "C:secret", "c:/secret", "c:"]  # outside on Windows alone
 UNUSABLE = [
     "a\0b", "\0", "a\nb", "a\rb", "\x1b[31mred", "a\x7f", "a\x85b", "a\u202etxt", "\u2066a\u2069", "\udcff", "\ud800",
-    "<img src=x onerror=alert(1)>", "a>b",
-    "CON/a", "con.d/a", "nul/a", "Aux .d/a", "COM1/a", "lpt9.x/a", "com¹/a", "CONIN$/a",
-    "folder./a", "folder /a", "folder. . /a", "b" * 300 + "/a", "b" * 300, "ä" * 200, "a/" + "b" * 5000,
+    "<img src=x onerror=alert(1)>", "a>b", "b" * 300 + "/a", "b" * 300, "ä" * 200, "a/" + "b" * 5000,
 ]  # fmt: skip
+# Names that Windows does not have, each with what is wrong with it there.
+OF_OTHER_SYSTEMS = {
+    "the name has the character": [
+        "file:stream", "a/file:stream:$DATA", "a/c:b", 'what?"*', "a|b", "a*", "Title: v2/a",
+    ],
+    "ends in a dot or a space": [
+        "... /secret", "a/. ./secret", ".../secret", "folder./a", "folder /a", "folder. . /a", "a/ /b"
+    ],
+    "is a device on Windows": [
+        "CON/a", "con.d/a", "nul/a", "Aux .d/a", "COM1/a", "lpt9.x/a", "com¹/a", "CONIN$/a",
+    ],
+}  # fmt: skip
+of_other_systems = pytest.mark.parametrize(
+    ("reason", "name"), [(reason, name) for reason, names in OF_OTHER_SYSTEMS.items() for name in names]
+)
 LITERAL = [
     "%2e%2e%2fsecret", "..%2fsecret", "%00", "..a", "a..b/c", "cat\u00a0", "été", "猫/犬", "~", "$HOME", "${HOME}",
     "-rf", "console", "com", "com10", "nullify/con_", "`id`", "a;b", "&lt;b&gt;",
@@ -106,7 +123,18 @@ def test_unusable_names_are_refused_with_an_error_of_ours(place: Place, name: st
     assert place.contents() == before
 
 
-@pytest.mark.parametrize("name", OUTSIDE)
+@pytest.mark.parametrize("name", DRIVES)
+def test_drives_are_outside_on_windows_and_names_elsewhere(
+    place: Place, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    with pytest.raises(AdapterFileError, match="no such adapter file"):
+        adapter_path(f"loras/{name}")
+    monkeypatch.setattr(folders, "ON_WINDOWS", True)
+    with pytest.raises(AdapterFileError, match="leads out of the folder"):
+        adapter_path(f"loras/{name}")
+
+
+@pytest.mark.parametrize("name", [*OUTSIDE, *DRIVES])
 def test_writing_outside_is_refused_and_makes_nothing(place: Place, name: str) -> None:
     before = place.contents()
     with pytest.raises(AdapterFileError, match=r"filename_prefix .* leads out of .*output.qr_loras"):
@@ -120,13 +148,54 @@ def test_an_empty_prefix_is_refused(place: Place, name: str) -> None:
         new_output_path(name)
 
 
-@pytest.mark.parametrize("name", ['what?"*', "a|b", "a*"])
-def test_names_that_windows_does_not_allow_are_read_where_they_are_and_never_written(place: Place, name: str) -> None:
+@of_other_systems
+def test_names_that_windows_does_not_have_are_read_where_they_are_and_never_written(
+    place: Place, monkeypatch: pytest.MonkeyPatch, reason: str, name: str
+) -> None:
     if os.name != "nt":
         expected = put(place.loras / f"{name}.safetensors")
         assert adapter_path(f"loras/{name}.safetensors") == expected
-    with pytest.raises(AdapterFileError, match="the name has the character"):
+        assert adapter_names() == [f"loras/{name}.safetensors"]
+    with pytest.raises(AdapterFileError, match=reason):
         new_output_path(name)
+    monkeypatch.setattr(folders, "ON_WINDOWS", True)
+    with pytest.raises(AdapterFileError, match=reason):
+        adapter_path(f"loras/{name}.safetensors")
+    assert adapter_names() == []
+
+
+PLAIN = st.text("abcXYZ019_-é猫", min_size=2, max_size=12)
+FORBIDDEN = {
+    "the name has the character": st.builds("{}{}{}".format, PLAIN, st.sampled_from('<>:"|?*'), PLAIN),
+    "the name has characters that cannot be shown": st.builds(
+        "{}{}{}".format, PLAIN, st.sampled_from("\0\n\t\x1b\x7f\x9f\u202e\u2029\udc80"), PLAIN
+    ),
+    "ends in a dot or a space": st.builds("{}{}/{}".format, PLAIN, st.text(". ", min_size=1, max_size=4), PLAIN),
+    "is a device on Windows": st.builds(
+        "{}{}/{}".format,
+        st.sampled_from(["con", "Prn", "AUX", "nUl", "com1", "LPT9"]), st.sampled_from(["", ".x", " .tar.gz"]), PLAIN,
+    ),
+    "the name is too long: at most 255 bytes, found": st.builds(
+        "{}{}".format, PLAIN, st.sampled_from(["b" * 250, "é" * 127]),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("reason", FORBIDDEN)
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_a_name_that_some_system_forbids_is_refused_with_its_reason(
+    place: Place, reason: str, data: st.DataObject
+) -> None:
+    name = data.draw(FORBIDDEN[reason])
+    before = place.contents()
+    for spelling in (name, f"sub/{name}", f"sub\\{name}"):
+        with pytest.raises(AdapterFileError, match=f"filename_prefix .*{reason}"):
+            new_output_path(spelling)
+    expected = "run_name: expected a plain name" if "/" in name else f"run_name .*{reason}"
+    with pytest.raises((AdapterFileError, TrainingError), match=expected):
+        checkpoints.new_run(name, 1)
+    assert place.contents() == before
 
 
 @pytest.mark.parametrize("name", LITERAL)
@@ -175,7 +244,7 @@ def test_a_folder_of_adapters_may_itself_be_a_link(place: Place) -> None:
 
 @pytest.mark.parametrize("label", LABELS)
 @pytest.mark.parametrize("kind", ["file", "folder", "folder of folders", "chain", "relative"])
-def test_a_link_that_leads_outside_is_refused_by_name_and_not_listed(place: Place, label: str, kind: str) -> None:
+def test_a_link_that_somebody_made_is_followed_as_the_host_follows_it(place: Place, label: str, kind: str) -> None:
     root = dict(zip(LABELS, place.roots, strict=True))[label]
     put(root / "good.safetensors")
     link, name = root / "link", "link/secret.safetensors"
@@ -191,11 +260,10 @@ def test_a_link_that_leads_outside_is_refused_by_name_and_not_listed(place: Plac
     else:
         target = os.path.relpath(place.outside, root) if kind == "relative" else place.outside
         link.symlink_to(target, target_is_directory=True)
-    assert adapter_names() == [f"{label}/good.safetensors"]
-    with pytest.raises(AdapterFileError, match=r"outside the folders of adapters.*extra_model_paths\.yaml") as caught:
-        adapter_path(f"{label}/{name}")
-    assert f"{link} is a link to {os.path.realpath(link)}" in str(caught.value)
-    assert repr(f"{label}/{name}") in str(caught.value)
+    assert {f"{label}/good.safetensors", f"{label}/{name}"} <= set(adapter_names())
+    assert adapter_path(f"{label}/{name}").read_bytes() == b"secret"
+    with pytest.raises(AdapterFileError, match="leads out of the folder"):
+        adapter_path(f"{label}/link/../{name}")
 
 
 def test_a_link_from_one_folder_of_adapters_into_another_is_fine(place: Place) -> None:
@@ -209,16 +277,6 @@ def test_a_link_from_one_folder_of_adapters_into_another_is_fine(place: Place) -
     assert new_output_path("shared/dog") == place.output / "shared" / "dog_00001_.safetensors"
 
 
-def test_what_the_user_adds_to_the_hosts_folders_is_inside(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    (place.loras / "link").symlink_to(place.outside)
-    with pytest.raises(AdapterFileError, match="outside"):
-        adapter_path("loras/link/secret.safetensors")
-    known = {"qr_loras": [str(place.models)], "loras": [str(place.loras), str(place.outside)]}
-    monkeypatch.setattr(folders.folder_paths, "get_folder_paths", known.__getitem__)
-    assert adapter_path("loras/link/secret.safetensors").is_file()
-    assert {"loras/link/secret.safetensors", "loras/secret.safetensors"} <= set(adapter_names())
-
-
 def test_a_link_outside_does_not_hide_the_same_name_in_another_folder(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,8 +284,9 @@ def test_a_link_outside_does_not_hide_the_same_name_in_another_folder(
     known = {"qr_loras": [str(place.models)], "loras": [str(place.loras), str(second)]}
     monkeypatch.setattr(folders.folder_paths, "get_folder_paths", known.__getitem__)
     (place.loras / "link").symlink_to(place.outside)
-    found = put(second / "link" / "secret.safetensors")
-    assert adapter_path("loras/link/secret.safetensors") == found
+    found = put(second / "link" / "other.safetensors")
+    assert adapter_path("loras/link/other.safetensors") == found
+    assert adapter_path("loras/link/secret.safetensors").parent == place.loras / "link"
 
 
 def test_links_in_circles_end(place: Place) -> None:
@@ -244,8 +303,7 @@ def test_links_in_circles_end(place: Place) -> None:
 
 
 def test_names_that_would_be_refused_are_not_listed(place: Place) -> None:
-    odd = ("<img src=x>", "a\nb", "a\u202eb", "con", "back\\slash", "a:b", "\udcff", "dot./a")
-    for name in odd if os.name != "nt" else ():
+    for name in ("<img src=x>", "a\nb", "a\u202eb", "\udcff") if os.name != "nt" else ():
         put(place.loras / f"{name}.safetensors")
     put(place.loras / "good.safetensors")
     assert adapter_names() == ["loras/good.safetensors"]
@@ -257,6 +315,98 @@ def test_every_listed_name_can_be_read(place: Place) -> None:
     names = adapter_names()
     assert len(names) == len(LITERAL) + 4
     assert all(adapter_path(name).is_file() for name in names)
+
+
+# What the host lists
+
+
+FOLDERS = st.lists(
+    st.sampled_from(["sub", "Sub dir", "a.b", ".git", ".hidden", "猫", "v1: x", "link", "back\\slash"]), max_size=3
+)
+FILES = st.tuples(
+    FOLDERS.map("/".join),
+    st.sampled_from(["cat", "Cat", "a.b", "x y", "é", "con", "dot.", "end ", "it's", "50% [v2] (final)", ".sft"]),
+    st.sampled_from([".safetensors", ".SAFETENSORS", ".SafeTensors", ".sft", ".SFT", ".pt", ".txt", ".sft.tmp", ""]),
+)  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    roots=st.lists(st.lists(FILES, max_size=6), min_size=1, max_size=3),
+    links=st.lists(st.tuples(st.sampled_from(["link", "sub/link", "other"]), st.integers(0, 3)), max_size=3),
+)
+def test_what_the_host_lists_is_listed_and_found(
+    tmp_path_factory: pytest.TempPathFactory, roots: list[list[tuple[str, str, str]]], links: list[tuple[str, int]]
+) -> None:
+    """Several folders, as `extra_model_paths.yaml` adds them, with links among them and to another disk."""
+    base = tmp_path_factory.mktemp("host")
+    places = [base / f"root{index}" for index in range(len(roots))]
+    for place, files in zip(places, roots, strict=True):
+        for folder, name, suffix in files:
+            put(place / folder / f"{name}{suffix}")
+    put(base / "disk" / "deep" / "far.safetensors")
+    for name, index in links:
+        link = places[0] / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not os.path.lexists(link):
+            targets = [base / "disk", base / "disk" / "deep", *places[1:]]
+            link.symlink_to(targets[index % len(targets)])
+    with pytest.MonkeyPatch.context() as patch:
+        extensions = folders.folder_paths.supported_pt_extensions
+        known = {"loras": ([str(place) for place in places], extensions), "qr_loras": ([], {".safetensors"})}
+        patch.setattr(folders.folder_paths, "folder_names_and_paths", known)
+        patch.setattr(folders.folder_paths, "get_output_directory", lambda: str(base / "output"))
+        host = folders.folder_paths.get_filename_list_("loras")[0]
+        host = [name for name in host if Path(name).suffix.lower() in (".safetensors", ".sft")]
+        assert adapter_names() == sorted({f"loras/{name}".replace(os.sep, "/") for name in host})
+        for name in host:
+            expected = Path(folders.folder_paths.get_full_path("loras", name))
+            assert adapter_path(f"loras/{name}") == expected
+            if "\\" not in name:  # as a workflow has it that was made on Windows
+                windows = f"loras/{name}".replace("/", "\\")
+                assert adapter_path(windows) == expected
+                assert Load.validate_inputs(adapter_name=windows) is True
+                assert Load.fingerprint_inputs(adapter_name=windows).startswith(windows)
+
+
+@pytest.mark.parametrize(
+    "spelling", ["output/qr_loras/sub/cat_{}.safetensors", "output\\qr_loras\\sub\\cat_{}.safetensors"]
+)
+def test_a_pair_is_found_whichever_way_slashes_lean(place: Place, spelling: str) -> None:
+    for noise in ("high", "low"):
+        put(place.output / "sub" / f"cat_{noise}.safetensors")
+    half = half_of(spelling.format("high"))
+    assert half is not None
+    assert (half.noise, half.other) == ("high", "output/qr_loras/sub/cat_low.safetensors")
+
+
+@pytest.mark.parametrize("name", ["Cat.SAFETENSORS", "cat.sft", "v1: c.SafeTensors", "far/cat.safetensors"])
+def test_what_is_listed_is_loaded_with_the_pictures_beside_it(place: Place, name: str) -> None:
+    (place.loras / "far").symlink_to(place.outside)
+    made = save_adapter(_adapter(), place.base / "made.safetensors")
+    file = (place.loras / name).resolve()
+    made.rename(file)
+    for picture in ("png", "preview.JPG"):
+        put(file.with_name(f"{file.stem}.{picture}"))
+    file.with_name(f"{file.stem}_secret.png").symlink_to(put(place.base / "secret.png"))
+    listed = f"loras/{name}"
+    assert listed in adapter_names()
+    assert with_preview(adapter_names()) == {listed}
+    beside = [path.name for path in pictures_beside(adapter_path(listed))]
+    assert beside == [f"{file.stem}.png", f"{file.stem}.preview.JPG"]
+    assert Load.execute(listed).args[0].name == file.name
+
+
+@pytest.mark.server
+def test_a_prompt_from_another_system_runs(server: Server) -> None:
+    """The host itself refuses a value that is not in its list, unless the node answers for it."""
+    save_adapter(_adapter(), server.output_dir / "qr_loras" / "from windows" / "cat.safetensors")
+    for name in ("output\\qr_loras\\from windows\\cat.safetensors", "output/qr_loras\\from windows/cat.safetensors"):
+        prompt = {
+            "1": {"class_type": "QRLoRA_Load", "inputs": {"adapter_name": name}},
+            "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}},
+        }
+        assert server.queue(prompt)["outputs"]["1"]["text"][0].startswith("cat.safetensors: 1 layers")
 
 
 @pytest.mark.parametrize("prefix", ["link/cat", "link/new/cat", "link/../link/cat", "%year%/cat", "animals/link/cat"])
@@ -393,12 +543,15 @@ many = settings(max_examples=400, deadline=None, suppress_health_check=list(Heal
 @example("loras", "deep/link/outside/secret.safetensors")
 @example("loras", "../../outside/secret.safetensors")
 def test_any_name_is_read_inside_or_refused(woven: Place, label: str, name: str) -> None:
+    """Inside but for links that somebody made."""
     try:
         path = adapter_path(f"{label}/{name}")
     except AdapterFileError:
         return
-    assert woven.holds(path)
-    assert path.read_bytes() == b""
+    assert any(Path(os.path.normpath(path)).is_relative_to(root) for root in woven.roots)
+    through_link = any(part.is_symlink() for part in (path, *path.parents) if part.is_relative_to(woven.base))
+    assert woven.holds(path) or through_link
+    assert path.read_bytes() == (b"" if woven.holds(path) else b"secret")
 
 
 @many

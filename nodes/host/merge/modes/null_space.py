@@ -37,7 +37,11 @@ NULL_SPACE = Mode(
     "the others are kept out of the principal directions of the one in protect.",
     "ΔWᵢ' = ΔWᵢ (I − mu / (1 + mu) · V Vᵀ)",
     (
-        Parameter("protect", "the number of the adapter to protect, usually the style.", 2, 1, names_adapter=True),
+        Parameter(
+            "protect",
+            "the number of the adapter to protect: the one that is missing in the picture.",
+            2, 1, names_adapter=True,
+        ),
         Parameter(
             "mu",
             "how firmly the others are kept away. 0 is add, 1 halves what they have in the protected directions, "
