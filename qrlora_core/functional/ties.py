@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..adapter import Layer, QRLoRA, Term
+from ..adapter import Layer, QRLoRA, Term, orthonormality_error
 from ..errors import AdapterError
 from .merge import Group, group_by_basis
 from .spectrum import NEGLIGIBLE, orthonormal_columns
@@ -98,18 +98,13 @@ def _check(adapters: Sequence[QRLoRA], scales: Sequence[float], density: float) 
 def _in_common_basis(groups: Sequence[Group], path: str) -> dict[int, _Vote]:
     """Source to its vote, in the groups' one q or along the axes that all have in common."""
     first = groups[0][0].term
-    if len(groups) == 1 and _is_orthonormal(first.q):
+    if len(groups) == 1 and orthonormality_error(first.q) < _ROUNDED:
         return _in_own_basis(groups[0])
     q, r = orthonormal_columns([group[0].term.q for group in groups])
     factors = _factors(groups, torch.split(r, [group[0].term.rank for group in groups], dim=1))
     axes = _common_axes(q, list(factors.values()), path)
     common = Term((q @ axes).float(), first.delta_r.new_zeros(axes.shape[1], *first.delta_r.shape[1:]))
     return {source: _Vote(common, (axes.T @ left) @ right) for source, (left, right) in factors.items()}
-
-
-def _is_orthonormal(q: Tensor) -> bool:
-    gram = q.float().T @ q.float()
-    return bool((gram - torch.eye(len(gram), device=gram.device)).abs().max() < _ROUNDED)
 
 
 def _in_own_basis(group: Group) -> dict[int, _Vote]:
