@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import comfy.lora_convert
 
 from ....qrlora_core import AdapterError, AdapterFileError, Origin, QRLoRA, load_adapter
 from ....qrlora_core.functional.lora import subtract_cores
-from ..advice import advised
 from ..model.bases import BaseModel, basis_store
 from ..model.host_types import Patcher
+from .stock_loader import advised_of, elsewhere
 
 FILE_KINDS = ("auto", "published qr")
 
@@ -27,12 +28,13 @@ def load(path: Path, kind: str = FILE_KINDS[0], patcher: Patcher | None = None) 
         AdapterFileError: see `load_adapter`; or a kind that the file is not of, or that needs the model.
     """
     base = None if patcher is None else BaseModel(patcher)
-    with advised(), basis_store() as bases:
+    with advised_of(path), basis_store() as bases:
         adapter = load_adapter(
             path,
             bases=bases,
             rebuild=None if base is None else base.basis,
             rename=comfy.lora_convert.convert_lora,
+            elsewhere=partial(elsewhere, path),
         )
     return adapter if kind == FILE_KINDS[0] else _as_published_qr(adapter, kind, base)
 

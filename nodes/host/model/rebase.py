@@ -51,7 +51,7 @@ def rebase(patcher: Patcher, adapter: QRLoRA, rank: int, minimum: float) -> tupl
 
     matrices = {path: layer for path, layer in matched.adapter.layers.items() if not layer.is_vector}
     moved = _each(matrices, move)
-    kept = {path: adapter.layers[path] for path in matched.missing}
+    kept = {path: adapter.layers[path] for path in (*matched.missing, *matched.unfit, *matched.fixed)}
     kept |= {path: layer for path, layer in matched.adapter.layers.items() if path not in matrices}
     metadata = {
         "qr_lora.base_model": base_name(patcher),
