@@ -105,7 +105,11 @@ def read(
     names = _names(source, metadata)
     layers, missing = {}, []
     for path, parts in _group(keys, left_out).items():
-        tensors = {part: get(key) for part, key in parts.items()}
+        try:
+            tensors = {part: get(key) for part, key in parts.items()}
+        except AdapterError as error:
+            left_out.layers[path] = LostLayer(str(error))
+            continue
         try:
             q = _basis(path, tensors, names, bases, rebuild)
             if q is not None:

@@ -82,8 +82,7 @@ def read(
         AdapterFileError: names that its trainer's do not go on with, or convolutions that no trainer makes.
     """
     if rename is not None:
-        renamed = _renamed(source, {key: get(key) for key in keys}, rename)
-        keys, get = list(renamed), renamed.pop  # each is asked for once, and then not kept
+        keys, get = _renamed(source, keys, get, rename)
     alphas = _Alphas(metadata)
     room = max(_SMALL, _LARGEST_GROWTH * source.stat().st_size)
     layers: dict[str, Layer] = {}
@@ -91,8 +90,8 @@ def read(
     for group in _group(keys, left_out).values():
         if group.is_lost(left_out):
             continue
-        tensors = {part: get(key) for part, key in group.parts.items()}
         try:
+            tensors = {part: get(key) for part, key in group.parts.items()}
             name, layer = _read_layer(group.kind, group.stem, tensors, alphas)
         except (AdapterError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
             left_out.layers[group.stem] = LostLayer(
@@ -107,14 +106,34 @@ def read(
     return QRLoRA(layers, metadata, origin=Origin(True, bool(layers) and replaced == len(layers)))
 
 
-def _renamed(source: Path, tensors: dict[str, Tensor], rename: Rename) -> dict[str, Tensor]:
+def _renamed(
+    source: Path, keys: Iterable[str], get: Callable[[str], Tensor], rename: Rename
+) -> tuple[list[str], Callable[[str], Tensor]]:
+    """The new names, and what gives a tensor by one; each is asked for once, and then not kept."""
+    tensors: dict[str, Tensor] = {}
+    unread: dict[int, AdapterError] = {}
+    for key in keys:
+        try:
+            tensors[key] = get(key)
+        except AdapterError as error:
+            tensors[key] = torch.empty(0)
+            unread[id(tensors[key])] = error
     try:
-        return dict(rename(tensors))
+        renamed = dict(rename(tensors))
     except Exception as error:  # it belongs to a host, and a file may hold anything
         raise AdapterFileError(
             f"{source.name}: a LoRA whose names begin as some trainer's do and do not go on so "
             f"({type(error).__name__}: {shown(str(error))}). It is damaged; download or train it again."
         ) from error
+
+    def taken(key: str) -> Tensor:
+        tensor = renamed.pop(key)
+        if id(tensor) in unread:
+            raise unread[id(tensor)]
+        return tensor
+
+    tensors.clear()
+    return list(renamed), taken
 
 
 def _explain_growth(source: Path) -> str:

@@ -100,10 +100,11 @@ def _misfit(layer: Layer, path: str, target: Target | None, key_map: KeyMap) -> 
     same = (found[0], math.prod(found[1:])) == (expected[0], math.prod(expected[1:]))
     if target is not None and same and (found == expected or min(_kernel(found), _kernel(expected)) == 1):
         return ""
-    return f"the model's weight is {_shape_of(meant.shape, meant.vector)}, the adapter is for {_shape_of(found, layer.is_vector)}"
+    of_model, of_layer = _as_text(expected, meant.vector), _as_text(found, layer.is_vector)
+    return f"the model's weight is {of_model}, the adapter is for {of_layer}"
 
 
-def _shape_of(shape: tuple[int, ...], is_vector: object) -> str:
+def _as_text(shape: tuple[int, ...], is_vector: object) -> str:
     return f"a vector of {shape[0]}" if is_vector else str(shape)
 
 
