@@ -41,6 +41,11 @@ class Match:
     unfit: Mapping[str, str]
     fixed: tuple[str, ...]
 
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """The names, in the adapter as given, of all layers that are not applied."""
+        return (*self.missing, *self.unfit, *self.fixed)
+
     def only(self, names: Collection[str]) -> Match:
         """With these targets alone."""
         if len(names) == len(self.targets):

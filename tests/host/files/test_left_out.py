@@ -14,16 +14,20 @@ import pytest
 import torch
 from torch import Tensor
 
+from comfyui_qr_lora.nodes.compare import Compare
 from comfyui_qr_lora.nodes.host.files.folders import register_folders
 from comfyui_qr_lora.nodes.load import Load
 from comfyui_qr_lora.nodes.merge import Merge
+from comfyui_qr_lora.nodes.rebase import Rebase
 from comfyui_qr_lora.nodes.schedule import Schedule
 from comfyui_qr_lora.qrlora_core import AdapterFileError, QRLoRA, TargetError
 from devtools import tiny_models
+from nodes import LoraLoader
 
 from ...support.adapters import relative_error
 from ...support.lora_files import RANK, by_stock, factors, matrices, model, predict, saved
 from ...support.models import models
+from ...support.text_encoders import clip_l, encode
 
 register_folders()
 TOLERANCE = 1e-4  # relative to the LoRA's effect
@@ -323,3 +327,33 @@ def test_text_layers_alone_ask_for_clip() -> None:
     with pytest.raises(TargetError, match=r"all of its 3 layers are for a text encoder\. Connect clip"):
         merged("sd3", file)
     assert RANK in load(file).ranks
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_embedding_of_a_text_encoder(mode: str) -> None:
+    """No hook can serve one: it is patched, and the report says so."""
+    clip, name = clip_l(), "text_encoders.clip_l.transformer.text_model.embeddings.position_embedding"
+    shape = clip.cond_stage_model.clip_l.transformer.text_model.embeddings.position_embedding.weight.shape
+    file = saved({f"{name}.diff": torch.randn(shape, generator=torch.Generator().manual_seed(0))})
+    base = encode(clip)
+    _, stock = LoraLoader().load_lora(model("sd15"), clip, file, STRENGTH, STRENGTH)
+    expected = encode(stock)
+    assert (expected - base).norm() > 1e-3 * base.norm()
+    done = Merge.execute(model=model("sd15"), clip=clip, apply=mode, adapter_1=load(file), scale_1=STRENGTH).args
+    assert relative_error(encode(done[3]), expected, base) < TOLERANCE
+    assert ("cannot be changed while the model runs" in done[2]) == (mode == "live")
+    assert torch.equal(encode(clip), base)
+
+
+def test_a_layer_that_differs_does_not_stop_a_comparison() -> None:
+    layers = some_layers("sd3", random.Random(4), 5)
+    odd = sorted(layers)[0]
+    other = {**layers, odd: wider(random.Random(0), odd, layers[odd])}
+    first, second = load(saved(joined(layers))), load(saved(joined(other)))
+    for patcher in (None, model("sd3")):
+        table = Compare.execute(first, second, patcher).args[1]
+        assert "not compared" in table
+        assert odd in table.split("not compared")[1]
+    moved, report = Rebase.execute(second, model("sd3"), 0, 0.0).args
+    assert moved.layers[odd] is second.layers[odd]
+    assert odd in report
