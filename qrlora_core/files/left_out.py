@@ -76,6 +76,8 @@ class LeftOut:
             return first.of_all, first.reason
         if served:
             return f"only {len(served)} of {len(served) + lost} parts of it can be read; left out: {self.text()}.", None
+        if first is None and self.embeddings and not self.tensors:
+            return "it holds embeddings alone; put it among the embeddings and name it in the prompt.", None
         if first is None:
             return f"no layer of an adapter is in it; {self.text() or 'it is empty'}.", None
         return f"layer {name}: {first.why}", first.reason

@@ -12,8 +12,7 @@ import comfy.lora_convert
 import torch
 
 from ....qrlora_core import AdapterFileError, Reason
-from ....qrlora_core.files.parts import split_parameter
-from ....qrlora_core.files.safetensors_io import reading
+from ....qrlora_core.files import parts, safetensors_io
 from ....qrlora_core.kinds.registry import part_of
 from ..advice import advised
 
@@ -48,7 +47,7 @@ def advised_of(path: Path) -> Iterator[None]:
 
 def _of_most(path: Path) -> str:
     """What the host's own loader takes of a file of another kind."""
-    with reading(path) as file:
+    with safetensors_io.reading(path) as file:
         keys = file.keys()
     stems = dict.fromkeys(found[1] for key in keys if (found := part_of(key)))
     taken = set(_taken(path, list(stems)).values())
@@ -57,14 +56,14 @@ def _of_most(path: Path) -> str:
 
 def _taken(path: Path, stems: Sequence[str]) -> dict[str, str]:
     """By layer, whether the host takes ``all`` of its tensors, ``a part`` or ``nothing``."""
-    with reading(path) as file:
+    with safetensors_io.reading(path) as file:
         keys = file.keys()
         lora = {key: _like(file.shape(key)) for key in keys}
     try:
         lora = dict(comfy.lora_convert.convert_lora(lora))
     except Exception:  # the host stops at such a file
         return {}
-    return {stem: _taken_of(split_parameter(stem)[0], lora) for stem in stems}
+    return {stem: _taken_of(parts.split_parameter(stem)[0], lora) for stem in stems}
 
 
 def _like(shape: tuple[int, ...]) -> torch.Tensor:
