@@ -48,6 +48,7 @@ class Compare(io.ComfyNode):
     @classmethod
     def execute(cls, adapter_1: QRLoRA, adapter_2: QRLoRA, model: Patcher | None = None) -> io.NodeOutput:
         """Compare, draw, and show the totals."""
-        comparison = compare_on(model, adapter_1, adapter_2)
-        show_text(cls, as_table(comparison, rows=0))
-        return io.NodeOutput(comparison_plot(comparison), as_table(comparison), as_json(comparison))
+        comparison, not_compared = compare_on(model, adapter_1, adapter_2)
+        show_text(cls, "\n".join([as_table(comparison, rows=0), *not_compared]))
+        table = "\n".join([as_table(comparison), *not_compared])
+        return io.NodeOutput(comparison_plot(comparison), table, as_json(comparison))

@@ -11,7 +11,7 @@ class Reason(Enum):
     OTHER_BASE = auto()  # made for another base model
     BASE_NEEDED = auto()  # only the base model can give what the file leaves out
     NOT_ON_ONE_BASIS = auto()  # more than dR on the basis of the base model
-    OTHER_KIND = auto()  # of a kind that has no QR form
+    OTHER_KIND = auto()  # of a kind that has no QR form, or told in a way that is not read here
     OTHER_TRAINING = auto()  # a state of another training
     DIVERGED = auto()  # a number that is not finite
 

@@ -11,7 +11,7 @@ _ADVICE = {
     Reason.OTHER_BASE: "Connect that model.",
     Reason.BASE_NEEDED: "Connect it to the input model of Load QR-LoRA.",
     Reason.NOT_ON_ONE_BASIS: "Or put QR-LoRA Rebase before.",
-    Reason.OTHER_KIND: "Load it with ComfyUI's own LoRA loader, before or after QR-LoRA Merge: both act.",
+    Reason.OTHER_KIND: "ComfyUI's own LoRA loader reads more kinds; it may stand before or after QR-LoRA Merge.",
     Reason.OTHER_TRAINING: "Start a new run, without resume_from.",
     Reason.DIVERGED: "Or choose training_dtype fp32.",
 }

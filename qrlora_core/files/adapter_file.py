@@ -16,7 +16,8 @@ from ..errors import AdapterError, AdapterFileError
 from ..metadata import ARCHITECTURE, FORMAT_VERSION, MERGE_KEY, METADATA_PREFIX, VERSION_KEY
 from . import compact, lora
 from .basis_store import BasisStore
-from .formats import Contents, Format, Wanted, format_named, format_of
+from .formats import Contents, Format, Wanted, format_named, read_contents
+from .left_out import Elsewhere, LeftOut
 from .safetensors_io import reading, shown, write
 
 # Tensors of a training that goes on (see `training_state`), which an adapter does not need.
@@ -97,6 +98,7 @@ def load_adapter(
     bases: BasisStore | None = None,
     rebuild: compact.Rebuild | None = None,
     rename: lora.Rename | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> QRLoRA:
     """Read an adapter file: ours in any format, one in the published layout, or an ordinary LoRA.
 
@@ -105,30 +107,27 @@ def load_adapter(
         bases: where to find the bases of a compact file.
         rebuild: gives the basis of a layer at a rank where ``bases`` does not have it.
         rename: applied to the tensors of an ordinary LoRA, for names that only a host knows.
+        elsewhere: tells what another program makes of layers of other kinds, which are left out here.
 
     Returns:
         The adapter on the CPU, in the file's dtypes; ``name`` is the file's name. Nothing is decomposed: the factors
-        of an ordinary LoRA are its terms as they stand, see `functional.lora.from_lora`.
+        of an ordinary LoRA are its terms as they stand, see `functional.lora.from_lora`. Single layers and
+        tensors that cannot be read are not in it; ``origin.not_loaded`` names them.
 
     Raises:
-        AdapterFileError: the file is missing, damaged, of another kind, or its tensors do not fit together;
-            the message names file and layer.
+        AdapterFileError: the file is missing, damaged or of another kind, or hardly anything of it can be read; the
+            message names file and layer.
     """
     source = Path(path)
     with reading(source) as file:
         metadata, names = file.metadata(), file.keys()
         _refuse_newer(source, metadata)
-        _refuse_unreadable(source, names)
-        keys = [name for name in names if not name.startswith(STATE_PREFIX)]
-        contents = Contents(source, keys, file.get_tensor, metadata, bases, rebuild, rename)
-        adapter = format_of(keys).read(contents)
+        left_out = LeftOut()
+        keys = _readable(source, [name for name in names if not name.startswith(STATE_PREFIX)], left_out)
+        contents = Contents(source, keys, file.get_tensor, metadata, bases, rebuild, rename, left_out)
+        adapter = read_contents(contents, elsewhere)
     kept = {key: value for key, value in adapter.metadata.items() if key not in ("format", STATE_KEY)}
-    adapter = replace(adapter, metadata=kept, name=source.name)
-    try:
-        adapter.require_finite()
-    except AdapterError as error:
-        raise AdapterFileError(f"{source.name}: {error}") from error
-    return adapter
+    return replace(adapter, metadata=kept, name=source.name)
 
 
 def _refuse_newer(source: Path, metadata: Mapping[str, str]) -> None:
@@ -140,14 +139,21 @@ def _refuse_newer(source: Path, metadata: Mapping[str, str]) -> None:
         )
 
 
-def _refuse_unreadable(source: Path, names: list[str]) -> None:
-    """They are shown in reports and logs; no module of any model has a name like these."""
-    for name in names:
-        if len(name) > _LONGEST_NAME or not name.isprintable():
-            raise AdapterFileError(
-                f"{source.name}: the name of a tensor is too long or cannot be shown: '{shown(name)}'. The file is "
-                "damaged, or made to mislead; download it again from a source that you trust."
-            )
+def _readable(source: Path, names: list[str], left_out: LeftOut) -> list[str]:
+    """Names that reports and logs can show; no module of any model has one that they cannot.
+
+    Raises:
+        AdapterFileError: none is.
+    """
+    readable = [name for name in names if len(name) <= _LONGEST_NAME and name.isprintable()]
+    unreadable = {*names}.difference(readable)
+    if unreadable and not readable:
+        raise AdapterFileError(
+            f"{source.name}: the name of a tensor is too long or cannot be shown: '{shown(min(unreadable))}'. The file "
+            "is damaged, or made to mislead; download it again from a source that you trust."
+        )
+    left_out.tensors += sorted(unreadable)
+    return readable
 
 
 def describe(

@@ -18,6 +18,7 @@ from ..functional.sketch import align, sketch
 from ..kinds.tensors import require_parts
 from ..metadata import json_object
 from .basis_store import BasisStore
+from .left_out import LeftOut, LostLayer
 from .parts import names_vector, read_alpha, rounded
 from .safetensors_io import plain, shown
 
@@ -91,24 +92,32 @@ def read(
     metadata: Mapping[str, str],
     bases: BasisStore | None,
     rebuild: Rebuild | None,
+    left_out: LeftOut,
 ) -> dict[str, Layer]:
     """Module path to layer; every basis from the store or, aligned and then stored, from ``rebuild``.
 
+    Args:
+        left_out: gets what cannot be read, such as layers whose basis spans another space.
+
     Raises:
-        AdapterFileError: a basis that is not to be had or spans another space, or a damaged file.
+        AdapterFileError: bases that only the base model can give, or metadata that name none.
     """
     names = _names(source, metadata)
     layers, missing = {}, []
-    for path, parts in _group(source, keys).items():
-        tensors = {part: get(key) for part, key in parts.items()}
+    for path, parts in _group(keys, left_out).items():
+        try:
+            tensors = {part: get(key) for part, key in parts.items()}
+        except AdapterError as error:
+            left_out.layers[path] = LostLayer(str(error))
+            continue
         try:
             q = _basis(path, tensors, names, bases, rebuild)
             if q is not None:
                 term = Term(q, tensors["delta_r"], read_alpha(tensors.get("alpha")))
                 layers[path] = Layer((term,), is_vector=names_vector(path))
         except (QRLoRAError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
-            reason = error.reason if isinstance(error, QRLoRAError) else None
-            raise AdapterFileError(f"{source.name}: layer {path}: {error}", reason) from error
+            left_out.layers[path] = LostLayer(str(error), getattr(error, "reason", None))
+            continue
         missing += [path] if q is None else []
     if missing:
         told = _explain_missing(source, missing, len(layers) + len(missing), metadata)
@@ -131,13 +140,13 @@ def _told_names(metadata: Mapping[str, str]) -> dict[str, str]:
     return {path: str(name) for path, name in json_object(metadata, BASIS_IDS).items()}
 
 
-def _group(source: Path, keys: Iterable[str]) -> dict[str, dict[str, str]]:
+def _group(keys: Iterable[str], left_out: LeftOut) -> dict[str, dict[str, str]]:
     parts: dict[str, dict[str, str]] = {}
     for key in keys:
-        match = _KEY.match(key)
-        if match is None:
-            raise AdapterFileError(f"{source.name}: a compact file with a tensor of another kind: {key!r}.")
-        parts.setdefault(match["path"], {})[_PART_NAMES[match["part"]]] = key
+        if match := _KEY.match(key):
+            parts.setdefault(match["path"], {})[_PART_NAMES[match["part"]]] = key
+        else:
+            left_out.tensors.append(key)
     return parts
 
 

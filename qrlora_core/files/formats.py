@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from ..errors import AdapterFileError
 from ..metadata import ARCHITECTURE, FORMAT_VERSION, VARIANT, VERSION_KEY
 from . import compact, full, lora
 from .basis_store import BasisStore
+from .left_out import Elsewhere, LeftOut, LostLayer
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Contents:
     Args:
         keys: of the adapter's tensors. get: gives a tensor.
         bases, rebuild, rename: see `adapter_file.load_adapter`.
+        left_out: what is not read of it.
     """
 
     source: Path
@@ -32,6 +34,7 @@ class Contents:
     bases: BasisStore | None = None
     rebuild: compact.Rebuild | None = None
     rename: lora.Rename | None = None
+    left_out: LeftOut = field(default_factory=LeftOut)
 
 
 @dataclass(frozen=True)
@@ -67,11 +70,11 @@ class Format:
 
 
 def _read_full(file: Contents) -> QRLoRA:
-    return QRLoRA(full.read(file.source, file.keys, file.get), file.metadata)
+    return QRLoRA(full.read(file.source, file.keys, file.get, file.left_out), file.metadata)
 
 
 def _read_compact(file: Contents) -> QRLoRA:
-    layers = compact.read(file.source, file.keys, file.get, file.metadata, file.bases, file.rebuild)
+    layers = compact.read(file.source, file.keys, file.get, file.metadata, file.bases, file.rebuild, file.left_out)
     return QRLoRA(layers, file.metadata)
 
 
@@ -110,7 +113,7 @@ LORA = Format(
     "lora",
     lambda keys: lora.matches(keys) and not full.matches(keys) and not compact.matches(keys),
     lora.header,
-    lambda file: lora.read(file.source, file.keys, file.get, file.metadata, file.rename),
+    lambda file: lora.read(file.source, file.keys, file.get, file.metadata, file.left_out, file.rename),
     lambda adapter, wanted: lora.tensors_of(adapter, wanted.dtype),
     _lora_metadata,
     lora.refusal,
@@ -135,3 +138,18 @@ def format_named(name: str, what: str) -> Format:
 def format_of(keys: Sequence[str]) -> Format:
     """The format of a file with these keys; `FULL`, which then says what is wrong, where it is none."""
     return next((own for own in FORMATS if own.matches(keys)), FULL)
+
+
+def read_contents(contents: Contents, elsewhere: Elsewhere | None = None) -> QRLoRA:
+    """The adapter in an open file of any format: all of its layers that can be read, and what cannot by name.
+
+    Raises:
+        AdapterFileError: nothing, or hardly anything, of it can be read.
+    """
+    adapter = format_of(contents.keys).read(contents)
+    left_out = contents.left_out
+    for path in [path for path, layer in adapter.layers.items() if not all(term.is_finite() for term in layer.terms)]:
+        left_out.layers[path] = LostLayer("NaN or infinity in its numbers.")
+    layers = {path: layer for path, layer in adapter.layers.items() if path not in left_out.layers}
+    left_out.require_rest(contents.source, layers)
+    return replace(adapter, layers=layers, origin=replace(adapter.origin, not_loaded=left_out.text(elsewhere)))

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..adapter import Layer, QRLoRA, Term
 from ..errors import AdapterError, AdapterFileError
 from ..kinds.tensors import require_parts
+from .left_out import LeftOut, LostLayer
 from .parts import names_vector, read_alpha, rounded
 from .safetensors_io import plain
 
@@ -38,20 +39,27 @@ def header(key: str) -> tuple[str, int] | None:
     return None
 
 
-def read(source: Path, keys: Iterable[str], get: Callable[[str], Tensor]) -> dict[str, Layer]:
+def read(source: Path, keys: Iterable[str], get: Callable[[str], Tensor], left_out: LeftOut) -> dict[str, Layer]:
     """Module path to layer, of a file in this layout.
 
+    Args:
+        left_out: gets what cannot be read.
+
     Raises:
-        AdapterFileError: a key of another layout, or tensors that do not fit together; names file and layer.
+        AdapterFileError: no key is of this layout.
     """
-    grouped = _group_keys(source, keys)
-    return {
-        module: _read_layer(source, module, {i: {p: get(k) for p, k in parts.items()} for i, parts in terms.items()})
-        for module, terms in grouped.items()
-    }
+    layers = {}
+    for module, terms in _group_keys(source, keys, left_out).items():
+        try:
+            layers[module] = _read_layer(
+                module, {i: {part: get(key) for part, key in parts.items()} for i, parts in terms.items()}
+            )
+        except AdapterError as error:
+            left_out.layers[module] = LostLayer(str(error))
+    return layers
 
 
-def _group_keys(source: Path, keys: Iterable[str]) -> dict[str, dict[int, dict[str, str]]]:
+def _group_keys(source: Path, keys: Iterable[str], left_out: LeftOut) -> dict[str, dict[int, dict[str, str]]]:
     """module path -> index of the term, or `_QR` -> part -> key."""
     grouped: dict[str, dict[int, dict[str, str]]] = {}
     unknown = []
@@ -63,8 +71,9 @@ def _group_keys(source: Path, keys: Iterable[str]) -> dict[str, dict[int, dict[s
             grouped.setdefault(match["path"], {}).setdefault(_QR, {})[match["part"]] = key
         else:
             unknown.append(key)
-    if unknown or not grouped:
+    if not grouped:
         raise AdapterFileError(_explain_unknown(source, unknown))
+    left_out.tensors += unknown
     return grouped
 
 
@@ -78,21 +87,14 @@ def _explain_unknown(source: Path, keys: list[str]) -> str:
     )
 
 
-def _read_layer(source: Path, module: str, terms: Mapping[int, Mapping[str, Tensor]]) -> Layer:
+def _read_layer(module: str, terms: Mapping[int, Mapping[str, Tensor]]) -> Layer:
     if _QR in terms and len(terms) > 1:
-        raise AdapterFileError(
-            f"{source.name}: layer {module}: expected keys of one kind, found both '.lora.' and '.lora_qr.'."
-        )
+        raise AdapterError("expected keys of one kind, found both '.lora.' and '.lora_qr.'.")
     if _QR not in terms and sorted(terms) != list(range(len(terms))):
-        raise AdapterFileError(
-            f"{source.name}: layer {module}: terms {sorted(terms)} are not numbered from 0 without a gap."
-        )
-    try:
-        if _QR in terms:
-            return _read_qr_layer(terms[_QR])
-        return Layer(tuple(_read_term(terms[index]) for index in range(len(terms))), is_vector=names_vector(module))
-    except AdapterError as error:
-        raise AdapterFileError(f"{source.name}: layer {module}: {error}") from error
+        raise AdapterError(f"terms {sorted(terms)} are not numbered from 0 without a gap.")
+    if _QR in terms:
+        return _read_qr_layer(terms[_QR])
+    return Layer(tuple(_read_term(terms[index]) for index in range(len(terms))), is_vector=names_vector(module))
 
 
 def _read_qr_layer(parts: Mapping[str, Tensor]) -> Layer:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -17,10 +18,12 @@ from torch import Tensor
 from ..adapter import Layer, Origin, QRLoRA
 from ..errors import AdapterError, AdapterFileError, Reason
 from ..functional.lora import is_nearly_orthonormal, to_lora
+from ..kinds.difference import DIFFERENCE
 from ..kinds.kind import Kind
 from ..kinds.low_rank import LOW_RANK
 from ..kinds.registry import part_of
 from ..metadata import METADATA_PREFIX, json_object
+from .left_out import LeftOut, LostLayer
 from .parts import read_alpha, rounded, split_parameter
 from .safetensors_io import shown
 
@@ -55,8 +58,11 @@ def header(key: str) -> tuple[str, int] | None:
 
 def refusal(source: Path, keys: Iterable[str]) -> str:
     """Why a file is refused for its kind alone; empty where it is not."""
-    refused = (key for key in keys if (found := part_of(key)) and found[0].layer is None)
-    return next((_explain_other(source, key) for key in refused), "")
+    left_out = LeftOut()
+    groups = _group(keys, left_out)
+    served = {stem for stem, group in groups.items() if not group.is_lost(left_out)}
+    refused = left_out.refusal(served)
+    return f"{source.name}: {refused[0]}" if refused and refused[1] is Reason.OTHER_KIND else ""
 
 
 def read(
@@ -64,46 +70,72 @@ def read(
     keys: Iterable[str],
     get: Callable[[str], Tensor],
     metadata: Mapping[str, str],
+    left_out: LeftOut,
     rename: Rename | None = None,
 ) -> QRLoRA:
     """The adapter in an ordinary LoRA file, its factors as they stand.
 
+    Args:
+        left_out: gets what cannot be read.
+
     Raises:
-        AdapterFileError: another kind of adapter, or tensors that do not fit together; names file and layer.
+        AdapterFileError: names that its trainer's do not go on with, or convolutions that no trainer makes.
     """
     if rename is not None:
-        renamed = _renamed(source, {key: get(key) for key in keys}, rename)
-        keys, get = list(renamed), renamed.pop  # each is asked for once, and then not kept
-    groups, embeddings = _group(source, keys)
+        keys, get = _renamed(source, keys, get, rename)
     alphas = _Alphas(metadata)
     room = max(_SMALL, _LARGEST_GROWTH * source.stat().st_size)
     layers: dict[str, Layer] = {}
     may_replace, replaced = not any(key.startswith(METADATA_PREFIX) for key in metadata), 0  # ours say what they are
-    for stem, (kind, names) in groups.items():
-        tensors = {part: get(key) for part, key in names.items()}
+    for group in _group(keys, left_out).values():
+        if group.is_lost(left_out):
+            continue
         try:
-            name, layer = _read_layer(kind, stem, tensors, alphas)
-            if name in layers:
-                raise AdapterError("it has two factors and a whole difference; make the file again with one of them.")
-        except (AdapterError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
-            raise AdapterFileError(f"{source.name}: layer {stem}: {error}") from error
+            tensors = {part: get(key) for part, key in group.parts.items()}
+            name, layer = _read_layer(group.kind, group.stem, tensors, alphas)
+        except AdapterError as error:
+            left_out.layers[group.stem] = LostLayer(str(error), error.reason)
+            continue
         layers[name] = layer
         room -= layer.terms[0].delta_r.numel() if "mid" in tensors else 0
         if room < 0:
             raise AdapterFileError(_explain_growth(source))
-        replaced += may_replace and kind is LOW_RANK and "alpha" not in tensors and is_nearly_orthonormal(tensors["up"])
-    not_loaded = f"{embeddings} tensors of bundled embeddings" if embeddings else ""
-    return QRLoRA(layers, metadata, origin=Origin(True, replaced == len(layers), not_loaded))
+        replaced += may_replace and group.kind is LOW_RANK and _replaces_core(tensors)
+    return QRLoRA(layers, metadata, origin=Origin(True, bool(layers) and replaced == len(layers)))
 
 
-def _renamed(source: Path, tensors: dict[str, Tensor], rename: Rename) -> dict[str, Tensor]:
+def _replaces_core(tensors: Mapping[str, Tensor]) -> bool:
+    return "alpha" not in tensors and is_nearly_orthonormal(tensors["up"])
+
+
+def _renamed(
+    source: Path, keys: Iterable[str], get: Callable[[str], Tensor], rename: Rename
+) -> tuple[list[str], Callable[[str], Tensor]]:
+    """The new names, and what gives a tensor by one; each is asked for once, and then not kept."""
+    tensors: dict[str, Tensor] = {}
+    unread: dict[int, AdapterError] = {}
+    for key in keys:
+        try:
+            tensors[key] = get(key)
+        except AdapterError as error:
+            tensors[key] = torch.empty(0)
+            unread[id(tensors[key])] = error
     try:
-        return dict(rename(tensors))
+        renamed = dict(rename(tensors))
     except Exception as error:  # it belongs to a host, and a file may hold anything
         raise AdapterFileError(
             f"{source.name}: a LoRA whose names begin as some trainer's do and do not go on so "
             f"({type(error).__name__}: {shown(str(error))}). It is damaged; download or train it again."
         ) from error
+
+    def taken(key: str) -> Tensor:
+        tensor = renamed.pop(key)
+        if id(tensor) in unread:
+            raise unread[id(tensor)]
+        return tensor
+
+    tensors.clear()
+    return list(renamed), taken
 
 
 def _explain_growth(source: Path) -> str:
@@ -113,53 +145,69 @@ def _explain_growth(source: Path) -> str:
     )
 
 
-def _group(source: Path, keys: Iterable[str]) -> tuple[dict[str, tuple[Kind, dict[str, str]]], int]:
-    """Layer's name -> its kind, and part -> key; and how many tensors are embeddings."""
-    groups: dict[str, tuple[Kind, dict[str, str]]] = {}
+@dataclass
+class _Group:
+    """The keys of one layer, by part; and of what else stands under its name: another kind, or a part once more."""
+
+    stem: str
+    kind: Kind
+    parts: dict[str, str] = field(default_factory=dict)
+    other: tuple[Kind, str] | None = None
+    clash: str = ""
+
+    def add(self, kind: Kind, part: str, key: str) -> None:
+        """One more key."""
+        if kind.layer is None:
+            self.other = self.other or (kind, key)
+        elif self.parts and self.kind is not kind:
+            self.clash = self.clash or f"expected one kind, found {self.kind.name} and {kind.name} ({key!r})."
+        elif part in self.parts:
+            self.clash = self.clash or f"expected each part once, found {self.parts[part]!r} and {key!r}."
+        else:
+            self.kind = kind
+            self.parts[part] = key
+
+    def is_lost(self, left_out: LeftOut) -> bool:
+        """Whether it is left out for its names alone, which is noted then."""
+        if self.other is not None:
+            kind, key = self.other
+            told = f"{kind.name} ({key!r}), which is no low-rank sum that a QR form could hold."
+            left_out.layers[self.stem] = LostLayer(told, Reason.OTHER_KIND, f"this is a {told}")
+        elif self.clash:
+            left_out.layers[self.stem] = LostLayer(self.clash, Reason.OTHER_KIND)
+        return self.other is not None or bool(self.clash)
+
+
+def _group(keys: Iterable[str], left_out: LeftOut) -> dict[str, _Group]:
+    """Layer's name -> its keys."""
+    groups: dict[str, _Group] = {}
     alphas: dict[str, str] = {}
-    embeddings = 0
     for key in keys:
         found = part_of(key)
         if key.startswith(_EMBEDDING):
-            embeddings += 1
-        elif found is not None and found[0].layer is not None:
+            left_out.embeddings += 1
+        elif found is not None:
             kind, stem, part = found
-            own = groups.setdefault(stem, (kind, {}))
-            _add(source, own, kind, stem, part, key)
-        elif found is None and key.endswith(_ALPHA) and key != _ALPHA:
+            groups.setdefault(stem, _Group(stem, kind)).add(kind, part, key)
+        elif key.endswith(_ALPHA) and key != _ALPHA:
             alphas[key.removesuffix(_ALPHA)] = key
         else:
-            raise AdapterFileError(_explain_other(source, key), Reason.OTHER_KIND if found else None)
+            left_out.tensors.append(key)
     for stem, key in alphas.items():
-        groups.setdefault(stem, (LOW_RANK, {}))[1]["alpha"] = key
-    if not groups:
-        raise AdapterFileError(
-            f"{source.name}: it holds embeddings alone; put it among the embeddings and name it in the prompt."
-        )
-    return groups, embeddings
+        if stem in groups:
+            groups[stem].parts["alpha"] = key
+        else:
+            left_out.tensors.append(key)
+    _prefer_differences(groups, left_out)
+    return groups
 
 
-def _add(source: Path, group: tuple[Kind, dict[str, str]], kind: Kind, stem: str, part: str, key: str) -> None:
-    first, parts = group
-    if first is not kind:
-        raise AdapterFileError(
-            f"{source.name}: layer {stem}: expected one kind, found {first.name} and {kind.name} ({key!r}). Make the "
-            "file again with one."
-        )
-    if part in parts:
-        raise AdapterFileError(
-            f"{source.name}: layer {stem}: expected each part once, found {parts[part]!r} and {key!r}. Two trainers' "
-            "names stand in one file; make it again with one."
-        )
-    parts[part] = key
-
-
-def _explain_other(source: Path, key: str) -> str:
-    if found := part_of(key):
-        return (
-            f"{source.name}: this is a {found[0].name} ({key!r}), which is no low-rank sum that a QR form could hold."
-        )
-    return f"{source.name}: a LoRA with a tensor that no LoRA has: {key!r}. Nothing was loaded; make the file again."
+def _prefer_differences(groups: dict[str, _Group], left_out: LeftOut) -> None:
+    """A whole difference of a weight stands in place of factors for it: so others read such a file."""
+    for stem in [stem for stem, group in groups.items() if group.kind is not DIFFERENCE]:
+        whole = groups.get(f"{stem}.weight")
+        if whole is not None and whole.kind is DIFFERENCE and groups[stem].other is None:
+            left_out.tensors += groups.pop(stem).parts.values()
 
 
 def _read_layer(kind: Kind, stem: str, tensors: Mapping[str, Tensor], alphas: _Alphas) -> tuple[str, Layer]:

@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..errors import AdapterFileError
+from ..errors import AdapterError, AdapterFileError
 
 SUFFIX = ".safetensors"
 _PICKLE_MAGIC = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
@@ -68,16 +68,24 @@ class SafetensorsFile:
         """A tensor of the file.
 
         Raises:
-            AdapterFileError: it cannot be read.
+            AdapterError: this tensor has a form that is not read; others may be fine.
+            AdapterFileError: the file cannot be read.
         """
-        with _as_damage(self._source):
-            shape = self.shape(key)
-            if len(shape) > _MOST_SIDES:
-                raise ValueError(f"a tensor has {len(shape)} dimensions: {shown(key)}")
-            if place := self._places.get(key):
+        shape = self.shape(key)
+        if len(shape) > _MOST_SIDES:
+            raise AdapterError(f"a tensor has {len(shape)} dimensions: {shown(key)}.")
+        if place := self._places.get(key):
+            with _as_damage(self._source):
                 return self._read(*place)
+        return self._mapped(key)
+
+    def _mapped(self, key: str) -> Tensor:
+        """By the library, which knows more dtypes."""
+        try:
             mapped: Tensor = self._file.get_tensor(key)
             return mapped.clone()
+        except (SafetensorError, ValueError, RuntimeError, TypeError, KeyError, OverflowError) as error:
+            raise AdapterError(f"a tensor cannot be read ({shown(str(error))}): {shown(key)}.") from error
 
     @cached_property
     def _memory(self) -> Tensor:

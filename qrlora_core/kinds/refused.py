@@ -1,4 +1,4 @@
-"""Kinds that are no product of two matrices added to a weight, by what their keys have."""
+"""Kinds that are no product of two matrices added to a weight, by what their keys have behind the layer's name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from .kind import Kind
 
 def _refused(name: str, pattern: str) -> Kind:
     found = re.compile(pattern)
-    return Kind(name, lambda key: (key, "refused") if found.search(key) else None)
+
+    def part(key: str) -> tuple[str, str] | None:
+        match = found.search(key)
+        return (key[: match.start()], "refused") if match and match.start() else None
+
+    return Kind(name, part)
 
 
 REFUSED = [
@@ -19,8 +24,5 @@ REFUSED = [
     _refused("OFT", r"\.b?oft_"),
     _refused("GLoRA", r"\.[ab][12]\.weight$"),
     _refused("IA3", r"\.on_input$|\.ia3_"),
-    _refused(
-        "LoRA that replaces or reshapes weights",
-        r"\.set_weight$|\.reshape_weight$|\.lora_B(\.[^.]+)?\.bias$|\.lora_up\.bias$",
-    ),
+    _refused("LoRA that replaces or reshapes weights", r"\.set_weight$|\.reshape_weight$"),
 ]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ..errors import AdapterError
+from ..errors import AdapterError, Reason
 
 _FLOATING = {
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2,
@@ -22,4 +22,4 @@ def require_parts(parts: Mapping[str, Tensor], names: Sequence[str]) -> None:
         raise AdapterError(f"expected {expected} and {names[-1]}.weight, found no {' and no '.join(missing)}.")
     for name, tensor in parts.items():
         if name != "alpha" and tensor.dtype not in _FLOATING:
-            raise AdapterError(f"{name}: expected a floating dtype, found {tensor.dtype}.")
+            raise AdapterError(f"{name}: expected a floating dtype, found {tensor.dtype}.", Reason.OTHER_KIND)

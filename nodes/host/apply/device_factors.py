@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ....qrlora_core import QRLoRA, QRLoRAError, Term
+from ....qrlora_core import QRLoRA, Term
 from ..model.host_types import Patcher
 from ..model.key_map import Target
 from ..model.matching import Match, Names, match
@@ -50,7 +50,8 @@ class Binding:
     """An adapter on one model, for live application.
 
     Args:
-        match: which layers fit.
+        match: which layers fit, and can be changed while the model runs.
+        patched: those that fit and cannot.
         bases: the q of every term by name, in the host's row order.
         deltas: the delta_r of every term.
         unrun: host modules of its layers that did not run in the last sampling.
@@ -58,6 +59,7 @@ class Binding:
     """
 
     match: Match
+    patched: Match
     bases: Mapping[str, Tensor]
     deltas: Held[Deltas]
     unrun: set[str] = field(default_factory=set)
@@ -81,6 +83,11 @@ class Binding:
         self.unrun.update({target.module for target in self.match.targets.values()} - ran)
         self.watched.update(self.unrun)
 
+    @property
+    def count(self) -> int:
+        """How many of the adapter's layers fit."""
+        return sum(len(own) for part in (self.match, self.patched) for own in part.own_names.values())
+
     def unrun_names(self) -> list[str]:
         """The adapter's own names of the layers that did not run."""
         return self.names_of(self.unrun)
@@ -95,12 +102,7 @@ _BINDING: Note[Binding] = Note("binding")
 
 
 def bind(patcher: Patcher, adapter: QRLoRA, names: Names) -> Binding:
-    """The adapter's binding to the patcher's model: made at the first call, found again after.
-
-    Raises:
-        AdapterError: the adapter does not fit, see `match`.
-        QRLoRAError: a layer that a forward hook cannot serve.
-    """
+    """The adapter's binding to the patcher's model: made at the first call, found again after."""
     return remembered(adapter, patcher.model, _BINDING, lambda: _bind(patcher, match(patcher, adapter, names)))
 
 
@@ -110,29 +112,42 @@ def unrun_layers(patcher: Patcher, adapter: QRLoRA) -> list[str]:
     return [] if binding is None else binding.unrun_names()
 
 
+def patched_layers(patcher: Patcher, matched: Match) -> list[str]:
+    """The adapter's own names of layers that no forward hook can serve."""
+    return [own for path in _parted(patcher, matched)[1].targets for own in matched.own_names[path]]
+
+
 def _bind(patcher: Patcher, matched: Match) -> Binding:
+    hooked, patched = _parted(patcher, matched)
     bases, deltas = dict[str, Tensor](), dict[str, Tensor]()
     with torch.inference_mode(False):  # normal tensors also serve a trainer that runs on a live model
-        for path, target in matched.targets.items():
-            _require_hookable(patcher, matched.adapter, path, target)
+        for path, target in hooked.targets.items():
             for term in matched.adapter.layers[path].terms:
                 name = _name(matched.adapter, path, term)
                 bases[name] = term.q if target.reorder is None else target.reorder(term.q)
                 deltas[name] = term.delta_r.detach()
-        return Binding(matched, bases, hold(Deltas(deltas), patcher.load_device, patcher.offload_device))
+        return Binding(hooked, patched, bases, hold(Deltas(deltas), patcher.load_device, patcher.offload_device))
+
+
+def _parted(patcher: Patcher, matched: Match) -> tuple[Match, Match]:
+    """What forward hooks can serve, and the rest."""
+    hooked = {
+        path for path, target in matched.targets.items() if _is_hookable(_module(patcher, target), target)
+    }  # fmt: skip
+    return matched.only(hooked), matched.only(matched.targets.keys() - hooked)
+
+
+def _module(patcher: Patcher, target: Target) -> torch.nn.Module:
+    return patcher.model.get_submodule(target.module)
 
 
 def _name(adapter: QRLoRA, path: str, term: Term) -> str:
     return f"{path} {adapter.layers[path].terms.index(term)}"
 
 
-def _require_hookable(patcher: Patcher, adapter: QRLoRA, path: str, target: Target) -> None:
-    module = patcher.model.get_submodule(target.module)
-    if target.vector and can_add_vector(module, target.vector):
-        return
+def _is_hookable(module: torch.nn.Module, target: Target) -> bool:
+    if target.vector:
+        return can_add_vector(module, target.vector)
     linear = hasattr(module, "in_features")
     conv = hasattr(module, "kernel_size") and getattr(module, "groups", 1) == 1 and module.padding_mode == "zeros"
-    if target.vector or (not linear and not conv):
-        raise QRLoRAError(
-            f"{adapter.name}: layer {path} ({type(module).__name__}) cannot take a live branch; set apply to patch."
-        )
+    return target.key.endswith(".weight") and (linear or conv)

@@ -15,6 +15,7 @@ from .device_factors import bind
 from .kept_results import keep_nothing
 from .live_merge import LiveMerge
 from .live_patcher import LiveInjection, WeightsAloneError, live_merges_on, refuse_weights_alone
+from .patch import add_layers
 from .source import Groups, Source
 
 
@@ -27,7 +28,8 @@ def apply_live(
 ) -> Patcher:
     """A clone of the model whose layers gain ``Q (sum_i scale_i scaling_i delta_r_i) x`` while it runs.
 
-    Without a source it computes what the given model does, bit for bit.
+    Without a source it computes what the given model does, bit for bit. What no hook can serve, such as an embedding
+    or a parameter of a model's own, is patched by the host, at the scale of its source.
 
     Args:
         sources: those whose scale is not zero.
@@ -35,12 +37,18 @@ def apply_live(
         tell: gets, after every sampling, a line for each adapter of which not all took part.
 
     Raises:
-        AdapterError, QRLoRAError: an adapter that does not fit or a layer that cannot be hooked.
+        QRLoRAError: the host did not take a patch.
     """
     clone = patcher.clone()
     if not groups:
         return clone
     bindings = [bind(patcher, source.adapter, names) for source in sources]
+    for source, binding in zip(sources, bindings, strict=True):
+        if binding.patched.targets:
+            add_layers(clone, binding.patched, source.scale)
+    if not any(binding.match.targets for binding in bindings):
+        keep_nothing(clone, "qr_lora")
+        return clone
     row = live_merges_on(patcher)
     merge = LiveMerge(patcher, row, sources, bindings, groups, tell)
     key = f"qr_lora {uuid.uuid4()}"

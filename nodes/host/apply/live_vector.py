@@ -12,7 +12,9 @@ from torch import Tensor
 def can_add_vector(module: torch.nn.Module, vector: str) -> bool:
     """True when a change of this parameter of the module can be added to its output."""
     is_norm = isinstance(module, (torch.nn.LayerNorm, torch.nn.GroupNorm)) or _is_rms_norm(module)
-    return is_norm or (vector == ".bias" and (hasattr(module, "in_features") or hasattr(module, "kernel_size")))
+    return (is_norm and vector in (".weight", ".bias")) or (
+        vector == ".bias" and (hasattr(module, "in_features") or hasattr(module, "kernel_size"))
+    )
 
 
 def _is_rms_norm(module: torch.nn.Module) -> bool:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ....qrlora_core import QRLoRA, QRLoRAError, Term
 from ..model.host_types import Entry, Patcher
+from ..model.key_map import Target
 from ..model.matching import Match
 from ..model.weights import input_scale
 from .kept_results import keep_nothing
@@ -16,6 +17,18 @@ from .kept_results import keep_nothing
 def apply_patch(patcher: Patcher, match: Match) -> Patcher:
     """A clone of the model with the adapter's layers as weight patches; the given model stays as it is.
 
+    Raises:
+        QRLoRAError: the host did not take every patch.
+    """
+    clone = patcher.clone()
+    add_layers(clone, match, 1.0)
+    keep_nothing(clone, "qr_lora")
+    return clone
+
+
+def add_layers(clone: Patcher, match: Match, scale: float) -> None:
+    """Add an adapter's layers to a model as weight patches.
+
     ``scaling * q @ delta_r`` is a LoRA with up = q, down = delta_r and the same alpha, so the host's
     `LoRAAdapter` applies it exactly, also to offloaded weights. Of a layer that scales its input (`input_scale`)
     the stored weight is another one, and so is the patch: ``delta_r / s``.
@@ -23,22 +36,26 @@ def apply_patch(patcher: Patcher, match: Match) -> Patcher:
     Raises:
         QRLoRAError: the host did not take every patch.
     """
-    clone = patcher.clone()
     pending = [
-        (target.patch_key, _as_lora(term, input_scale(patcher.model.get_submodule(target.module))))
+        (target.patch_key, _as_lora(term, _input_scale(clone, target)))
         for path, target in match.targets.items()
         for term in match.adapter.layers[path].terms
     ]
     while pending:  # a round takes one patch per key; terms of one layer, and names for one weight, need several
         patches: dict[Entry, LoRAAdapter] = {}
         pending = [(key, lora) for key, lora in pending if patches.setdefault(key, lora) is not lora]
-        _add_all(clone, match.adapter, patches)
-    keep_nothing(clone, "qr_lora")
-    return clone
+        _add_all(clone, match.adapter, patches, scale)
 
 
-def _add_all(clone: Patcher, adapter: QRLoRA, patches: dict[Entry, LoRAAdapter]) -> None:
-    taken = clone.add_patches(patches)
+def _input_scale(patcher: Patcher, target: Target) -> Tensor | None:
+    """Of the weight alone: a bias beside it is what it is."""
+    if target.vector or not target.key.endswith(".weight"):
+        return None
+    return input_scale(patcher.model.get_submodule(target.module))
+
+
+def _add_all(clone: Patcher, adapter: QRLoRA, patches: dict[Entry, LoRAAdapter], scale: float) -> None:
+    taken = clone.add_patches(patches, scale)
     if len(taken) != len(patches):
         refused = [str(key) for key in patches if key not in taken]
         raise QRLoRAError(f"{adapter.name}: the host refused {len(refused)} of {len(patches)} patches: {refused[:3]}.")

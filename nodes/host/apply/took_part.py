@@ -58,7 +58,7 @@ class TookPart:
         self.start()
         if not steps:
             return
-        if not ran:
+        if not ran and not any(binding.patched.targets for binding in self._bindings):
             raise QRLoRAError(
                 "live adapters had no effect: this model runs other layers than those it names (it is wrapped or "
                 "replaced by another node). Set apply to patch."
@@ -105,7 +105,7 @@ def lines_of_unrun(label: str, binding: Binding, *, acted: bool) -> list[str]:
     if not acted:
         return [f"{label} did nothing: its schedule was at 0 in every step. Move its start or its end."]
     names = binding.unrun_names()
-    return [describe_unrun(label, names, sum(map(len, binding.match.own_names.values())))] if names else []
+    return [describe_unrun(label, names, binding.count)] if names else []
 
 
 def lines_of_once(label: str, binding: Binding, once: Set[str]) -> list[str]:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ....qrlora_core import AdapterFileError, Reason, json_object
-from ....qrlora_core.files.formats import Contents, Format, format_of
+from ....qrlora_core.files.formats import Contents, Format, format_of, read_contents
 from ....qrlora_core.files.safetensors_io import SafetensorsFile, reading
 from ....qrlora_core.metadata import METADATA_PREFIX
+from .stock_loader import advised_of
 
 _BASE = (f"{METADATA_PREFIX}base_model", "modelspec.architecture", "ss_base_model_version", "ss_sd_model_name")
 _TRIGGERS = (f"{METADATA_PREFIX}triggers", "modelspec.trigger_phrase")
@@ -35,14 +36,14 @@ def facts_of(path: Path) -> dict[str, Any]:
     Raises:
         AdapterFileError: it cannot be read, or is no adapter.
     """
-    with reading(path) as file:
+    with advised_of(path), reading(path) as file:
         keys, metadata = file.keys(), file.metadata()
         own = format_of(keys)
         if refusal := own.refusal(path, keys):
             raise AdapterFileError(refusal, Reason.OTHER_KIND)
         ranks = _ranks(file, keys, own)
         if not ranks:
-            own.read(Contents(path, keys, file.get_tensor, metadata))  # which says what is wrong
+            read_contents(Contents(path, keys, file.get_tensor, metadata))  # which says what is wrong
     ranked = [rank for rank in ranks.values() if rank]
     return {
         "file": path.name, "bytes": path.stat().st_size, "kind": own.name, "layers": len(ranks),

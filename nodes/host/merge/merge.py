@@ -9,10 +9,10 @@ from itertools import pairwise
 from types import MappingProxyType
 from typing import Any
 
-from ....qrlora_core import Layer, QRLoRA, QRLoRAError, ScheduleError, merge
+from ....qrlora_core import Layer, QRLoRA, QRLoRAError, ScheduleError, TargetError, merge
 from ....qrlora_core.functional.compare import inner_product
 from ....qrlora_core.functional.merge import group_by_basis
-from ..apply.device_factors import unrun_layers
+from ..apply.device_factors import patched_layers, unrun_layers
 from ..apply.live import apply_live
 from ..apply.patch import apply_patch
 from ..apply.source import Groups, Source
@@ -22,7 +22,7 @@ from ..model.matching import Names, match, require_some
 from ..model.memo import Note, remembered, remembered_of_all
 from ..model.tried import untried
 from .combine import Combination, combine
-from .report import Neighbours, SourceReport, as_text, overview, report_merge, unrun_lines
+from .report import Neighbours, SourceReport, as_text, is_of_text, overview, report_merge, unrun_lines
 
 APPLY_MODES = ("live", "patch")
 _ADD = Combination()
@@ -72,7 +72,7 @@ def apply_adapters(
             ``scale * clip_scale`` and without its schedule.
 
     Raises:
-        TargetError, AdapterError: an adapter that does not fit; what was given stays as it is.
+        TargetError: an adapter of which nothing, or hardly anything, fits; what was given stays as it is.
         ScheduleError: a schedule with ``patch``, whose weights cannot change while sampling.
         QRLoRAError: an unknown mode, or a layer that the mode cannot serve.
     """
@@ -83,8 +83,7 @@ def apply_adapters(
     on_clip = _Merge(clip.patcher, _for_text_encoder(sources, clip_scale), how) if clip is not None else None
     found = [_report(index, source, on_model, on_clip, mode) for index, source in enumerate(sources)]
     for report in found:
-        if report.text_encoder is None or not report.text_encoder.targets:
-            require_some(patcher, report.source.adapter, report.model)
+        _require_some(patcher, report)
     neighbours, told = on_model.neighbours(), _together(tell)
     return Applied(
         on_model.apply(mode, told("model")),
@@ -94,6 +93,22 @@ def apply_adapters(
         overview(found, neighbours, on_model.merged),
         _with_patcher(clip, on_clip.apply(mode, told("clip"))) if clip is not None and on_clip is not None else None,
     )
+
+
+def _require_some(patcher: Patcher, report: SourceReport) -> None:
+    adapter = report.source.adapter
+    if report.text_encoder is None and adapter.layers and _is_text_alone(report):
+        raise TargetError(
+            f"{adapter.name}: all of its {len(adapter.layers)} layers are for a text encoder. Connect clip to QR-LoRA "
+            "Merge, and its output clip to the prompts."
+        )
+    in_text = sum(map(len, report.text_encoder.own_names.values())) if report.text_encoder else 0
+    require_some(patcher, adapter, report.model, in_text)
+
+
+def _is_text_alone(report: SourceReport) -> bool:
+    layers = report.source.adapter.layers
+    return len(report.left_out) == len(layers) and all(map(is_of_text, layers))
 
 
 def _together(tell: Callable[[list[str]], None]) -> Callable[[str], Callable[[list[str]], None]]:
@@ -141,6 +156,10 @@ class _Merge:
         """The names of an adapter's layers that did not run when this was last live on the model."""
         return unrun_layers(self.patcher, self._sources[index].adapter)
 
+    def patched(self, index: int) -> list[str]:
+        """The names of an adapter's layers that no hook can serve."""
+        return patched_layers(self.patcher, self.matches[index])
+
     def apply(self, mode: str, tell: Callable[[list[str]], None]) -> Patcher:
         """A clone of the model with the merge on it."""
         if mode == "live":
@@ -167,19 +186,21 @@ def _for_text_encoder(sources: Sequence[Source], clip_scale: float) -> list[Sour
 
 def _report(index: int, source: Source, on_model: _Merge, on_clip: _Merge | None, mode: str) -> SourceReport:
     matched = on_model.matches[index]
+    live = [part for part in (on_model, on_clip) if part is not None and mode == "live"]
     return SourceReport(
         source,
         matched,
         on_clip.matches[index] if on_clip else None,
         other_base(on_model.patcher, source.adapter, matched),
         idle=on_model.is_idle(index) and (on_clip is None or on_clip.is_idle(index)),
-        unrun=tuple(name for part in (on_model, on_clip) if part and mode == "live" for name in part.unrun(index)),
+        unrun=tuple(name for part in live for name in part.unrun(index)),
+        patched=tuple(name for part in live if source.scale for name in part.patched(index)),
     )
 
 
 def _whole_merge(reports: Sequence[SourceReport], on_model: _Merge, on_clip: _Merge | None, how: Combination) -> QRLoRA:
     """All layers of the merge as one adapter; those that neither model has stay in it under their own names."""
-    rest = merge([(_left_out(report), report.source.scale) for report in reports])
+    rest = merge(_left_out(reports))
     parts = [rest, on_model.merged, *([on_clip.merged] if on_clip is not None else [])]
     layers: ChainMap[str, Layer] = ChainMap(*(part.layers for part in parts))  # type: ignore[arg-type]
     told = {**on_model.merged.metadata, _MODE_KEY: _mode_text(reports, how)}
@@ -190,9 +211,16 @@ def _mode_text(reports: Sequence[SourceReport], how: Combination) -> str:
     return how.told([found.source.label for found in reports]) or how.mode.name
 
 
-def _left_out(report: SourceReport) -> QRLoRA:
-    adapter = report.source.adapter
-    return replace(adapter, layers={path: adapter.layers[path] for path in report.left_out})
+def _left_out(reports: Sequence[SourceReport]) -> list[tuple[QRLoRA, float]]:
+    """The layers that no model has, at their scales; of two shapes under one name, the first."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    rest = []
+    for report in reports:
+        adapter = report.source.adapter
+        own = {path: adapter.layers[path] for path in report.left_out} if report.source.scale else {}
+        layers = {path: layer for path, layer in own.items() if shapes.setdefault(path, layer.shape) == layer.shape}
+        rest.append((replace(adapter, layers=layers), report.source.scale))
+    return rest
 
 
 def _with_patcher(clip: Clip, patcher: Patcher) -> Clip:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -20,7 +21,16 @@ if TYPE_CHECKING:
     from .combine import Combination
 
 
-_TEXT_ENCODER = ("lora_te", "lora_prior_te", "text_encoder", "te1_", "te2_")
+_SHOWN_REASONS = 3
+# How trainers begin the names of a text encoder's layers, and the host its own.
+_TEXT_ENCODER = re.compile(
+    r"lora_(prior_)?te|text_encoder|te[12]_|(?!(diffusion_model|base_model|model|unet)\.)\w+\.transformer\."
+)
+
+
+def is_of_text(path: str) -> bool:
+    """Whether an adapter's layer is for a text encoder, by its name."""
+    return _TEXT_ENCODER.match(path) is not None
 
 
 @dataclass(frozen=True)
@@ -31,6 +41,7 @@ class SourceReport:
         other_base: a sentence, empty where the base is its own.
         idle: whether it is on and changes nothing.
         unrun: names of its layers that did not run when it was last live on this model.
+        patched: names of its layers that were patched in, though the others are live.
     """
 
     source: Source
@@ -39,6 +50,13 @@ class SourceReport:
     other_base: str
     idle: bool = False
     unrun: tuple[str, ...] = ()
+    patched: tuple[str, ...] = ()
+
+    @property
+    def unfit(self) -> dict[str, str]:
+        """Names of layers that cannot be applied to what they are for, and why."""
+        fixed = dict.fromkeys(self.model.fixed, "ComfyUI's LoRAs do not change such parameters")
+        return {**self.model.unfit, **fixed, **(self.text_encoder.unfit if self.text_encoder else {})}
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -161,23 +179,45 @@ def _basis(matched: Match, record: MergeRecord) -> str:
 
 
 def _warnings(found: SourceReport) -> list[str]:
-    label, warnings = found.source.label, []
-    text = [path for path in found.left_out if path.startswith(_TEXT_ENCODER)]
-    other = [path for path in found.left_out if not path.startswith(_TEXT_ENCODER)]
-    if text and found.text_encoder is None:
+    """One sentence on each thing that its user must know."""
+    label, total = found.source.label, len(found.source.adapter.layers)
+    told = [f"note: {label}: not loaded from its file: {found.source.adapter.origin.not_loaded}"]
+    warnings = told if found.source.adapter.origin.not_loaded else []
+    warnings += _left_out_lines(found, total)
+    if found.patched:
+        constant = "; a schedule does not change them" if found.source.schedule is not None else ""
         warnings.append(
-            f"note: {label}: {len(text)} of its layers are for the text encoder and were left out; connect clip to "
-            "QR-LoRA Merge, and its output clip to the prompts"
-        )
-    elif text:
-        other = list(found.left_out)
-    if other:
-        warnings.append(
-            f"warning: {label}: {len(other)} of its layers do not exist in this model and were left out: "
-            f"{paths_as_text(other)}"
+            f"note: {label}: {len(found.patched)} of its layers cannot be changed while the model runs and were "
+            f"patched into its weights{constant}: {paths_as_text(found.patched)}"
         )
     if found.other_base:
         warnings.append(f"warning: {label}: {found.other_base}")
     if found.idle:
         warnings.append(f"warning: {label} changes nothing: all that is left of its layers is zero")
     return warnings
+
+
+def _left_out_lines(found: SourceReport, total: int) -> list[str]:
+    label, lines = found.source.label, []
+    text = [path for path in found.left_out if found.text_encoder is None and is_of_text(path)]
+    other = [path for path in found.left_out if path not in set(text)]
+    if text:
+        lines.append(
+            f"note: {label}: {len(text)} of its layers are for the text encoder and were left out; connect clip to "
+            "QR-LoRA Merge, and its output clip to the prompts"
+        )
+    if other:
+        where = "this model" if found.text_encoder is None else "this model and its text encoder"
+        lines.append(
+            f"warning: {label}: {len(other)} of its layers do not exist in {where} and were left out: "
+            f"{paths_as_text(other)}"
+        )
+    by_why: dict[str, list[str]] = {}
+    for path, why in found.unfit.items():
+        by_why.setdefault(why, []).append(path)
+    for why, paths in list(by_why.items())[:_SHOWN_REASONS]:
+        lines.append(f"warning: {label}: {len(paths)} of {total} layers were left out ({why}): {paths_as_text(paths)}")
+    if len(by_why) > _SHOWN_REASONS:
+        rest = [path for paths in list(by_why.values())[_SHOWN_REASONS:] for path in paths]
+        lines.append(f"warning: {label}: {len(rest)} more were left out for such reasons: {paths_as_text(rest)}")
+    return lines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import comfy.model_management
 import folder_paths
 from torch import Tensor
 
-from ....qrlora_core import AdapterError, BasisStore, Factors, decompose
+from ....qrlora_core import AdapterError, BasisStore, Factors, Layer, decompose
 from .host_types import Patcher
 from .key_map import KeyMap, Target
 from .weights import base_name, base_weight
@@ -38,6 +39,14 @@ class BaseModel:
 
     def __init__(self, patcher: Patcher) -> None:
         self._patcher, self._key_map = patcher, KeyMap(patcher.model)
+
+    def fits(self, path: str, layer: Layer) -> bool:
+        """Whether the model has a matrix of a layer's name and shape."""
+        target = self._key_map.find(path)
+        if target is None or layer.is_vector:
+            return False
+        found, expected = layer.shape, target.shape
+        return (found[0], math.prod(found[1:])) == (expected[0], math.prod(expected[1:]))
 
     def factors(self, path: str, rank: int) -> Factors:
         """Q and R of a layer at a rank, on the CPU."""

@@ -87,7 +87,7 @@ class Patcher(Protocol):
     def get_additional_models(self) -> Sequence[Patcher]:
         """What is loaded with it."""
 
-    def add_patches(self, patches: Mapping[Any, Any]) -> Sequence[Any]:
+    def add_patches(self, patches: Mapping[Any, Any], strength_patch: float = 1.0) -> Sequence[Any]:
         """Change weights; returns the keys that were taken."""
 
     def set_model_compute_dtype(self, dtype: torch.dtype) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -37,7 +38,8 @@ class Target:
         shape: shape of the weight, or of the slice, as the adapter sees it.
         rows: (start, length) of the slice, or None for the whole weight.
         reorder: how the host orders rows against the adapter (swapped scale and shift), or None.
-        vector: ``.bias``, or ``.weight`` of a norm, for a vector, whose shape is (n, 1) then; else empty.
+        vector: ``.bias``, ``.weight`` of a norm or another parameter's name, for a vector, whose shape is (n, 1) then;
+            else empty.
     """
 
     key: str
@@ -49,7 +51,7 @@ class Target:
     @property
     def module(self) -> str:
         """Dotted name of the host module that holds the weight."""
-        return self.key.removesuffix(self.vector or _WEIGHT)
+        return self.key.rpartition(".")[0]
 
     @property
     def patch_key(self) -> Entry:
@@ -81,6 +83,8 @@ class KeyMap:
         self._shapes = {key: tuple(shape) for key, shape in _weight_shapes(model, prefix)}
         self._published = self._of_this_model(_published_names(model, lora_names)) if is_network else {}
         self._vectors = dict(_vector_lengths(model, prefix))
+        self._bare = dict(_bare_shapes(model, prefix)) if is_network else {}
+        self._fixed = {entry for entry in lora_names.values() if isinstance(entry, str) and not self._serves(entry)}
         vector_names = _host_names(key for key in self._vectors if key.endswith(_WEIGHT))
         self._names = lora_names | self._published | dict(_host_names(self._shapes)) | dict(vector_names)
 
@@ -111,6 +115,21 @@ class KeyMap:
         other = self._flat.get(flat) if flat else self._others.get(bare)
         other = other or self._whatever_the_dots((flat or bare).replace(".", "_"))
         return None if other is None else self._at(other, parameter)
+
+    def of_another_shape(self, path: str) -> Target | None:
+        """Of a name that `find` finds nothing for: a matrix where it means a vector, or the other way round."""
+        stem, parameter = split_parameter(path)
+        other = None if parameter == ".bias" else self.find(stem if parameter else path + _WEIGHT)
+        return other if other is not None and bool(other.vector) != bool(parameter) else None
+
+    def is_fixed(self, path: str) -> bool:
+        """Whether a name means a parameter that the host has in its tables and that no patch of it changes."""
+        stem, _ = split_parameter(path)
+        bare = _without(stem.removeprefix(_PEFT_PREFIX), _DOTTED_PREFIXES)
+        return not self._fixed.isdisjoint({stem, f"{_HOST_PREFIX}{bare}"})
+
+    def _serves(self, key: str) -> bool:
+        return key in self._shapes or key in self._vectors or key in self._bare
 
     def _whatever_the_dots(self, flat: str) -> Entry | None:
         """What a name means in which all dots are underscores: some converters bring back others than there were."""
@@ -157,6 +176,8 @@ class KeyMap:
 
     def name_of(self, target: Target) -> str:
         """The one name for a target: published where it has one, else the host's own."""
+        if target.key in self._bare:
+            return target.key + (_WEIGHT if target.vector else "")
         return self._name_of(target) or target.module + target.vector
 
     def _name_of(self, target: Target) -> str | None:
@@ -201,6 +222,8 @@ class KeyMap:
     def _vector(self, entry: Entry, parameter: str) -> Target | None:
         """The vector beside, or in place of, the weight that an entry of the host's tables means."""
         weight, offset, reorder = _parts(entry)
+        if parameter == _WEIGHT and not weight.endswith(_WEIGHT):  # a parameter by its own name
+            return self._vector_by_name(weight)
         key = weight.removesuffix(_WEIGHT) + parameter
         length = self._vectors.get(key)
         if length is None:
@@ -210,11 +233,17 @@ class KeyMap:
             return None
         return Target(key, (length if rows is None else rows[1], 1), rows, reorder, parameter)
 
+    def _vector_by_name(self, key: str) -> Target | None:
+        shape = (self._vectors[key],) if key in self._vectors else self._bare.get(key, (0, 0))
+        if len(shape) > 1:
+            return None
+        return Target(key, (math.prod(shape), 1), vector="." + key.rpartition(".")[2])
+
     def _target(self, entry: Entry) -> Target | None:
         key, offset, reorder = _parts(entry)
-        if key not in self._shapes:
+        shape = self._shapes.get(key) or self._bare.get(key, ())
+        if len(shape) < 2:
             return None
-        shape = self._shapes[key]
         if offset is None:
             return Target(key, shape, None, reorder)
         dimension, start, length = offset
@@ -244,6 +273,15 @@ def _weight_shapes(model: torch.nn.Module, prefix: str) -> Iterator[tuple[str, t
         if key.startswith(prefix) and key.endswith(_WEIGHT) and parameter.ndim >= 2:
             # GGUF packs the data, not the shape.
             yield key, getattr(parameter, "tensor_shape", parameter.shape)
+
+
+def _bare_shapes(model: torch.nn.Module, prefix: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Parameters that are neither weight nor bias, where the host changes them: in modules without others in them."""
+    for name, module in model.named_modules():
+        own = dict(module.named_parameters(recurse=False))
+        if f"{name}.".startswith(prefix) and len(own) == sum(1 for _ in module.parameters()):
+            shapes = {f"{name}.{key}": tuple(parameter.shape) for key, parameter in own.items()}
+            yield from ((key, shape) for key, shape in shapes.items() if not key.endswith((_WEIGHT, ".bias")))
 
 
 def _host_names(keys: Iterable[str]) -> Iterator[tuple[str, Entry]]:

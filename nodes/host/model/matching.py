@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from torch.nn.functional import pad
 
-from ....qrlora_core import AdapterError, Layer, QRLoRA, TargetError
+from ....qrlora_core import Layer, QRLoRA, TargetError
 from ..text import paths_as_text
 from .host_types import Patcher
 from .key_map import KeyMap, Target
 from .memo import Note, remembered
 from .weights import base_name
+
+# A file of which less than one layer in so many fits was made for another model, whatever its names.
+_LEAST_SHARE = 3
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,28 @@ class Match:
         targets: of these layers.
         own_names: of these layers in the adapter as given.
         missing: the names, in the adapter as given, of layers that the model lacks.
+        unfit: of layers that are for another shape than the model's, and both, in words.
+        fixed: of layers for parameters that no patch of the host's changes.
     """
 
     adapter: QRLoRA
     targets: Mapping[str, Target]
     own_names: Mapping[str, tuple[str, ...]]
     missing: tuple[str, ...]
+    unfit: Mapping[str, str]
+    fixed: tuple[str, ...]
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """The names, in the adapter as given, of all layers that are not applied."""
+        return (*self.missing, *self.unfit, *self.fixed)
+
+    def only(self, names: Collection[str]) -> Match:
+        """With these targets alone."""
+        if len(names) == len(self.targets):
+            return self
+        targets = {name: target for name, target in self.targets.items() if name in names}
+        return replace(self, targets=targets, own_names={name: self.own_names[name] for name in targets})
 
 
 _MATCH: Note[Match] = Note("match")
@@ -51,32 +70,47 @@ class Names:
 
 
 def match(patcher: Patcher, adapter: QRLoRA, names: Names | None = None) -> Match:
-    """Find the targets of all layers of an adapter.
-
-    Raises:
-        AdapterError: a layer has the name but not the shape of one of the model's.
-    """
-    return remembered(
-        adapter, patcher.model, _MATCH, lambda: _match(patcher, adapter, (names or Names(patcher)).key_map)
-    )
+    """Find the targets of all layers of an adapter; what has none, or does not fit, is named."""
+    return remembered(adapter, patcher.model, _MATCH, lambda: _match(adapter, (names or Names(patcher)).key_map))
 
 
-def _match(patcher: Patcher, adapter: QRLoRA, key_map: KeyMap) -> Match:
+def _match(adapter: QRLoRA, key_map: KeyMap) -> Match:
     found = {path: key_map.find(path) for path in adapter.layers}
+    unfit = {
+        path: why for path, target in found.items() if (why := _misfit(adapter.layers[path], path, target, key_map))
+    }
     targets: dict[str, Target] = {}
     own_names: dict[str, tuple[str, ...]] = {}
     layers: dict[str, list[Layer]] = {}
     for path, target in found.items():
-        if target is not None:
-            _check_shape(patcher, adapter, path, target)
+        if target is not None and path not in unfit:
             whole = key_map.named(target)
             name = key_map.name_of(whole)
             targets[name] = whole
             own_names[name] = (*own_names.get(name, ()), path)
             layer = _in_shape(adapter.layers[path], target.shape)
             layers.setdefault(name, []).append(_among_all_rows(layer, target, whole))
-    missing = tuple(path for path, target in found.items() if target is None)
-    return Match(_renamed(adapter, layers), targets, own_names, missing)
+    lacking = [path for path, target in found.items() if target is None and path not in unfit]
+    fixed = tuple(filter(key_map.is_fixed, lacking))
+    missing = tuple(path for path in lacking if path not in fixed)
+    return Match(_renamed(adapter, layers), targets, own_names, missing, unfit, fixed)
+
+
+def _misfit(layer: Layer, path: str, target: Target | None, key_map: KeyMap) -> str:
+    """Of which shapes a layer and what its name means are; empty where it fits, or where that is nothing."""
+    meant = target or key_map.of_another_shape(path)
+    if meant is None:
+        return ""
+    found, expected = layer.shape, meant.shape
+    same = (found[0], math.prod(found[1:])) == (expected[0], math.prod(expected[1:]))
+    if target is not None and same and (found == expected or min(_kernel(found), _kernel(expected)) == 1):
+        return ""
+    of_model, of_layer = _as_text(expected, meant.vector), _as_text(found, layer.is_vector)
+    return f"the model's weight is {of_model}, the adapter is for {of_layer}"
+
+
+def _as_text(shape: tuple[int, ...], is_vector: object) -> str:
+    return f"a vector of {shape[0]}" if is_vector else str(shape)
 
 
 def _renamed(adapter: QRLoRA, matched: Mapping[str, list[Layer]]) -> QRLoRA:
@@ -107,30 +141,36 @@ def _in_shape(layer: Layer, shape: tuple[int, ...]) -> Layer:
     return layer.with_terms(replace(term, delta_r=term.delta_r.reshape(term.rank, *shape[1:])) for term in layer.terms)
 
 
-def require_some(patcher: Patcher, adapter: QRLoRA, matched: Match) -> None:
+def require_some(patcher: Patcher, adapter: QRLoRA, matched: Match, in_others: int = 0) -> None:
     """Refuse an adapter for another model.
 
+    Args:
+        in_others: how many of its layers fit a text encoder.
+
     Raises:
-        TargetError: no layer fits.
+        TargetError: no layer fits, or some have other shapes than this model's and hardly any fits.
     """
-    if adapter.layers and not matched.targets:
+    fitting = sum(map(len, matched.own_names.values()))
+    count = len(adapter.layers) - in_others
+    if count and len(matched.fixed) == len(adapter.layers):
         raise TargetError(
-            f"{adapter.name}: none of its {len(adapter.layers)} layers exist in this model. It was made for "
-            f"{_made_for(adapter)} (layers such as {paths_as_text(adapter.layers, 2)}); this model is "
-            f"{base_name(patcher)}. Connect the model that it was made for, or choose another adapter."
+            f"{adapter.name}: all of its {count} layers are for parameters that ComfyUI's LoRAs do not change "
+            f"({paths_as_text(matched.fixed)}), so it would have no effect. Remove it from the merge."
+        )
+    is_of_another = bool(matched.unfit) and _LEAST_SHARE * fitting < count and in_others < count
+    if is_of_another or not (fitting or in_others or not count):
+        raise TargetError(
+            f"{adapter.name}: {_fault(adapter, matched, fitting)}. {_made_for(adapter)}This model is "
+            f"{base_name(patcher)}. Connect the model that the adapter was made for, or choose another adapter."
         )
 
 
-def _check_shape(patcher: Patcher, adapter: QRLoRA, path: str, target: Target) -> None:
-    found, expected = adapter.layers[path].shape, target.shape
-    same = (found[0], math.prod(found[1:])) == (expected[0], math.prod(expected[1:]))
-    if same and (found == expected or min(_kernel(found), _kernel(expected)) == 1):
-        return
-    raise AdapterError(
-        f"{adapter.name}: layer {path}: the model's weight is {expected}, the adapter is for {found}. "
-        f"It was made for {_made_for(adapter)}, this model is {base_name(patcher)}; "
-        "connect the model that it was made for."
-    )
+def _fault(adapter: QRLoRA, matched: Match, fitting: int) -> str:
+    count = len(adapter.layers)
+    if not matched.unfit:
+        return f"none of its {count} layers exist in this model (layers such as {paths_as_text(adapter.layers, 2)})"
+    path, why = next(iter(matched.unfit.items()))
+    return f"{fitting or 'none'} of its {count} layers fit this model (layer {path}: {why})"
 
 
 def _kernel(shape: tuple[int, ...]) -> int:
@@ -139,4 +179,5 @@ def _kernel(shape: tuple[int, ...]) -> int:
 
 def _made_for(adapter: QRLoRA) -> str:
     names = ("qr_lora.base_model", "modelspec.architecture", "ss_base_model_version")
-    return next((adapter.metadata[name][:100] for name in names if adapter.metadata.get(name)), "an unnamed model")
+    told = next((adapter.metadata[name][:100] for name in names if adapter.metadata.get(name)), "")
+    return f"It was made for {told}. " if told else ""

@@ -35,7 +35,7 @@ def rebase(patcher: Patcher, adapter: QRLoRA, rank: int, minimum: float) -> tupl
     """The adapter on the basis of the model at a rank (0: each layer's own), and what of its energy that keeps.
 
     ``dR' = (scaling / scaling') Q'^T Q dR``, with the new alpha equal to the new rank. Layers that the model lacks,
-    such as those of a text encoder, stay as they are.
+    such as those of a text encoder, and layers for another shape stay as they are.
 
     Raises:
         TargetError: no layer fits.
@@ -51,7 +51,7 @@ def rebase(patcher: Patcher, adapter: QRLoRA, rank: int, minimum: float) -> tupl
 
     matrices = {path: layer for path, layer in matched.adapter.layers.items() if not layer.is_vector}
     moved = _each(matrices, move)
-    kept = {path: adapter.layers[path] for path in matched.missing}
+    kept = {path: adapter.layers[path] for path in matched.left_out}
     kept |= {path: layer for path, layer in matched.adapter.layers.items() if path not in matrices}
     metadata = {
         "qr_lora.base_model": base_name(patcher),
@@ -91,7 +91,8 @@ def _result(
     layers = {path: found.layer for path, found in moved.items()} | dict(kept)
     gone = {"qr_lora.variant", "qr_lora.rank", "qr_lora.alpha"}
     told = {key: value for key, value in adapter.metadata.items() if key not in gone}
-    result = replace(adapter, layers=layers, metadata={**told, **metadata}, origin=Origin())
+    origin = Origin(not_loaded=adapter.origin.not_loaded)
+    result = replace(adapter, layers=layers, metadata={**told, **metadata}, origin=origin)
     return result, _report(result, moved, kept)
 
 

@@ -25,6 +25,7 @@ from comfyui_qr_lora.qrlora_core import (
 )
 from comfyui_qr_lora.qrlora_core.files import safetensors_io as file_module
 from comfyui_qr_lora.qrlora_core.files.adapter_file import describe
+from comfyui_qr_lora.qrlora_core.files.safetensors_io import shown
 from comfyui_qr_lora.tests.support import oracle
 from comfyui_qr_lora.tests.support.oracle import normal, orthonormal
 from comfyui_qr_lora.tests.support.regression import assert_same_bits, stored
@@ -502,9 +503,17 @@ class TestTensorsThatDoNotFit:
         ],
     )
     def test_the_message_names_file_and_layer(self, tmp_path, tensors, words):
+        refuses(saved(tmp_path, tensors), f"layer {MODULE}:", *words)
+
+    @pytest.mark.parametrize(
+        ("tensors", "word"), [(changed(q=None), "found no q"), (poisoned("delta_r", math.nan), "NaN or infinity")]
+    )
+    def test_stop_no_other_layer(self, tmp_path, tensors, word):
         good = published(module="transformer.other.to_k")
-        message = refuses(saved(tmp_path, {**good, **tensors}), f"layer {MODULE}:", *words)
-        assert "other" not in message
+        loaded = load_adapter(saved(tmp_path, {**good, **tensors}))
+        assert list(loaded.layers) == ["transformer.other.to_k"]
+        assert f"layer {MODULE} (" in loaded.origin.not_loaded
+        assert word in loaded.origin.not_loaded
 
     def test_a_gap_in_the_numbers_of_the_terms(self, tmp_path):
         second = {key.replace(".lora.", ".lora.2."): value for key, value in published().items()}
@@ -539,9 +548,11 @@ class TestOtherKinds:
 
     @pytest.mark.parametrize("key", ["x.lora_down.weight", "x.lora_compact.sketch"])
     def test_two_layouts_in_one_file(self, tmp_path, key):
-        refuses(
-            saved(tmp_path, {**published(), key: torch.ones(2, 2)}), "not an adapter" if "down" in key else "compact"
-        )
+        path = saved(tmp_path, {**published(), key: torch.ones(2, 2)})
+        if "down" in key:
+            assert f"tensor {key}" in load_adapter(path).origin.not_loaded
+        else:
+            refuses(path, "compact")
 
     def test_the_companion_file_of_residuals(self, tmp_path):
         refuses(saved(tmp_path, {f"{MODULE}.residual.weight": torch.ones(2, 2)}), "residuals", "not needed")
@@ -556,13 +567,17 @@ class TestOtherKinds:
     def test_no_tensors(self, tmp_path):
         refuses(saved(tmp_path, {}), "not an adapter", "found no tensors")
 
-    def test_an_unknown_tensor_among_known_ones_is_not_skipped(self, tmp_path):
-        refuses(saved(tmp_path, {**published(), f"{MODULE}.lora.dora_scale": torch.ones(1)}), "dora_scale")
+    def test_an_unknown_tensor_among_known_ones_is_named(self, tmp_path):
+        for key in (f"{MODULE}.lora.dora_scale", "emb.0", "x" * 501, "a\u202e"):
+            loaded = load_adapter(saved(tmp_path, {**published(), key: torch.ones(1)}))
+            assert list(loaded.layers) == [MODULE]
+            assert shown(key) in loaded.origin.not_loaded
+            assert loaded.origin.not_loaded.isprintable()
 
     @pytest.mark.parametrize("number", ["0", "01", "-1", "x"])
-    def test_a_term_with_an_odd_number_is_not_skipped(self, tmp_path, number):
+    def test_a_term_with_an_odd_number_is_named(self, tmp_path, number):
         odd = {key.replace(".lora.", f".lora.{number}."): value for key, value in published().items()}
-        refuses(saved(tmp_path, {**published(), **odd}), f".lora.{number}.")
+        assert f".lora.{number}." in load_adapter(saved(tmp_path, {**published(), **odd})).origin.not_loaded
 
 
 class TestDescribe:

@@ -594,10 +594,7 @@ class TestHostileFiles:
         path = saved(trained(weight()))
         tensors, metadata = stored(path)
         save_file({**tensors, "x.lora_up.weight": torch.ones(2, 2)}, path, metadata=metadata)
-        with pytest.raises(
-            AdapterFileError, match=r"a\.safetensors: a compact file with a tensor of another kind: 'x\.lora"
-        ):
-            load_adapter(path, bases=bases)
+        assert "tensor x.lora_up.weight" in load_adapter(path, bases=bases).origin.not_loaded
 
 
 class TestMissing:

@@ -1,4 +1,6 @@
-"""Thousands of broken adapter files through the Load node: each loads whole or says, in our own words, what is wrong.
+"""Thousands of broken adapter files through the Load node: each loads, or says in our own words what is wrong.
+
+One that loads in part names what is left out.
 
 No crash, no hang, no memory beyond the file and a little; and a server that is given such files goes on serving.
 """
@@ -49,7 +51,8 @@ FEWEST, LONGEST_SECONDS, ROOM = 2000, 2.0, 64 * 2**20
 SEED = 20250704
 OUT, RANK, WIDTH = 12, 4, 10
 PATHS = ("transformer.blocks.0.attn.to_q", "transformer.blocks.1.attn.to_k")
-REFUSED, EITHER, LOADED = "refused", "either", "loaded"
+# In part: refused, or loaded with a note that names what is left out of it.
+REFUSED, EITHER, LOADED, IN_PART = "refused", "either", "loaded", "in part"
 
 
 # The good files -------------------------------------------------------------------------------------------------------
@@ -187,7 +190,7 @@ def header_length(rng: random.Random, good: Parsed) -> bytes:
     return rng.choice([value for value in wrong if value != right]).to_bytes(8, "little") + good.raw[8:]
 
 
-@mutation(REFUSED, 12)
+@mutation(IN_PART, 12)
 def dtype(rng: random.Random, good: Parsed) -> bytes:
     names = [
         "I32",
@@ -292,7 +295,7 @@ def names_to_mislead(rng: random.Random, good: Parsed) -> bytes:
     return renamed(good, lambda name: prefix + name)
 
 
-@mutation(REFUSED, 5)
+@mutation(IN_PART, 5)
 def names_of_no_layer(rng: random.Random, good: Parsed) -> bytes:
     """One tensor under a name that says nothing."""
     name = rng.choice(good.matrices())
@@ -301,7 +304,7 @@ def names_of_no_layer(rng: random.Random, good: Parsed) -> bytes:
     return packed(header, good.data)
 
 
-@mutation(REFUSED, 10)
+@mutation(IN_PART, 10)
 def not_finite(rng: random.Random, good: Parsed) -> bytes:
     name = rng.choice(good.names())
     start, end = good.header[name]["data_offsets"]
@@ -311,7 +314,7 @@ def not_finite(rng: random.Random, good: Parsed) -> bytes:
     return packed(good.header, good.data[:place] + value + good.data[place + len(value) :])
 
 
-@mutation(REFUSED, 12)
+@mutation(IN_PART, 12)
 def gigantic_shapes(rng: random.Random, good: Parsed) -> bytes:
     name = rng.choice(good.matrices())
     start, end = good.header[name]["data_offsets"]
@@ -333,7 +336,7 @@ def gigantic_shapes(rng: random.Random, good: Parsed) -> bytes:
     return good.changed(name, shape=rng.choice(shapes))
 
 
-@mutation(REFUSED, 4)
+@mutation(IN_PART, 4)
 def gigantic_and_empty(rng: random.Random, good: Parsed) -> bytes:
     """No numbers, of enormous sides."""
     name = rng.choice(good.matrices())
@@ -464,7 +467,7 @@ def newer_versions(rng: random.Random, good: Parsed) -> bytes:
     return with_metadata(good, **{"qr_lora.format_version": rng.choice([*NONSENSE, "2", "01", "1 ", "1.0"])})
 
 
-@mutation(REFUSED, 5)
+@mutation(IN_PART, 5)
 def swapped_keys(rng: random.Random, good: Parsed) -> bytes:
     """Two parts of one layer under each other's name; their sides differ."""
     pairs = [
@@ -491,7 +494,7 @@ def without_a_tensor(rng: random.Random, good: Parsed) -> bytes:
     return packed(header, good.data[:start] + good.data[end:])
 
 
-@mutation(REFUSED, 4)
+@mutation(IN_PART, 4)
 def with_a_tensor_more(rng: random.Random, good: Parsed) -> bytes:
     endings = [
         ".dora_scale",
@@ -605,6 +608,7 @@ class Outcome:
     seconds: float
     memory: int
     message: str
+    note: str = ""
 
 
 def load(path: Path, memory: Memory) -> Outcome:
@@ -624,16 +628,16 @@ def load_once(path: Path, memory: Memory) -> Outcome:
     start = time.thread_time()
     try:
         adapter = Load.execute(f"output/qr_loras/{path.parent.name}/{path.name}").args[0]
-        message, loaded = "", True
+        message, loaded, note = "", True, adapter.origin.not_loaded
     except QRLoRAError as error:
-        message, loaded = str(error), False
+        message, loaded, note = str(error), False, ""
     seconds, taken = time.thread_time() - start, memory.taken()
     if loaded:
         assert adapter.layers
         for layer_path, part in adapter.terms():
             assert part.is_finite(), layer_path
             assert part.delta_weight().ndim >= 2, layer_path
-    return Outcome(loaded, seconds, taken, message)
+    return Outcome(loaded, seconds, taken, message, note)
 
 
 @pytest.fixture(scope="module")
@@ -655,12 +659,14 @@ def goods(tmp_path_factory: pytest.TempPathFactory) -> list[Parsed]:
 
 def faults(name: str, expected: str, path: Path, size: int, found: Outcome) -> list[str]:
     """What is wrong with an outcome, in words."""
-    said = found.message
+    said = found.message or found.note
     wrong = {
         f"took {found.seconds:.1f} s": found.seconds > LONGEST_SECONDS,
         f"took {found.memory / 2**20:.0f} MB for {size} bytes": found.memory > size + ROOM,
         f"was loaded, expected {expected}": found.loaded and expected == REFUSED,
         f"was refused, expected {expected}: {said[:300]}": not found.loaded and expected == LOADED,
+        "was loaded in part without a word": found.loaded and expected == IN_PART and not found.note,
+        f"left out, expected all: {said[:300]}": found.loaded and expected == LOADED and bool(found.note),
         f"does not name the file: {said[:300]}": not found.loaded and path.name not in said,
         f"says too much ({len(said)})": len(said) > 2000,
         f"says what cannot be shown: {said[:300]!r}": not said.isprintable(),
@@ -668,7 +674,7 @@ def faults(name: str, expected: str, path: Path, size: int, found: Outcome) -> l
     return [f"{name} ({path.name}): {fault}" for fault, is_so in wrong.items() if is_so]
 
 
-def test_thousands_of_broken_files_load_whole_or_say_what_is_wrong(goods: list[Parsed], folder: Path) -> None:
+def test_thousands_of_broken_files_load_or_say_what_is_wrong(goods: list[Parsed], folder: Path) -> None:
     memory, wrong, counts = Memory(), [], Counter[str]()
     by_mutation: dict[str, set[bool]] = {}
     for number, (name, expected, content) in enumerate(mutated(goods)):
@@ -688,7 +694,8 @@ def test_thousands_of_broken_files_load_whole_or_say_what_is_wrong(goods: list[P
     assert counts.total() >= FEWEST
     assert min(counts["loaded"], counts["refused"]) > 200, counts
     # Those that may go either way do go both.
-    assert all(by_mutation[name] == {True, False} for name, (_, expected, _) in MUTATIONS.items() if expected == EITHER)
+    open_ones = {name for name, (_, expected, _) in MUTATIONS.items() if expected in (EITHER, IN_PART)}
+    assert {name: by_mutation[name] for name in open_ones if by_mutation[name] != {True, False}} == {}
     assert not [path for path in folder.iterdir() if path.name != "x"]
 
 
@@ -755,7 +762,7 @@ def test_a_server_goes_on_serving(server: Server) -> None:
         if number % 4 == 0:
             good = list(files.values())[number // 4 % len(files)]
             assert server.queue(loading(f"good/{good.name}"))["outputs"]["2"]["text"], good
-    assert tried >= 60
+    assert tried >= 40
     for good in files.values():
         again = folder / f"again_{good.name}"  # what was served before is cached
         shutil.copy(good, again)
