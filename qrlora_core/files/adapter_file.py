@@ -17,6 +17,7 @@ from ..metadata import ARCHITECTURE, FORMAT_VERSION, MERGE_KEY, METADATA_PREFIX,
 from . import compact, lora
 from .basis_store import BasisStore
 from .formats import Contents, Format, Wanted, format_named, format_of
+from .peft_settings import PEFT_SETTINGS
 from .safetensors_io import reading, shown, write
 
 # Tensors of a training that goes on (see `training_state`), which an adapter does not need.
@@ -24,7 +25,7 @@ STATE_PREFIX = "training_state."
 STATE_KEY = f"{METADATA_PREFIX}training_state"
 _LONGEST_NAME = 500
 # What reading or one format alone needs to know, so that no other file claims it.
-_OF_ONE_FILE = ("format", compact.BASIS_IDS, lora.PEFT_SETTINGS)
+_OF_ONE_FILE = ("format", compact.BASIS_IDS, PEFT_SETTINGS)
 
 
 def save_adapter(

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..adapter import QRLoRA
 from ..errors import AdapterFileError
 from ..metadata import ARCHITECTURE, FORMAT_VERSION, VARIANT, VERSION_KEY
-from . import compact, full, lora
+from . import compact, full, lora, lora_writing
 from .basis_store import BasisStore
 
 
@@ -111,7 +111,7 @@ LORA = Format(
     lambda keys: lora.matches(keys) and not full.matches(keys) and not compact.matches(keys),
     lora.header,
     lambda file: lora.read(file.source, file.keys, file.get, file.metadata, file.rename),
-    lambda adapter, wanted: lora.tensors_of(adapter, wanted.dtype),
+    lambda adapter, wanted: lora_writing.tensors_of(adapter, wanted.dtype),
     _lora_metadata,
     lora.refusal,
 )

@@ -17,7 +17,7 @@ from comfyui_qr_lora.qrlora_core import (
     merge,
     save_adapter,
 )
-from comfyui_qr_lora.qrlora_core.files.lora import PEFT_SETTINGS
+from comfyui_qr_lora.qrlora_core.files.peft_settings import PEFT_SETTINGS
 from comfyui_qr_lora.tests.support import oracle
 from comfyui_qr_lora.tests.support.oracle import normal, orthonormal
 from comfyui_qr_lora.tests.support.regression import stored
