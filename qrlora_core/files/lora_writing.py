@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -12,65 +12,94 @@ from ..adapter import Layer, QRLoRA
 from ..errors import AdapterError
 from ..functional.lora import to_lora
 from .parts import rounded, split_parameter
+from .text_encoder_names import dotted_names, is_of_text_encoder, kohya_name
+
+_UNET = "unet."  # before diffusers' names of the layers of a UNet
 
 
 def tensors_of(adapter: QRLoRA, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
     """(key, tensor) of an ordinary LoRA with the same deltas; alpha is the rank everywhere.
 
-    Dotted names take diffusers' and PEFT's endings, which leave alpha out. Names of a UNet, and those without dots,
-    take kohya's, which every tool for SD1.5 and SDXL reads.
+    A file has one kind of names, since most readers take it for what its first few say. With dotted names of layers it
+    has diffusers' and PEFT's endings, which leave alpha out. With names of a UNet, or all without dots, it has kohya's
+    names and endings, which every tool for SD1.5 and SDXL reads.
     """
-    for (stem, is_peft), layer in _by_stem(adapter).items():
+    names = _Names(adapter.layers)
+    for stem, layer in _by_stem(adapter, names).items():
         if layer.is_vector:
             key = _difference_key(stem)
             yield key, rounded(key, layer.delta_weight().flatten(), dtype or torch.float32)
             continue
         up, down = _balanced(*to_lora(layer))
-        names = ("lora_B", "lora_A") if is_peft else ("lora_up", "lora_down")
-        for name, factor in zip(names, (up, down), strict=True):
-            key = f"{stem}.{name}.weight"
+        is_kohyas = names.are_kohyas and "." not in stem
+        endings = ("lora_up", "lora_down") if is_kohyas else ("lora_B", "lora_A")
+        for ending, factor in zip(endings, (up, down), strict=True):
+            key = f"{stem}.{ending}.weight"
             yield key, rounded(key, factor, dtype or torch.float32)
-        if not is_peft:
+        if is_kohyas:
             yield f"{stem}.alpha", torch.tensor(float(down.shape[0]))
 
 
-def _by_stem(adapter: QRLoRA) -> dict[tuple[str, bool], Layer]:
-    """Layers by their name in the file, and whether it takes PEFT's endings.
+class _Names:
+    """The names of layers in one file.
+
+    Attributes:
+        are_kohyas: whether they are kohya's, as far as there are such for the layers, and not dotted ones.
+    """
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self._dotted = dotted_names(paths)
+        given = {split_parameter(path)[0] for path in self._dotted}
+        named = {split_parameter(_current(name))[0] for name in self._dotted.values()}
+        of_network = {name for name in named if not is_of_text_encoder(name)}
+        of_unet = any(name.startswith(_UNET) for name in named)
+        self.are_kohyas = of_unet or not any("." in name for name in of_network or given)
+        self._of_two = any(name.startswith("text_encoder_2.") for name in named) or any(
+            path.startswith(("lora_te1_", "lora_te2_")) for path in given
+        )
+
+    def dotted(self, path: str) -> str:
+        """The name with the most dots that is known for a layer."""
+        return _current(self._dotted[path])
+
+    def stem(self, path: str) -> str:
+        """The name in the file."""
+        name = self.dotted(path)
+        if not self.are_kohyas:
+            return name
+        if name.startswith(_UNET):
+            name, parameter = split_parameter(name)
+            return f"lora_unet_{name.removeprefix(_UNET).replace('.', '_')}{parameter}"
+        return kohya_name(name, of_two=self._of_two)
+
+
+def _by_stem(adapter: QRLoRA, names: _Names) -> dict[str, Layer]:
+    """Layers by their name in the file.
 
     A merge may hold one layer under the names of two trainers, which are one name here: their terms are added.
     """
-    layers: dict[tuple[str, bool], Layer] = {}
-    dotted: dict[tuple[str, bool], str] = {}
+    layers: dict[str, Layer] = {}
+    dotted: dict[str, str] = {}
     for path, layer in adapter.layers.items():
-        stem = _stem(path)
+        stem, name = names.stem(path), names.dotted(path)
         if stem in layers:
-            _require_same_name(stem[0], dotted.get(stem, path), path)
+            _require_same_name(stem, dotted.get(stem, name), name)
             try:
                 layer = layer.with_terms((*layers[stem].terms, *layer.terms))
             except AdapterError as error:
                 raise AdapterError(f"layer {path}: {error}") from error
         layers[stem] = layer
-        if "." in path:
-            dotted[stem] = path
+        if "." in name:
+            dotted[stem] = name
     return layers
 
 
 def _require_same_name(stem: str, first: str, second: str) -> None:
     """Two names with dots in other places mean two layers, though kohya's names leave the dots out."""
-    if "." in second and _current(first) != _current(second):
+    if "." in second and first != second:
         raise AdapterError(
             f"layers {first} and {second} would both be {stem} in an ordinary LoRA. Save as full instead."
         )
-
-
-def _stem(path: str) -> tuple[str, bool]:
-    if "." not in path:
-        return path, False
-    path = _current(path)
-    if path.startswith("unet."):
-        path, parameter = split_parameter(path)
-        return f"lora_unet_{path.removeprefix('unet.').replace('.', '_')}{parameter}", False
-    return path, True
 
 
 def _difference_key(name: str) -> str:

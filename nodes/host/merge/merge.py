@@ -23,12 +23,13 @@ from ..model.memo import Note, remembered, remembered_of_all
 from ..model.tried import untried
 from .combine import Combination, combine
 from .report import Neighbours, SourceReport, as_text, overview, report_merge, unrun_lines
+from .rest import merge_of_rest
 
 APPLY_MODES = ("live", "patch")
 _ADD = Combination()
 _PRODUCT: Note[float] = Note("inner product")
 _GROUPS: Note[Groups] = Note("groups")
-_MODE_KEY = "qr_lora.merge_mode"
+_MODE_KEY, _CLIP_SCALE_KEY = "qr_lora.merge_mode", "qr_lora.merge_clip_scale"
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def apply_adapters(
     neighbours, told = on_model.neighbours(), _together(tell)
     return Applied(
         on_model.apply(mode, told("model")),
-        _whole_merge(found, on_model, on_clip, how),
+        _whole_merge(found, on_model, on_clip, how, clip_scale),
         [*report_merge(found, neighbours, on_model.merged, how, clip_scale), *(untried(patcher) if found else [])],
         unrun_lines(found),
         overview(found, neighbours, on_model.merged),
@@ -121,6 +122,10 @@ class _Merge:
         self._active = [source for source in self._sources if source.scale != 0]
         self._groups = self._group([source.adapter for source in self._active])
         self.merged = merge([(source.adapter, source.scale) for source in self._active], self._groups)
+
+    def knows(self, path: str) -> bool:
+        """Whether the model has a layer of this name, whatever its shape."""
+        return self._names.key_map.find(path) is not None
 
     def _group(self, adapters: list[QRLoRA]) -> Groups:
         if not adapters:
@@ -177,12 +182,17 @@ def _report(index: int, source: Source, on_model: _Merge, on_clip: _Merge | None
     )
 
 
-def _whole_merge(reports: Sequence[SourceReport], on_model: _Merge, on_clip: _Merge | None, how: Combination) -> QRLoRA:
-    """All layers of the merge as one adapter; those that neither model has stay in it under their own names."""
-    rest = merge([(_left_out(report), report.source.scale) for report in reports])
-    parts = [rest, on_model.merged, *([on_clip.merged] if on_clip is not None else [])]
-    layers: ChainMap[str, Layer] = ChainMap(*(part.layers for part in parts))  # type: ignore[arg-type]
+def _whole_merge(
+    reports: Sequence[SourceReport], on_model: _Merge, on_clip: _Merge | None, how: Combination, clip_scale: float
+) -> QRLoRA:
+    """All layers of the merge as one adapter, with those that neither model has."""
+    on_models = [part for part in (on_model, on_clip) if part is not None]
+    rest = merge_of_rest([_left_out(report, on_models) for report in reports], how, clip_scale)
+    merged = [part.merged.layers for part in on_models]
+    layers: ChainMap[str, Layer] = ChainMap(*merged, rest)  # type: ignore[arg-type]
     told = {**on_model.merged.metadata, _MODE_KEY: _mode_text(reports, how)}
+    if clip_scale != 1:
+        told[_CLIP_SCALE_KEY] = f"{clip_scale:g}"
     return replace(on_model.merged, layers=MappingProxyType(layers), metadata=told)
 
 
@@ -190,9 +200,11 @@ def _mode_text(reports: Sequence[SourceReport], how: Combination) -> str:
     return how.told([found.source.label for found in reports]) or how.mode.name
 
 
-def _left_out(report: SourceReport) -> QRLoRA:
+def _left_out(report: SourceReport, models: Sequence[_Merge]) -> Source:
+    """Of a source, the layers of which the models know not even the names: one of another width has no use there."""
     adapter = report.source.adapter
-    return replace(adapter, layers={path: adapter.layers[path] for path in report.left_out})
+    unknown = [path for path in report.left_out if not any(model.knows(path) for model in models)]
+    return replace(report.source, adapter=replace(adapter, layers={path: adapter.layers[path] for path in unknown}))
 
 
 def _with_patcher(clip: Clip, patcher: Patcher) -> Clip:
