@@ -12,7 +12,7 @@ from ..adapter import Layer, QRLoRA
 from ..errors import AdapterError
 from ..functional.lora import to_lora
 from .parts import rounded, split_parameter
-from .text_encoder_names import dotted_names, is_of_text_encoder, kohya_name
+from .text_encoder_names import are_numbered, dotted_names, is_of_text_encoder, kohya_name
 
 _UNET = "unet."  # before diffusers' names of the layers of a UNet
 
@@ -54,9 +54,7 @@ class _Names:
         of_network = {name for name in named if not is_of_text_encoder(name)}
         of_unet = any(name.startswith(_UNET) for name in named)
         self.are_kohyas = of_unet or not any("." in name for name in of_network or given)
-        self._of_two = any(name.startswith("text_encoder_2.") for name in named) or any(
-            path.startswith(("lora_te1_", "lora_te2_")) for path in given
-        )
+        self._numbered = are_numbered(given | named)
 
     def dotted(self, path: str) -> str:
         """The name with the most dots that is known for a layer."""
@@ -70,7 +68,7 @@ class _Names:
         if name.startswith(_UNET):
             name, parameter = split_parameter(name)
             return f"lora_unet_{name.removeprefix(_UNET).replace('.', '_')}{parameter}"
-        return kohya_name(name, of_two=self._of_two)
+        return kohya_name(name, numbered=self._numbered)
 
 
 def _by_stem(adapter: QRLoRA, names: _Names) -> dict[str, Layer]:

@@ -53,21 +53,24 @@ def _dotted(name: str, is_second: bool) -> str:
         matrix = match["matrix"].replace("self_attn_", "self_attn.").replace("mlp_", "mlp.")
         return f"{encoder}.text_model.encoder.layers.{match['block']}.{matrix}{parameter}"
     match = _OF_A_HOST.fullmatch(layer)
-    if match is None or match["encoder"] in _NO_ENCODERS:
+    if match is None or match["encoder"] in _NO_ENCODERS or is_of_text_encoder(layer):
         return name
     short = f"{_CLIP.get(match['encoder'])}.{match['layer']}"
     is_known = _DIFFUSERS.fullmatch(short) and (match["encoder"] != "clip_g" or is_second)
     return f"{short}{parameter}" if is_known else f"text_encoders.{name}"
 
 
-def kohya_name(name: str, *, of_two: bool) -> str:
-    """kohya's name for a layer under a dotted one; those that it has none for stay.
+def are_numbered(names: Iterable[str]) -> bool:
+    """Whether kohya's names number the first text encoder too, as where there are two; by all names of a file."""
+    blocks = [name for name in names if "text_model" in name]
+    told = any(name.startswith(("lora_te1_", "lora_te2_", "text_encoder_2.")) for name in blocks)
+    return told and not any(name.startswith("lora_te_") for name in blocks)
 
-    Args:
-        of_two: whether the model has two text encoders, which kohya's trainer then numbers.
-    """
+
+def kohya_name(name: str, *, numbered: bool) -> str:
+    """kohya's name for a layer under a dotted one; those that it has none for stay. For ``numbered`` see above."""
     layer, parameter = split_parameter(name)
     if match := _DIFFUSERS.fullmatch(layer):
-        number = match["number"] or ("1" if of_two else "")
+        number = match["number"] or ("1" if numbered else "")
         return f"lora_te{number}_{match['layer'].replace('.', '_')}{parameter}"
     return _PROJECTIONS.get(layer, layer) + parameter
