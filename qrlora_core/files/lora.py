@@ -90,7 +90,7 @@ def read(
             raise AdapterFileError(_explain_growth(source))
         replaced += kind is LOW_RANK and "alpha" not in tensors and is_nearly_orthonormal(tensors["up"])
     not_loaded = f"{embeddings} tensors of bundled embeddings" if embeddings else ""
-    return QRLoRA(layers, metadata, origin=Origin(True, replaced == len(layers), not_loaded))
+    return QRLoRA(layers, metadata, origin=Origin(True, replaced == len(layers), not_loaded, settings.notes()))
 
 
 def _renamed(source: Path, tensors: dict[str, Tensor], rename: Rename) -> dict[str, Tensor]:

@@ -176,6 +176,7 @@ def _warnings(found: SourceReport) -> list[str]:
             f"warning: {label}: {len(other)} of its layers do not exist in this model and were left out: "
             f"{paths_as_text(other)}"
         )
+    warnings += [f"note: {label}: {note}" for note in found.source.adapter.origin.notes]
     if found.other_base:
         warnings.append(f"warning: {label}: {found.other_base}")
     if found.idle:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -10,6 +11,7 @@ from functools import cached_property
 from ....qrlora_core import Layer, QRLoRA, merge
 from ....qrlora_core.files.text_encoder_names import dotted_names, is_of_text_encoder
 from ..apply.source import Source
+from ..text import paths_as_text
 from .combine import Combination, combine_by_name
 
 
@@ -44,7 +46,7 @@ def merge_of_rest(sources: Sequence[Source], how: Combination, clip_scale: float
 
 
 def _merged(sources: Sequence[Source], how: Combination, clip_scale: float) -> Mapping[str, Layer]:
-    named = [replace(source, adapter=_dotted(source.adapter)) for source in sources]
+    named = _of_one_shape([replace(source, adapter=_dotted(source.adapter)) for source in sources if source.scale])
     of_text = [replace(own, adapter=_part(own.adapter, True), scale=own.scale * clip_scale) for own in named]
     of_network = [replace(own, adapter=_part(own.adapter, False)) for own in named]
     parts = [
@@ -60,6 +62,26 @@ def _dotted(adapter: QRLoRA) -> QRLoRA:
         before = layers.get(names[path])
         layers[names[path]] = layer if before is None else layer.with_terms((*before.terms, *layer.terms))
     return replace(adapter, layers=layers)
+
+
+def _of_one_shape(sources: Sequence[Source]) -> list[Source]:
+    """The sources without layers that are of other shapes in another of them, and so were made for another model."""
+    shapes: dict[str, set[tuple[int, ...]]] = {}
+    for source in sources:
+        for path, layer in source.adapter.layers.items():
+            shapes.setdefault(path, set()).add(layer.shape)
+    torn = [path for path, found in shapes.items() if len(found) > 1]
+    if not torn:
+        return list(sources)
+    logging.warning(
+        "QR-LoRA: %d layers that the connected models lack are of other shapes in each adapter, and are not in the "
+        "merge that is saved: %s", len(torn), paths_as_text(torn),
+    )  # fmt: skip
+    return [replace(source, adapter=_without(source.adapter, torn)) for source in sources]
+
+
+def _without(adapter: QRLoRA, paths: Sequence[str]) -> QRLoRA:
+    return replace(adapter, layers={path: layer for path, layer in adapter.layers.items() if path not in paths})
 
 
 def _part(adapter: QRLoRA, of_text: bool) -> QRLoRA:
