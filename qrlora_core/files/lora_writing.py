@@ -20,9 +20,9 @@ _UNET = "unet."  # before diffusers' names of the layers of a UNet
 def tensors_of(adapter: QRLoRA, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
     """(key, tensor) of an ordinary LoRA with the same deltas; alpha is the rank everywhere.
 
-    A file has one kind of names, since most readers take it for what its first few say. With dotted names of layers it
-    has diffusers' and PEFT's endings, which leave alpha out. With names of a UNet, or all without dots, it has kohya's
-    names and endings, which every tool for SD1.5 and SDXL reads.
+    A file has one kind of names, since diffusers takes all of it for what a part of it is. With dotted names of layers
+    it has diffusers' and PEFT's endings, which leave alpha out. With names of a UNet, or all without dots, it has
+    kohya's names and endings, which every tool for SD1.5 and SDXL reads.
     """
     names = _Names(adapter.layers)
     for stem, layer in _by_stem(adapter, names).items():

@@ -28,6 +28,7 @@ from .rest import merge_of_rest
 APPLY_MODES = ("live", "patch")
 _ADD = Combination()
 _PRODUCT: Note[float] = Note("inner product")
+_MISFITS: Note[frozenset[str]] = Note("misfits")
 _GROUPS: Note[Groups] = Note("groups")
 _MODE_KEY, _CLIP_SCALE_KEY = "qr_lora.merge_mode", "qr_lora.merge_clip_scale"
 
@@ -123,9 +124,14 @@ class _Merge:
         self._groups = self._group([source.adapter for source in self._active])
         self.merged = merge([(source.adapter, source.scale) for source in self._active], self._groups)
 
-    def knows(self, path: str) -> bool:
-        """Whether the model has a layer of this name, whatever its shape."""
-        return self._names.key_map.find(path) is not None
+    def misfits(self, adapter: QRLoRA) -> frozenset[str]:
+        """Names of an adapter's layers that the model has in another width: they have no use there."""
+
+        def found() -> frozenset[str]:
+            missing = match(self.patcher, adapter, self._names).missing
+            return frozenset(path for path in missing if self._names.key_map.find(path) is not None)
+
+        return remembered(adapter, self.patcher.model, _MISFITS, found)
 
     def _group(self, adapters: list[QRLoRA]) -> Groups:
         if not adapters:
@@ -201,10 +207,11 @@ def _mode_text(reports: Sequence[SourceReport], how: Combination) -> str:
 
 
 def _left_out(report: SourceReport, models: Sequence[_Merge]) -> Source:
-    """Of a source, the layers of which the models know not even the names: one of another width has no use there."""
+    """Of a source, the layers of which the models know not even the names."""
     adapter = report.source.adapter
-    unknown = [path for path in report.left_out if not any(model.knows(path) for model in models)]
-    return replace(report.source, adapter=replace(adapter, layers={path: adapter.layers[path] for path in unknown}))
+    known = frozenset[str]().union(*(model.misfits(adapter) for model in models)) if report.left_out else ()
+    layers = {path: adapter.layers[path] for path in report.left_out if path not in known}
+    return replace(report.source, adapter=replace(adapter, layers=layers))
 
 
 def _with_patcher(clip: Clip, patcher: Patcher) -> Clip:
