@@ -86,8 +86,9 @@ def _write_compact(adapter: QRLoRA, wanted: Wanted) -> Iterator[tuple[str, Tenso
 
 def _with_version(adapter: QRLoRA, metadata: Mapping[str, str]) -> dict[str, str]:
     terms = [term for layer in _matrices(adapter) for term in layer.terms]
-    numbers = {KOHYAS_RANK: [term.rank for term in terms], KOHYAS_ALPHA: [term.alpha for term in terms]}
-    return {**with_truth(metadata, numbers, "qr-lora"), VERSION_KEY: FORMAT_VERSION}
+    ranks, alphas = [float(term.rank) for term in terms], [term.alpha for term in terms]
+    true = with_truth(metadata, {KOHYAS_RANK: ranks, KOHYAS_ALPHA: alphas}, "qr-lora")
+    return {**true, VERSION_KEY: FORMAT_VERSION}
 
 
 def _matrices(adapter: QRLoRA) -> list[Layer]:
