@@ -210,11 +210,13 @@ class Origin:
         may_replace_core: whether that LoRA looks like a published file of the variant ``qr``, whose factors replace
             a part of the base weights.
         not_loaded: what of the file is not in the adapter, in words.
+        notes: sentences on what it may do otherwise elsewhere, and on what was assumed.
     """
 
     is_lora: bool = False
     may_replace_core: bool = False
     not_loaded: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,19 +13,18 @@ from torch import Tensor
 
 from ..adapter import QRLoRA, is_finite
 from ..errors import AdapterError, AdapterFileError
-from ..metadata import ARCHITECTURE, FORMAT_VERSION, MERGE_KEY, METADATA_PREFIX, VERSION_KEY
+from ..metadata import ARCHITECTURE, FORMAT_VERSION, METADATA_PREFIX, VERSION_KEY
 from . import compact, lora
 from .basis_store import BasisStore
-from .formats import Contents, Format, Wanted, format_named, read_contents
+from .formats import Contents, Wanted, format_named, read_contents
 from .left_out import Elsewhere, LeftOut
 from .safetensors_io import reading, shown, write
+from .saved_metadata import told_of
 
 # Tensors of a training that goes on (see `training_state`), which an adapter does not need.
 STATE_PREFIX = "training_state."
 STATE_KEY = f"{METADATA_PREFIX}training_state"
 _LONGEST_NAME = 500
-# What reading or one format alone needs to know, so that no other file claims it.
-_OF_ONE_FILE = ("format", compact.BASIS_IDS, lora.PEFT_SETTINGS)
 
 
 def save_adapter(
@@ -69,7 +68,8 @@ def save_adapter(
     adapter.require_finite()
     tensors = dict(chosen.write(adapter, Wanted(dtype, bases)))
     _require_finite(tensors)
-    write(target, tensors | dict(extra or {}), _metadata(adapter, target, chosen))
+    metadata = chosen.metadata(adapter, told_of(adapter, target.stem))
+    write(target, tensors | dict(extra or {}), metadata, hashed=chosen.hashed)
     return target
 
 
@@ -77,19 +77,6 @@ def _require_finite(tensors: Mapping[str, Tensor]) -> None:
     for key, tensor in tensors.items():
         if not is_finite(tensor):
             raise AdapterError(f"{key}: a number does not fit into {tensor.dtype}; choose bfloat16 or float32.")
-
-
-def _metadata(adapter: QRLoRA, target: Path, chosen: Format) -> dict[str, str]:
-    kept = {key: value for key, value in adapter.metadata.items() if key not in _OF_ONE_FILE}
-    return {**chosen.metadata(adapter, kept), **_merge_text(adapter), "modelspec.title": target.stem}
-
-
-def _merge_text(adapter: QRLoRA) -> dict[str, str]:
-    record = adapter.merge_record
-    if record is None:
-        return {}
-    sources = [{"name": name, "scale": scale} for name, scale in record.sources]
-    return {MERGE_KEY: json.dumps({**asdict(record), "sources": sources})}
 
 
 def load_adapter(

@@ -9,12 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..adapter import QRLoRA
+from ..adapter import Layer, QRLoRA
 from ..errors import AdapterFileError
-from ..metadata import ARCHITECTURE, FORMAT_VERSION, VARIANT, VERSION_KEY
-from . import compact, full, lora
+from ..metadata import FORMAT_VERSION, VARIANT, VERSION_KEY
+from . import compact, full, lora, lora_writing
 from .basis_store import BasisStore
 from .left_out import Elsewhere, LeftOut, LostLayer
+from .saved_metadata import KOHYAS_ALPHA, KOHYAS_RANK, OUR_ALPHA, OUR_RANK, with_truth
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Format:
         write: (key, tensor) pairs of an adapter.
         refusal: why a file with these keys is not read although it is of this format, in words; else empty.
         metadata: what its files tell, from the adapter and what of its metadata is for every file.
+        hashed: whether its files hold digests of themselves, which other tools look for.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Format:
     write: Callable[[QRLoRA, Wanted], Iterator[tuple[str, Tensor]]]
     metadata: Callable[[QRLoRA, Mapping[str, str]], dict[str, str]]
     refusal: Callable[[Path, Sequence[str]], str] = lambda source, keys: ""
+    hashed: bool = False
 
 
 def _read_full(file: Contents) -> QRLoRA:
@@ -84,20 +87,26 @@ def _write_compact(adapter: QRLoRA, wanted: Wanted) -> Iterator[tuple[str, Tenso
     return compact.tensors_of(adapter, wanted.dtype or torch.float16, wanted.bases)
 
 
-def _with_version(_adapter: QRLoRA, metadata: Mapping[str, str]) -> dict[str, str]:
-    return {**metadata, VERSION_KEY: FORMAT_VERSION}
+def _with_version(adapter: QRLoRA, metadata: Mapping[str, str]) -> dict[str, str]:
+    terms = [term for layer in _matrices(adapter) for term in layer.terms]
+    ranks, alphas = [float(term.rank) for term in terms], [term.alpha for term in terms]
+    true = with_truth(metadata, {KOHYAS_RANK: ranks, KOHYAS_ALPHA: alphas}, "qr-lora")
+    return {**true, VERSION_KEY: FORMAT_VERSION}
+
+
+def _matrices(adapter: QRLoRA) -> list[Layer]:
+    return [layer for layer in adapter.layers.values() if len(layer.shape) == 2 and not layer.is_vector]
 
 
 def _compact_metadata(adapter: QRLoRA, metadata: Mapping[str, str]) -> dict[str, str]:
     return {**_with_version(adapter, metadata), **compact.basis_ids(adapter)}
 
 
-def _lora_metadata(_adapter: QRLoRA, metadata: Mapping[str, str]) -> dict[str, str]:
-    """Our names for what it was trained as would pass for a claim about this file."""
-    kept = {key: value for key, value in metadata.items() if key != VARIANT}
-    if ARCHITECTURE in kept:
-        kept[ARCHITECTURE] = kept[ARCHITECTURE].replace("/qr-lora", "/lora")
-    return kept
+def _lora_metadata(adapter: QRLoRA, metadata: Mapping[str, str]) -> dict[str, str]:
+    """Our name for what it was trained as would pass for a claim about this file, whose alphas are the ranks."""
+    ranks = [layer.rank for layer in _matrices(adapter)]
+    kept = {key: value for key, value in metadata.items() if key not in (VARIANT, VERSION_KEY)}
+    return with_truth(kept, dict.fromkeys((KOHYAS_RANK, KOHYAS_ALPHA, OUR_RANK, OUR_ALPHA), ranks), "lora")
 
 
 FULL = Format(
@@ -114,9 +123,10 @@ LORA = Format(
     lambda keys: lora.matches(keys) and not full.matches(keys) and not compact.matches(keys),
     lora.header,
     lambda file: lora.read(file.source, file.keys, file.get, file.metadata, file.left_out, file.rename),
-    lambda adapter, wanted: lora.tensors_of(adapter, wanted.dtype),
+    lambda adapter, wanted: lora_writing.tensors_of(adapter, wanted.dtype),
     _lora_metadata,
     lora.refusal,
+    hashed=True,
 )
 FORMATS: list[Format] = [FULL, COMPACT, LORA]
 

@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import AdapterError, AdapterFileError
+from .hashes import fill_in, with_room
 
 SUFFIX = ".safetensors"
 _PICKLE_MAGIC = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
@@ -210,8 +211,11 @@ def shown(text: str) -> str:
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in short)
 
 
-def write(target: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+def write(target: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, hashed: bool = False) -> None:
     """Write to a temporary name first, then rename, so that no half file is ever left. Folders are made.
+
+    Args:
+        hashed: whether it is to hold its own digests, see `files.hashes`.
 
     Raises:
         AdapterFileError: another suffix, or the file cannot be written.
@@ -223,7 +227,10 @@ def write(target: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, st
         with _temporary_sibling(target) as temporary:
             temporary.touch(exist_ok=False)
             usual_mode = temporary.stat().st_mode
-            save_file(dict(tensors), temporary, metadata={"format": "pt", **metadata})
+            told = {"format": "pt", **metadata}
+            save_file(dict(tensors), temporary, metadata=with_room(told) if hashed else told)
+            if hashed:
+                fill_in(temporary)
             temporary.chmod(usual_mode)  # safetensors leaves the file readable to its owner alone
             _flush(temporary)
             temporary.replace(target)

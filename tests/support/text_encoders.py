@@ -9,7 +9,11 @@ from typing import Any
 
 import comfy.sd
 import comfy.sd1_clip
+import comfy.sdxl_clip
+import comfy.text_encoders.flux
+import comfy.text_encoders.hunyuan_video
 import comfy.text_encoders.llama
+import comfy.text_encoders.sd3_clip
 import comfy.text_encoders.z_image
 import torch
 from torch import Tensor
@@ -19,14 +23,58 @@ _NARROW = {
     "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 2,
     "num_key_value_heads": 1,
 }  # fmt: skip
+_CLIPS = {
+    "clip_l_model_config": {
+        "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_hidden_layers": 3,
+    },
+    "clip_g_model_config": {
+        "hidden_size": 96, "intermediate_size": 192, "num_attention_heads": 4, "num_hidden_layers": 3,
+        "projection_dim": 96,
+    },
+}  # fmt: skip
+_T5 = {"t5xxl_model_config": {"d_model": 64, "d_ff": 128, "d_kv": 16, "num_heads": 4, "num_layers": 2}}
 
 
 @cache
 def clip_l(seed: int = 0) -> Any:
     """CLIP-L with two narrow layers."""
-    widths = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_hidden_layers": 2}
+    widths = _CLIPS["clip_l_model_config"] | {"num_hidden_layers": 2}
     options = {"clip_l_model_config": widths}
     return _filled(_clip(comfy.sd1_clip.SD1ClipModel, comfy.sd1_clip.SD1Tokenizer, options), seed)
+
+
+@cache
+def sdxl() -> Any:
+    """CLIP-L and CLIP-G, as SDXL has them."""
+    return _filled(_clip(comfy.sdxl_clip.SDXLClipModel, comfy.sdxl_clip.SDXLTokenizer, _CLIPS), 3)
+
+
+@cache
+def refiner() -> Any:
+    """CLIP-G alone, as SDXL's refiner has it."""
+    return _filled(_clip(comfy.sdxl_clip.SDXLRefinerClipModel, comfy.sdxl_clip.SDXLTokenizer, _CLIPS), 4)
+
+
+@cache
+def sd3() -> Any:
+    """CLIP-L, CLIP-G and T5."""
+    host = comfy.text_encoders.sd3_clip
+    return _filled(_clip(host.SD3ClipModel, host.SD3Tokenizer, _CLIPS | _T5), 5)
+
+
+@cache
+def flux() -> Any:
+    """CLIP-L and T5."""
+    host = comfy.text_encoders.flux
+    return _filled(_clip(host.FluxClipModel, host.FluxTokenizer, _CLIPS | _T5), 6)
+
+
+@cache
+def hunyuan_video() -> Any:
+    """CLIP-L and Llama."""
+    host = comfy.text_encoders.hunyuan_video
+    options = _CLIPS | {"llama_model_config": _NARROW | {"num_hidden_layers": 4}}
+    return _filled(_clip(host.HunyuanVideoClipModel, host.HunyuanVideoTokenizer, options), 7)
 
 
 @cache

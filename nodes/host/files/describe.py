@@ -18,6 +18,7 @@ def describe_adapter(adapter: QRLoRA) -> str:
     lines = [f"{adapter.name}: {kind}{len(adapter.layers)} layers, {ranks_as_text(adapter.ranks)}{made_for}"]
     if adapter.origin.not_loaded:
         lines.append(f"not loaded: {adapter.origin.not_loaded}")
+    lines += [f"note: {note}" for note in adapter.origin.notes]
     if adapter.origin.may_replace_core:
         lines.append(
             "its up matrices are orthonormal, as in published QR-LoRA files of the variant qr, which replace a part of "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -40,12 +40,27 @@ def combine(patcher: Patcher, sources: Sequence[Source], how: Combination, names
     Raises:
         QRLoRAError: settings out of range.
     """
+    return _combined(sources, how, lambda adapters: on_same_layers(patcher, adapters, names), patcher.model)
+
+
+def combine_by_name(sources: Sequence[Source], how: Combination) -> list[Source]:
+    """The same for layers that no model is there for: those of one name are one layer."""
+    return _combined(sources, how, lambda adapters: adapters, how.mode)
+
+
+def _combined(
+    sources: Sequence[Source],
+    how: Combination,
+    on_same: Callable[[list[QRLoRA]], list[QRLoRA]],
+    owner: object,
+) -> list[Source]:
+    """See `combine`; ``owner`` is what the adapters' matrices are remembered for."""
     active = [index for index, source in enumerate(sources) if source.scale != 0 and source.adapter.layers]
     named = {own.name: int(how.values[own.name]) for own in how.mode.parameters if own.names_adapter}
     if how.mode.changed is None or len(active) < 2 or not set(named.values()) <= set(active):
         return list(sources)  # with the adapter off that a mode is about, it has nothing to do
-    fitted = on_same_layers(patcher, [sources[index].adapter for index in active], names)
-    adapters = [remembered(adapter, patcher.model, _MATRICES, partial(_matrices, adapter)) for adapter in fitted]
+    fitted = on_same([sources[index].adapter for index in active])
+    adapters = [remembered(adapter, owner, _MATRICES, partial(_matrices, adapter)) for adapter in fitted]
     values = {**how.values, **{name: active.index(position) for name, position in named.items()}}
     changed = how.mode.changed(adapters, [sources[index].scale for index in active], values)
     result = list(sources)

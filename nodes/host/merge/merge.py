@@ -23,12 +23,13 @@ from ..model.memo import Note, remembered, remembered_of_all
 from ..model.tried import untried
 from .combine import Combination, combine
 from .report import Neighbours, SourceReport, as_text, is_of_text, overview, report_merge, unrun_lines
+from .rest import merge_of_rest
 
 APPLY_MODES = ("live", "patch")
 _ADD = Combination()
 _PRODUCT: Note[float] = Note("inner product")
 _GROUPS: Note[Groups] = Note("groups")
-_MODE_KEY = "qr_lora.merge_mode"
+_MODE_KEY, _CLIP_SCALE_KEY = "qr_lora.merge_mode", "qr_lora.merge_clip_scale"
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def apply_adapters(
     neighbours, told = on_model.neighbours(), _together(tell)
     return Applied(
         on_model.apply(mode, told("model")),
-        _whole_merge(found, on_model, on_clip, how),
+        _whole_merge(found, on_model, on_clip, how, clip_scale),
         [*report_merge(found, neighbours, on_model.merged, how, clip_scale), *(untried(patcher) if found else [])],
         unrun_lines(found),
         overview(found, neighbours, on_model.merged),
@@ -198,12 +199,17 @@ def _report(index: int, source: Source, on_model: _Merge, on_clip: _Merge | None
     )
 
 
-def _whole_merge(reports: Sequence[SourceReport], on_model: _Merge, on_clip: _Merge | None, how: Combination) -> QRLoRA:
-    """All layers of the merge as one adapter; those that neither model has stay in it under their own names."""
-    rest = merge(_left_out(reports))
-    parts = [rest, on_model.merged, *([on_clip.merged] if on_clip is not None else [])]
-    layers: ChainMap[str, Layer] = ChainMap(*(part.layers for part in parts))  # type: ignore[arg-type]
+def _whole_merge(
+    reports: Sequence[SourceReport], on_model: _Merge, on_clip: _Merge | None, how: Combination, clip_scale: float
+) -> QRLoRA:
+    """All layers of the merge as one adapter, with those that neither model has."""
+    on_models = [part for part in (on_model, on_clip) if part is not None]
+    rest = merge_of_rest([_left_out(report) for report in reports], how, clip_scale)
+    merged = [part.merged.layers for part in on_models]
+    layers: ChainMap[str, Layer] = ChainMap(*merged, rest)  # type: ignore[arg-type]
     told = {**on_model.merged.metadata, _MODE_KEY: _mode_text(reports, how)}
+    if clip_scale != 1:
+        told[_CLIP_SCALE_KEY] = f"{clip_scale:g}"
     return replace(on_model.merged, layers=MappingProxyType(layers), metadata=told)
 
 
@@ -211,16 +217,11 @@ def _mode_text(reports: Sequence[SourceReport], how: Combination) -> str:
     return how.told([found.source.label for found in reports]) or how.mode.name
 
 
-def _left_out(reports: Sequence[SourceReport]) -> list[tuple[QRLoRA, float]]:
-    """The layers that no model has, at their scales; of two shapes under one name, the first."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    rest = []
-    for report in reports:
-        adapter = report.source.adapter
-        own = {path: adapter.layers[path] for path in report.left_out} if report.source.scale else {}
-        layers = {path: layer for path, layer in own.items() if shapes.setdefault(path, layer.shape) == layer.shape}
-        rest.append((replace(adapter, layers=layers), report.source.scale))
-    return rest
+def _left_out(report: SourceReport) -> Source:
+    """A source with the layers alone that no connected model has."""
+    adapter = report.source.adapter
+    layers = {path: adapter.layers[path] for path in report.left_out}
+    return replace(report.source, adapter=replace(adapter, layers=layers))
 
 
 def _with_patcher(clip: Clip, patcher: Patcher) -> Clip:

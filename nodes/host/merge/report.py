@@ -190,6 +190,7 @@ def _warnings(found: SourceReport) -> list[str]:
             f"note: {label}: {len(found.patched)} of its layers cannot be changed while the model runs and were "
             f"patched into its weights{constant}: {paths_as_text(found.patched)}"
         )
+    warnings += [f"note: {label}: {note}" for note in found.source.adapter.origin.notes]
     if found.other_base:
         warnings.append(f"warning: {label}: {found.other_base}")
     if found.idle:

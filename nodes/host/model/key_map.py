@@ -26,6 +26,8 @@ _DOTTED_PREFIXES = ("transformer.", "unet.", "prior.", _HOST_PREFIX)
 # What checkpoints put before them, which some trainers keep.
 _WRAPPERS = ("model.diffusion_model.", "model.model.", "model.", "net.")
 _FLAT_WRAPPERS = tuple(wrapper.replace(".", "_") for wrapper in _WRAPPERS)
+# Before the host's own names of layers of text encoders in its table of LoRA names, and before diffusers'.
+_TEXT_PREFIX, _DIFFUSERS_TEXT = "text_encoders.", ("text_encoder.", "text_encoder_2.")
 _FLAT_PREFIXES = ("lycoris_", "lora_transformer_", "lora_unet_")
 
 
@@ -81,6 +83,8 @@ class KeyMap:
         )
         lora_names: dict[str, Entry] = list_names(model, {})
         self._shapes = {key: tuple(shape) for key, shape in _weight_shapes(model, prefix)}
+        self._text_names = {} if is_network else dict(_named_as_diffusers_does(lora_names))
+        self._prefix = "" if is_network else _TEXT_PREFIX
         self._published = self._of_this_model(_published_names(model, lora_names)) if is_network else {}
         self._vectors = dict(_vector_lengths(model, prefix))
         self._bare = dict(_bare_shapes(model, prefix)) if is_network else {}
@@ -175,10 +179,10 @@ class KeyMap:
         return replace(target, shape=(whole, *target.shape[1:]), rows=None)
 
     def name_of(self, target: Target) -> str:
-        """The one name for a target: published where it has one, else the host's own."""
+        """The one name for a target that files have: published where it has one, else the host's own."""
         if target.key in self._bare:
-            return target.key + (_WEIGHT if target.vector else "")
-        return self._name_of(target) or target.module + target.vector
+            return self._prefix + target.key + (_WEIGHT if target.vector else "")
+        return self._name_of(target) or self._prefix + target.module + target.vector
 
     def _name_of(self, target: Target) -> str | None:
         if not target.vector:
@@ -192,10 +196,11 @@ class KeyMap:
     @cached_property
     def _by_target(self) -> dict[Target, str]:
         names: dict[Target, str] = {}
-        for name in (*self._published, *self._names):
-            target = self._target(self._published.get(name) or self._names[name])
+        published = self._published | self._text_names
+        for name in (*published, *self._names):
+            target = self._target(published.get(name) or self._names[name])
             # A whole weight without a published name is called by its module.
-            if target is not None and (name in self._published or target.rows or target.reorder):
+            if target is not None and (name in published or target.rows or target.reorder):
                 names.setdefault(target, name)
         return names
 
@@ -300,6 +305,11 @@ def _published_names(model: HostModel, lora_names: dict[str, Entry]) -> Iterator
         sliced = not isinstance(entry, str)
         if sliced and name.startswith(_HOST_PREFIX) and ".linear1_qkv" not in name:
             yield name, entry
+
+
+def _named_as_diffusers_does(lora_names: dict[str, Entry]) -> Iterator[tuple[str, Entry]]:
+    """(name, host entry) of the layers of text encoders for which the host knows diffusers' names."""
+    yield from ((name, entry) for name, entry in lora_names.items() if name.startswith(_DIFFUSERS_TEXT))
 
 
 def _is_linear(module: torch.nn.Module) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from comfyui_qr_lora.qrlora_core import (
     merge,
     save_adapter,
 )
-from comfyui_qr_lora.qrlora_core.files.lora import PEFT_SETTINGS
+from comfyui_qr_lora.qrlora_core.files.peft_settings import PEFT_SETTINGS
 from comfyui_qr_lora.tests.support import oracle
 from comfyui_qr_lora.tests.support.oracle import normal, orthonormal
 from comfyui_qr_lora.tests.support.regression import stored
@@ -381,6 +382,7 @@ class TestSettingsOfPeft:
             ({"transformer.lora_alpha": 8, "transformer.use_rslora": False}, 8 / RANK),
             ({"text_encoder.lora_alpha": 2}, 1.0),
             ({"lora_alpha": 2}, 1.0),
+            ({"transformer.lora_alpha": 2, "transformer.r": 64, "transformer.rank_pattern": {"to_q": 64}}, 2 / RANK),
             ({"transformer.lora_alpha": 2, "transformer.alpha_pattern": {"attn.to_q": 6}}, 6 / RANK),
             ({"transformer.lora_alpha": 2, "transformer.alpha_pattern": {"attn.to_k": 6}}, 2 / RANK),
             ({"transformer.alpha_pattern": {"to_q": 6}}, 6 / RANK),
@@ -457,12 +459,91 @@ class TestSettingsOfPeft:
         assert self.factor(tmp_path, settings) == pytest.approx(1.0, rel=1e-6)
 
     @pytest.mark.parametrize("pattern", [".*to_q", "to_(q|k)", "(a+)+$", "", "blocks.[0-9]", "to_q|"])
-    def test_patterns_that_are_no_names_are_refused_and_never_run(self, tmp_path, pattern):
-        text = json.dumps({"transformer.alpha_pattern": {pattern: 8}})
-        message = refuses(
-            saved(tmp_path, PEFT_TENSORS, {PEFT_SETTINGS: text}), f"layer {DOTTED}", "alpha_pattern", repr(pattern)
-        )
-        assert len(message) < 500
+    def test_patterns_that_are_no_names_are_noted_and_never_run(self, tmp_path, pattern):
+        for more, expected in (({}, 1.0), ({"transformer.lora_alpha": 2}, 2 / RANK)):
+            settings = {"transformer.alpha_pattern": {pattern: 8, "to_k": 3}, **more}
+            assert self.factor(tmp_path, settings) == pytest.approx(expected, rel=1e-6)
+            *_, note = load_adapter(tmp_path / "cat.safetensors").origin.notes
+            assert "the regular expressions in its alpha_pattern are not followed" in note
+            assert f"('{pattern}')" in note
+            assert len(note) < 500
+
+    def test_a_name_after_a_pattern_that_is_none_counts(self, tmp_path):
+        settings = {"transformer.alpha_pattern": {"(a+)+$": 8, "to_q": 6}}
+        assert self.factor(tmp_path, settings) == pytest.approx(6 / RANK, rel=1e-6)
+
+    @pytest.mark.parametrize(
+        ("settings", "words"),
+        [
+            ({}, ""),
+            ({"transformer.lora_alpha": RANK}, ""),
+            ({"text_encoder.lora_alpha": 2}, ""),
+            ({"transformer.lora_alpha": 2}, "scale 3 of 3 layers by 0.5, as PEFT"),
+            ({"transformer.lora_alpha": RANK, "transformer.use_rslora": True}, "scale 3 of 3 layers by 2, as PEFT"),
+            ({"transformer.alpha_pattern": {"0.to_q": 1}}, "scale 1 of 3 layers by 0.25, as PEFT"),
+            (
+                {"transformer.lora_alpha": 2, "transformer.alpha_pattern": {"0.to_q": 8}},
+                "3 of 3 layers by 0.5 to 2,",
+            ),
+        ],
+    )
+    def test_what_a_stock_loader_makes_of_the_file_is_told_once(self, tmp_path, settings, words):
+        tensors = {
+            key.replace(DOTTED, f"transformer.{number}.to_q"): tensor
+            for number in range(3)
+            for key, tensor in PEFT_TENSORS.items()
+        }
+        notes = load_adapter(saved(tmp_path, tensors, {PEFT_SETTINGS: json.dumps(settings)})).origin.notes
+        assert len(notes) == bool(words)
+        assert all(words in note for note in notes)
+
+    @pytest.mark.parametrize("use_rslora", [False, True])
+    @pytest.mark.parametrize("seed", range(4))
+    def test_mean_what_they_mean_in_peft(self, tmp_path, use_rslora, seed):
+        """Random patterns of ranks and alphas; the tensors and the effect are PEFT's own."""
+        import peft  # takes seconds
+
+        names = [f"blocks.{block}.{name}" for block in range(2) for name in ("to_q", "to_k", "out")]
+        draw = random.Random(seed)
+        patterns = [
+            {
+                draw.choice([name, name.split(".", 1)[1], name.rsplit(".")[-1]]): draw.randint(1, 9)
+                for name in draw.sample(names, 3)
+            }
+            for _ in range(2)
+        ]
+        config = peft.LoraConfig(
+            r=3, lora_alpha=5, target_modules=["to_q", "to_k", "out"], use_rslora=use_rslora,
+            rank_pattern=patterns[0], alpha_pattern=patterns[1], init_lora_weights=False,
+        )  # fmt: skip
+        blocks = [
+            torch.nn.ModuleDict({name: torch.nn.Linear(WIDTH, OUT) for name in ("to_q", "to_k", "out")}) for _ in "ab"
+        ]
+        network = torch.nn.ModuleDict({"blocks": torch.nn.ModuleList(blocks)})
+        peft.inject_adapter_in_model(config, network)
+        state = peft.get_peft_model_state_dict(network)
+        tensors = {f"transformer.{key}": tensor.detach() for key, tensor in state.items()}
+        told = {
+            "r": 3,
+            "lora_alpha": 5,
+            "use_rslora": use_rslora,
+            "rank_pattern": patterns[0],
+            "alpha_pattern": patterns[1],
+        }
+        settings = json.dumps({f"transformer.{key}": value for key, value in told.items()})
+        loaded = load_adapter(saved(tmp_path, tensors, {PEFT_SETTINGS: settings}))
+        for name in names:
+            expected = network.get_submodule(name).get_delta_weight("default").detach()
+            assert oracle.error(delta(loaded, f"transformer.{name}"), expected.double()) < EXACT
+
+    @pytest.mark.parametrize("use_rslora", [False, True])
+    def test_of_a_network_that_diffusers_saved_alone(self, tmp_path, use_rslora):
+        """Neither its settings nor its layers are of a part of a pipeline."""
+        settings = {"lora_alpha": 3, "use_rslora": use_rslora, "alpha_pattern": {"1.attn.to_q": 5}}
+        factors = {f"transformer_blocks.{number}.attn.to_q": alpha for number, alpha in ((0, 3), (1, 5))}
+        for stem, alpha in factors.items():
+            expected = alpha / (math.sqrt(RANK) if use_rslora else RANK)
+            assert self.factor(tmp_path, settings, stem) == pytest.approx(expected, rel=1e-6)
 
 
 class TestNotes:

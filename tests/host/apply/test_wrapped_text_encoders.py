@@ -139,7 +139,7 @@ def test_layers_that_take_no_part_in_a_prompt_are_named() -> None:
         return apply_adapters(model(), [Source("words", one)], "live", clip=clip, tell=told.append)
 
     encode(applied(adapter).clip)
-    assert told[-1] == [f"words: 1 of {len(adapter.layers)} layers did not run: {head}"]
+    assert told[-1] == [f"words: 1 of {len(adapter.layers)} layers did not run: text_encoders.{head}"]
     assert f"last time, {told[-1][0]}" in applied(adapter).report
     encode(applied(lone).clip)
     assert told[-1] == ["words did nothing: this model runs none of its 1 layers as such. Set apply to patch."]

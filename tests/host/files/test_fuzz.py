@@ -44,7 +44,7 @@ from comfyui_qr_lora.qrlora_core import (
     save_training,
 )
 from comfyui_qr_lora.qrlora_core.files.compact import BASIS_IDS
-from comfyui_qr_lora.qrlora_core.files.lora import PEFT_SETTINGS
+from comfyui_qr_lora.qrlora_core.files.peft_settings import PEFT_SETTINGS
 from devtools.server import PromptError, Server
 
 FEWEST, LONGEST_SECONDS, ROOM = 2000, 2.0, 64 * 2**20

@@ -1,6 +1,7 @@
 """Ordinary LoRAs of every trainer: Load and Merge give what the stock LoRA loader gives, on every architecture."""
 
 import itertools
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -133,6 +134,31 @@ def test_equals_the_stock_loader(trainer: str, name: str, pattern: str, endings:
     for mode in MODES:
         found = predict(name, merged(base_model, (adapter, 0.7), apply=mode))
         assert relative_error(found, expected, base) < TOLERANCE, mode
+
+
+@pytest.mark.parametrize(
+    ("settings", "factor"),
+    [
+        ({"lora_alpha": 1}, 0.25),
+        ({"lora_alpha": 3, "use_rslora": True, "r": 4}, 1.5),
+        ({"alpha_pattern": {"(": 2}}, 1.0),
+    ],
+)
+def test_settings_of_peft_and_how_the_stock_loader_differs_are_told(settings: dict[str, Any], factor: float) -> None:
+    """By how much it does is what the note says: at that strength it draws the same."""
+    base_model = model("sd3")
+    tensors = of_model(base_model, r"transformer\..*to_[qkv]", PEFT, False)
+    told = {f"transformer.{key}": value for key, value in settings.items()}
+    file = saved(tensors, {"lora_adapter_metadata": json.dumps(told)})
+    base = predict("sd3", base_model)
+    expected = predict("sd3", host_nodes.LoraLoaderModelOnly().load_lora_model_only(base_model, file, factor)[0])
+    loaded = Load.execute(f"loras/{file}")
+    adapter, text = loaded.args[0], loaded.ui["text"][0]
+    assert relative_error(predict("sd3", merged(base_model, (adapter, 1.0))), expected, base) < TOLERANCE
+    layers = len(tensors) // 2
+    words = "are not followed ('(')" if factor == 1 else f"scale {layers} of {layers} layers by {factor:g}, as PEFT and"
+    report = Merge.execute(model=base_model, adapter_1=adapter).args[2]
+    assert (text.count(words), report.count(words)) == (1, 1)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
