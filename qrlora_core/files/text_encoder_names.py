@@ -27,12 +27,12 @@ _PROJECTIONS = {
 }
 # What stands in the same place in names of other networks' layers.
 _NO_ENCODERS = {"base_model", "diffusion_model", "model", "net", "prior", "transformer", "unet"}
-_PREFIXES = ("text_encoder", "lora_te", "lora_prior_te")
+_PREFIXES = ("text_encoder", "lora_te", "lora_prior_te", "te1_", "te2_")
 
 
 def is_of_text_encoder(name: str) -> bool:
-    """Whether a layer is a text encoder's by its name, as `dotted_names` and trainers give it."""
-    return name.startswith(_PREFIXES)
+    """Whether a layer is a text encoder's by its name, as trainers, hosts and `dotted_names` give it."""
+    return dotted_names([name])[name].startswith(_PREFIXES)
 
 
 def dotted_names(names: Iterable[str]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ....qrlora_core import Layer, QRLoRA, QRLoRAError, ScheduleError, TargetError, merge
+from ....qrlora_core.files.text_encoder_names import is_of_text_encoder
 from ....qrlora_core.functional.compare import inner_product
 from ....qrlora_core.functional.merge import group_by_basis
 from ..apply.device_factors import patched_layers, unrun_layers
@@ -22,7 +23,7 @@ from ..model.matching import Names, match, require_some
 from ..model.memo import Note, remembered, remembered_of_all
 from ..model.tried import untried
 from .combine import Combination, combine
-from .report import Neighbours, SourceReport, as_text, is_of_text, overview, report_merge, unrun_lines
+from .report import Neighbours, SourceReport, as_text, overview, report_merge, unrun_lines
 from .rest import merge_of_rest
 
 APPLY_MODES = ("live", "patch")
@@ -109,7 +110,7 @@ def _require_some(patcher: Patcher, report: SourceReport) -> None:
 
 def _is_text_alone(report: SourceReport) -> bool:
     layers = report.source.adapter.layers
-    return len(report.left_out) == len(layers) and all(map(is_of_text, layers))
+    return len(report.left_out) == len(layers) and all(map(is_of_text_encoder, layers))
 
 
 def _together(tell: Callable[[list[str]], None]) -> Callable[[str], Callable[[list[str]], None]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ....qrlora_core import QRLoRA
 from ....qrlora_core.adapter import MergeRecord
+from ....qrlora_core.files.text_encoder_names import is_of_text_encoder
 from ....qrlora_core.functional.compare import interference
 from ..apply.took_part import describe_unrun
 from ..text import paths_as_text, ranks_as_text
@@ -20,17 +20,7 @@ if TYPE_CHECKING:
     from ..model.matching import Match
     from .combine import Combination
 
-
 _SHOWN_REASONS = 3
-# How trainers begin the names of a text encoder's layers, and the host its own.
-_TEXT_ENCODER = re.compile(
-    r"lora_(prior_)?te|text_encoder|te[12]_|(?!(diffusion_model|base_model|model|unet)\.)\w+\.transformer\."
-)
-
-
-def is_of_text(path: str) -> bool:
-    """Whether an adapter's layer is for a text encoder, by its name."""
-    return _TEXT_ENCODER.match(path) is not None
 
 
 @dataclass(frozen=True)
@@ -200,7 +190,7 @@ def _warnings(found: SourceReport) -> list[str]:
 
 def _left_out_lines(found: SourceReport, total: int) -> list[str]:
     label, lines = found.source.label, []
-    text = [path for path in found.left_out if found.text_encoder is None and is_of_text(path)]
+    text = [path for path in found.left_out if found.text_encoder is None and is_of_text_encoder(path)]
     other = [path for path in found.left_out if path not in set(text)]
     if text:
         lines.append(
