@@ -95,10 +95,10 @@ class SafetensorsFile:
         return torch.from_numpy(np.empty(size - self._start, dtype=np.uint8))
 
     def _room(self, start: int, shape: list[int], dtype: torch.dtype) -> Tensor:
-        place = start - self._start
-        if place % dtype.itemsize:  # as no writer in use leaves it
+        place, size = start - self._start, math.prod(shape) * dtype.itemsize
+        if not size or place % dtype.itemsize:  # as no writer in use leaves it
             return torch.empty(shape, dtype=dtype)
-        return self._memory[place : place + math.prod(shape) * dtype.itemsize].view(dtype).view(shape)
+        return self._memory[place : place + size].view(dtype).view(shape)
 
     def _read(self, start: int, shape: list[int], dtype: torch.dtype) -> Tensor:
         tensor = self._room(start, shape, dtype)
