@@ -1,4 +1,4 @@
-"""The second training on a base decomposes nothing, and gives the same bits; a base that is another one gets its own."""
+"""The second training on a base decomposes nothing and gives the same bits; another base gets bases of its own."""
 
 from __future__ import annotations
 
