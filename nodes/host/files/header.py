@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ....qrlora_core import AdapterFileError, Reason, json_object
-from ....qrlora_core.files.formats import FORMATS, Contents, Format, format_of
+from ....qrlora_core import FORMATS, AdapterFileError, Reason, json_object
+from ....qrlora_core.files.formats import Contents, Format, format_of
 from ....qrlora_core.files.safetensors_io import SafetensorsFile, reading
 from ....qrlora_core.metadata import METADATA_PREFIX
 
