@@ -14,22 +14,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..adapter import Term
 from ..errors import AdapterError, AdapterFileError
-from ..functional.sketch import fits
+from ..functional.sketch import fits, sketch
 from .safetensors_io import SUFFIX, plain, reading, write
 
 # Of a basis in the cache: a sketch does not notice a few damaged entries. Earlier versions wrote a digest, which takes
 # four times as long as reading.
 _CHECKSUM, _DIGEST = "checksum", "digest"
 _LANES = 1024
-_BASIS_ID = re.compile(r"[0-9a-f]{32}")
+_OF_WEIGHT = "of_weight_"
+_BASIS, _CONTENT = "basis", "content"  # of what is known of a weight: the name of its basis, and how much it has
+_ID = re.compile(r"[0-9a-f]{32}")
+_CONTENT_ROWS = re.compile(r"[0-9]{1,9}")
 
 
 class BasisStore:
     """Bases in a folder, one file each: a cache, which may be deleted at any time.
 
     A basis is found by the digest of the q that it was first stored for (`Term.basis_id`), so adapters on one
-    base model and rank share it. What was rebuilt and aligned is stored under the same name.
+    base model and rank share it. What was rebuilt and aligned is stored under the same name. A weight that was
+    decomposed here is known by its digest: a small file beside the bases says which of them is its own.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -38,15 +43,10 @@ class BasisStore:
 
     def find(self, basis_id: str, stored: Tensor) -> Tensor | None:
         """The basis of this name if it is there, undamaged and has this sketch, else None."""
-        path = self._path(basis_id, stored.shape[0])
-        try:
-            with reading(path) as file:
-                q, told = file.get_tensor("q"), file.metadata()
-        except AdapterFileError:
-            return None  # a damaged cache entry is one that is missing
-        with contextlib.suppress(OSError):  # a folder that can only be read
-            # Used now; a file system alone may not note it.
-            os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
+        read = _read(self._path(basis_id, stored.shape[0]), "q")
+        if read is None:
+            return None
+        q, told = read
         whole = q.is_floating_point() and _is_undamaged(q, told)
         return q if whole and fits(q, stored) else None
 
@@ -59,6 +59,34 @@ class BasisStore:
         kept = plain(q)
         write(self._path(basis_id, q.shape[1]), {"q": kept}, {_CHECKSUM: _checksum(kept)})
         self.has_grown = True
+
+    def find_of(self, weight: str, rank: int) -> tuple[Tensor, int] | None:
+        """What `put_of` kept for a weight at a rank, bit for bit, if it is there and undamaged, else None."""
+        read = _read(self._path(weight, rank, _OF_WEIGHT), "sketch")
+        if read is None:
+            return None
+        sketch_of_q, told = read
+        content, basis_id = told.get(_CONTENT, ""), told.get(_BASIS, "")
+        if sketch_of_q.shape != (rank, rank) or not _CONTENT_ROWS.fullmatch(content) or not _ID.fullmatch(basis_id):
+            return None
+        q = self.find(basis_id, sketch_of_q)
+        # Under its name may also lie one that was rebuilt elsewhere and aligned: as good, but other bits.
+        return None if q is None or _checksum(q) != told.get(_CHECKSUM) else (q, min(int(content), rank))
+
+    def put_of(self, weight: str, q: Tensor, content: int) -> None:
+        """Store the basis of a weight, so that it is found by the weight as well as by its own name.
+
+        Args:
+            weight: the digest of the weight, see `weight_digest`.
+            content: how many columns the weight has, see `factors_on`.
+
+        Raises:
+            AdapterFileError: the folder cannot be written.
+        """
+        basis_id = Term(q, q.new_zeros(q.shape[1], 1)).basis_id
+        self.put(basis_id, q)
+        told = {_BASIS: basis_id, _CHECKSUM: _checksum(plain(q)), _CONTENT: str(content)}
+        write(self._path(weight, q.shape[1], _OF_WEIGHT), {"sketch": plain(sketch(q))}, told)
 
     def prune(self, limit: int) -> int:
         """Delete the bases that were not used for the longest time until the others have at most `limit` bytes.
@@ -81,10 +109,23 @@ class BasisStore:
             total -= size
         return deleted
 
-    def _path(self, basis_id: str, rank: int) -> Path:
-        if not _BASIS_ID.fullmatch(basis_id):  # it comes from a file and becomes a path
-            raise AdapterError(f"expected the name of a basis as 32 hexadecimal digits, found {basis_id[:50]!r}.")
-        return self._folder / f"rank_{rank}" / f"{basis_id}{SUFFIX}"
+    def _path(self, name: str, rank: int, kind: str = "") -> Path:
+        if not _ID.fullmatch(name):  # it comes from a file and becomes a path
+            raise AdapterError(f"expected the name of a basis as 32 hexadecimal digits, found {name[:50]!r}.")
+        return self._folder / f"rank_{rank}" / f"{kind}{name}{SUFFIX}"
+
+
+def _read(path: Path, key: str) -> tuple[Tensor, dict[str, str]] | None:
+    """A tensor of an entry and its metadata; None where it is not there or damaged, which is the same to a cache."""
+    try:
+        with reading(path) as file:
+            found = file.get_tensor(key), file.metadata()
+    except AdapterFileError:
+        return None
+    with contextlib.suppress(OSError):  # a folder that can only be read
+        # Used now; a file system alone may not note it.
+        os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
+    return found
 
 
 def _is_undamaged(q: Tensor, told: Mapping[str, str]) -> bool:

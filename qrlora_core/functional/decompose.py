@@ -83,18 +83,62 @@ def decompose(
     # Leaving inference mode makes `q` and `base_r` normal tensors, which a trainer may save for backward.
     plain = torch.autocast(base_weight.device.type, enabled=False)
     with torch.inference_mode(False), torch.no_grad(), plain:
-        weight = base_weight.detach().to(torch.float32).to(_dtype_of_work())
-        peak = _largest_entry(weight, prefix)
-        exponent = 0 if peak == 0 or _SAFE_PEAK[0] < peak < _SAFE_PEAK[1] else math.frexp(peak)[1]
-        if exponent:
-            weight = torch.ldexp(weight, torch.tensor(-exponent, device=weight.device))
+        weight, exponent = _at_safe_scale(base_weight, prefix)
         try:
             q, projection = _factorize(weight, rank, _TOLERANCE[method])
         except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
             raise DecompositionError(f"{prefix}eigendecomposition failed ({error}); check the weight") from error
-        energy = _squared_norm(projection) / _squared_norm(weight) if peak else 1.0
-        base_r = (projection * math.ldexp(rank / alpha, exponent)).float()
-    return Factors(q.float(), base_r, rank, float(alpha), min(energy, 1.0))
+        return _factors(q.float(), projection, weight, exponent, alpha)
+
+
+def factors_on(q: Tensor, base_weight: Tensor, content: int, *, alpha: float | None = None, layer: str = "") -> Factors:
+    """The factors of a base weight on a basis that `decompose` found for it before: `scaling * R = triu(Q^T W)`.
+
+    What `decompose` gives, but for the rounding of R, at the price of one product.
+
+    Args:
+        q: (out, rank), as `decompose` gave it for this very weight.
+        base_weight: (out, in), as there. The work is done on its device.
+        content: number of leading columns of `q` that the weight has; the others complete it, and their rows of R
+            are zero.
+        alpha, layer: as there.
+
+    Returns:
+        `Factors`, float32 on the weight's device, the same on every call.
+
+    Raises:
+        DecompositionError: bad shape, dtype, rank or alpha.
+    """
+    rank = q.shape[1]
+    prefix = f"layer '{layer}': " if layer else ""
+    alpha = float(rank) if alpha is None else alpha
+    _check_arguments(base_weight, rank, alpha, "exact", prefix)
+    plain = torch.autocast(base_weight.device.type, enabled=False)
+    with torch.inference_mode(False), torch.no_grad(), plain:
+        weight, exponent = _at_safe_scale(base_weight, prefix)
+        basis = q.to(base_weight.device).clone(memory_format=torch.contiguous_format)  # a normal tensor, as there
+        projection = (basis.to(weight.dtype).T @ weight).triu()  # (rank, in)
+        projection[content:] = 0
+        projection.diagonal().clamp_(min=0)
+        return _factors(basis, projection, weight, exponent, alpha)
+
+
+def _factors(q: Tensor, projection: Tensor, weight: Tensor, exponent: int, alpha: float) -> Factors:
+    """Of ``Q^T W``, both times ``2^-exponent``."""
+    rank, whole = q.shape[1], _squared_norm(weight)
+    energy = _squared_norm(projection) / whole if whole else 1.0
+    base_r = (projection * math.ldexp(rank / alpha, exponent)).float()
+    return Factors(q, base_r, rank, float(alpha), min(energy, 1.0))
+
+
+def _at_safe_scale(base_weight: Tensor, prefix: str) -> tuple[Tensor, int]:
+    """The weight times ``2^-exponent`` in the dtype of work, and the exponent."""
+    weight = base_weight.detach().to(torch.float32).to(_dtype_of_work())
+    peak = _largest_entry(weight, prefix)
+    exponent = 0 if peak == 0 or _SAFE_PEAK[0] < peak < _SAFE_PEAK[1] else math.frexp(peak)[1]
+    if exponent:
+        weight = torch.ldexp(weight, torch.tensor(-exponent, device=weight.device))
+    return weight, exponent
 
 
 def _check_arguments(base_weight: Tensor, rank: int, alpha: float, method: str, prefix: str) -> None:

@@ -36,6 +36,8 @@ def run_quick(name: str) -> str:
         ("train_quality", 5),
         ("files", 12),
         ("libraries", 5),
+        ("library", 1),
+        ("train_start", 1),
     ],
 )
 def test_quick_run_prints_claims_that_hold(name: str, claims: int) -> None:

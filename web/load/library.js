@@ -1,7 +1,7 @@
 /** What the server tells about adapter files. */
 
 /**
- * @typedef {{ name: string, picture: boolean }} AdapterFile `picture` says whether it has a preview
+ * @typedef {{ name: string, picture: boolean, kind?: string, base?: string, triggers?: string }} AdapterFile `picture` says whether it has a preview
  * @typedef {{ name: string, version: number }} Picture
  * @typedef {{ kind: string, bytes: number, layers: number, ranks: number[], base: string, triggers: string, tags: string[], about: [string, string][], training: [string, string][], pictures: Picture[] }} Facts
  */
@@ -9,11 +9,12 @@
 import { api } from "../../../scripts/api.js";
 
 /**
- * All files.
+ * All files; with cards also what each says of itself, which takes longer the first time.
+ * @param {{ cards?: boolean }} [options]
  * @returns {Promise<AdapterFile[]>}
  */
-export async function listAdapters() {
-  return (await ask("/qr_lora/adapters")).adapters;
+export async function listAdapters({ cards = false } = {}) {
+  return (await ask(`/qr_lora/adapters${cards ? "?cards=1" : ""}`)).adapters;
 }
 
 /**

@@ -106,7 +106,7 @@ async function choose(node) {
   if (!widget) return;
   const known = (widget.options.values ?? []).map((name) => ({ name, picture: false }));
   const fresh = listAdapters();
-  const name = await pickAdapter(known, widget.value, fresh);
+  const name = await pickAdapter(known, widget.value, [fresh, fresh.then(() => listAdapters({ cards: true }))]);
   cards.get(node)?.choose.focus();
   if (name === null) return;
   addOption(node, widget, name);

@@ -13,10 +13,10 @@ import { pictureAddress } from "./library.js";
 const MOST_SHOWN = 240;
 
 /**
- * Ask for one of the files; resolves to its name, or to null. `later` brings the list once more, fresh.
+ * Ask for one of the files; resolves to its name, or to null. `later` brings the list again, fresh and with more.
  * @param {AdapterFile[]} files
  * @param {string} chosen
- * @param {Promise<AdapterFile[]>} later
+ * @param {Promise<AdapterFile[]>[]} later
  * @returns {Promise<string | null>}
  */
 export function pickAdapter(files, chosen, later) {
@@ -53,13 +53,13 @@ class Picker {
     this.root = this.#dialog();
   }
 
-  /** @param {Promise<AdapterFile[]>} later */
+  /** @param {Promise<AdapterFile[]>[]} later */
   open(later) {
     document.body.append(this.root);
     this.root.showModal();
     this.refresh(this.files);
     this.search.focus();
-    later.then((files) => this.root.open && this.refresh(files), (error) => this.#tell(error));
+    for (const list of later) list.then((files) => this.root.open && this.refresh(files), (error) => this.#tell(error));
   }
 
   /**
@@ -186,6 +186,7 @@ class Picker {
   #card(file) {
     const card = this.made.get(file.name) ?? this.#newCard(file);
     this.made.set(file.name, card);
+    card.title = searched(file).map((told) => plainText(told)).filter(Boolean).join("\n");
     showPicture(/** @type {HTMLElement} */ (card.firstElementChild), file);
     return card;
   }
@@ -200,7 +201,6 @@ class Picker {
         type: "button",
         role: "option",
         class: "qr-lora-load-card",
-        title: name,
         tabindex: -1,
         "aria-selected": String(file.name === this.chosen),
         click: () => this.#choose(file.name),
@@ -294,7 +294,12 @@ function isReached(item) {
  * @returns {Listed[]}
  */
 function listed(files) {
-  return files.map((file) => ({ ...file, found: plainText(file.name).toLowerCase() }));
+  return files.map((file) => ({ ...file, found: searched(file).map((told) => plainText(told)).join("\n").toLowerCase() }));
+}
+
+/** @param {AdapterFile} file */
+function searched({ name, base = "", triggers = "" }) {
+  return [name, base, triggers];
 }
 
 /**

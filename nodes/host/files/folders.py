@@ -64,10 +64,16 @@ def adapter_names() -> list[str]:
 
     What `adapter_path` would refuse is left out, and logged once.
     """
-    names: dict[str, None] = {}
+    return sorted(adapter_files())
+
+
+def adapter_files() -> dict[str, Path]:
+    """Name to file of `adapter_names`: the file that `adapter_path` gives."""
+    found: dict[str, Path] = {}
     for label, folder in _roots():
-        names.update({f"{label}/{file}": None for file in _files(folder)})
-    return sorted(names)
+        for file in _files(folder):
+            found.setdefault(f"{label}/{file}", folder / file)
+    return found
 
 
 def _files(root: Path) -> Iterator[str]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ....qrlora_core import AdapterFileError, Reason, json_object
+from ....qrlora_core import FORMATS, AdapterFileError, Reason, json_object
 from ....qrlora_core.files.formats import Contents, Format, format_of, read_contents
 from ....qrlora_core.files.safetensors_io import SafetensorsFile, reading
 from ....qrlora_core.metadata import METADATA_PREFIX
@@ -26,6 +26,8 @@ _KOHYA = {
 }  # fmt: skip
 _LONGEST_NAME, _LONGEST, _LONGEST_PROSE = 60, 200, 1000
 _MOST_SETTINGS, _MOST_TAGS = 60, 12
+# What one looks for among many files: where metadata have it, and how much of it is told.
+_IN_SHORT = {"base": (_BASE, _LONGEST), "triggers": (_TRIGGERS, _LONGEST_PROSE)}
 
 
 def facts_of(path: Path) -> dict[str, Any]:
@@ -38,19 +40,52 @@ def facts_of(path: Path) -> dict[str, Any]:
     """
     with advised_of(path), reading(path) as file:
         keys, metadata = file.keys(), file.metadata()
-        own = format_of(keys)
-        if refusal := own.refusal(path, keys):
-            raise AdapterFileError(refusal, Reason.OTHER_KIND)
+        own = _format(path, keys)
         ranks = _ranks(file, keys, own)
         if not ranks:
             read_contents(Contents(path, keys, file.get_tensor, metadata))  # which says what is wrong
     ranked = [rank for rank in ranks.values() if rank]
     return {
         "file": path.name, "bytes": path.stat().st_size, "kind": own.name, "layers": len(ranks),
-        "ranks": [min(ranked), max(ranked)] if ranked else [], "base": _first_told(metadata, _BASE, _LONGEST),
-        "triggers": _first_told(metadata, _TRIGGERS, _LONGEST_PROSE), "tags": _tags(metadata),
+        "ranks": [min(ranked), max(ranked)] if ranked else [], **_told_in_short(metadata), "tags": _tags(metadata),
         "about": _about(metadata), "training": _training(metadata),
     }  # fmt: skip
+
+
+def in_short(path: Path) -> dict[str, str] | None:
+    """``kind``, ``base`` and ``triggers`` of `facts_of`, in a part of its time; None where no layer is in the file.
+
+    Raises:
+        AdapterFileError: it cannot be read, or is no adapter.
+    """
+    with reading(path) as file:
+        keys, metadata = file.keys(), file.metadata()
+        own = _format(path, keys)
+        if not any(map(own.header, keys)):
+            return None
+    return {"kind": own.name, **_told_in_short(metadata)}
+
+
+def could_be_in_short(told: object) -> bool:
+    """Whether `in_short` could have said this: for what lay in a file, where anybody may have changed it."""
+    if not isinstance(told, dict) or told.keys() != {"kind", *_IN_SHORT}:
+        return False
+    is_cut = (
+        isinstance(told[name], str) and len(told[name]) <= longest + 1 and _cut(told[name], longest) == told[name]
+        for name, (_, longest) in _IN_SHORT.items()
+    )
+    return told["kind"] in [own.name for own in FORMATS] and all(is_cut)
+
+
+def _format(path: Path, keys: Sequence[str]) -> Format:
+    own = format_of(keys)
+    if refusal := own.refusal(path, keys):
+        raise AdapterFileError(refusal, Reason.OTHER_KIND)
+    return own
+
+
+def _told_in_short(metadata: Mapping[str, str]) -> dict[str, str]:
+    return {name: _first_told(metadata, keys, longest) for name, (keys, longest) in _IN_SHORT.items()}
 
 
 def _ranks(file: SafetensorsFile, keys: Iterable[str], own: Format) -> dict[str, int]:

@@ -13,7 +13,9 @@ import comfy.model_management
 import folder_paths
 from torch import Tensor
 
-from ....qrlora_core import AdapterError, BasisStore, Factors, Layer, decompose
+from ....qrlora_core import AdapterError, AdapterFileError, BasisStore, Factors, Layer, decompose
+from ....qrlora_core.functional.decompose import factors_on
+from ....qrlora_core.functional.digest import weight_digest
 from .host_types import Patcher
 from .key_map import KeyMap, Target
 from .weights import base_name, base_weight
@@ -24,9 +26,10 @@ _MOST_BYTES = 32 * 2**30
 
 @contextlib.contextmanager
 def basis_store() -> Iterator[BasisStore]:
-    """Where the bases of compact files lie: ``models/qr_lora_bases``, which may be deleted at any time.
+    """Where bases lie, of compact files and of weights that were decomposed: ``models/qr_lora_bases``.
 
-    Behind the context, what lies there has at most 32 GiB: some sixty base models at rank 64.
+    It may be deleted at any time. Behind the context, what lies there has at most 32 GiB: some sixty base models at
+    rank 64.
     """
     store = BasisStore(Path(folder_paths.models_dir) / _FOLDER)
     yield store
@@ -63,9 +66,60 @@ class BaseModel:
         return self.factors(path, rank).q
 
 
-def decompose_target(patcher: Patcher, path: str, target: Target, rank: int, alpha: float | None = None) -> Factors:
+class KeptBases:
+    """Decompositions by way of a store: a weight that was decomposed before, at this rank, is not decomposed again.
+
+    Attributes:
+        found: how many bases the store had. made: how many it had not.
+        not_kept: why those that were made could not be stored, in words; else empty.
+    """
+
+    def __init__(self, store: BasisStore) -> None:
+        self._store = store
+        self.found = self.made = 0
+        self.not_kept = ""
+
+    def factors(self, patcher: Patcher, path: str, target: Target, rank: int, alpha: float | None = None) -> Factors:
+        """Q and R of a target's unpatched base weight, on the CPU: the same bits whether Q was in the store or not."""
+        weight = _weight(patcher, target)
+        q, content = self._known(weight_digest(weight), weight, rank, path)
+        return _on_cpu(factors_on(q, weight, content, alpha=alpha, layer=path))
+
+    def told(self) -> str:
+        """How many bases were found and made, for a report; empty where there was none to find."""
+        if not self.found + self.made:
+            return ""
+        if not self.made:
+            return f"all {self.found} bases were kept from before"
+        counts = f"{self.made} bases were made, {self.found} kept from before"
+        return f"{counts}; they could not be kept: {self.not_kept}" if self.not_kept else counts
+
+    def _known(self, digest: str, weight: Tensor, rank: int, path: str) -> tuple[Tensor, int]:
+        known = self._store.find_of(digest, rank)
+        if known is not None:
+            self.found += 1
+            return known
+        factors = decompose(weight, rank, layer=path)
+        self.made += 1
+        q, content = factors.q.cpu(), int(factors.base_r.any(dim=1).sum())
+        if not self.not_kept:
+            try:
+                self._store.put_of(digest, q, content)
+            except AdapterFileError as error:  # a full disk stops no training
+                self.not_kept = str(error)
+                logging.warning("QR-LoRA: the bases of this model are not kept: %s", error)
+        return q, content
+
+
+def decompose_target(patcher: Patcher, path: str, target: Target, rank: int) -> Factors:
     """Q and R of a target's unpatched base weight, worked out on the host's device and kept on the CPU."""
+    return _on_cpu(decompose(_weight(patcher, target), rank, layer=path))
+
+
+def _weight(patcher: Patcher, target: Target) -> Tensor:
     comfy.model_management.throw_exception_if_processing_interrupted()
-    weight = base_weight(patcher, target).to(patcher.load_device).flatten(1)
-    factors = decompose(weight, rank, alpha=alpha, layer=path)
+    return base_weight(patcher, target).to(patcher.load_device).flatten(1)
+
+
+def _on_cpu(factors: Factors) -> Factors:
     return replace(factors, q=factors.q.cpu(), base_r=factors.base_r.cpu())

@@ -22,7 +22,7 @@ from ....qrlora_core import (
     require_captured,
 )
 from ..text import paths_as_text
-from .bases import decompose_target
+from .bases import KeptBases, basis_store
 from .host_types import Patcher
 from .matching import Names, match, require_some
 from .weights import base_name, fingerprint
@@ -44,13 +44,15 @@ def rebase(patcher: Patcher, adapter: QRLoRA, rank: int, minimum: float) -> tupl
     matched = match(patcher, adapter, Names(patcher))
     require_some(patcher, adapter, matched)
 
-    def move(path: str, layer: Layer) -> Rebased:
-        own_rank = _rank(layer, rank)
-        factors = decompose_target(patcher, path, matched.targets[path], own_rank)
-        return rebase_layer(layer, factors, name=path)
-
     matrices = {path: layer for path, layer in matched.adapter.layers.items() if not layer.is_vector}
-    moved = _each(matrices, move)
+    with basis_store() as store:
+        bases = KeptBases(store)
+
+        def move(path: str, layer: Layer) -> Rebased:
+            factors = bases.factors(patcher, path, matched.targets[path], _rank(layer, rank))
+            return rebase_layer(layer, factors, name=path)
+
+        moved = _each(matrices, move)
     kept = {path: adapter.layers[path] for path in matched.left_out}
     kept |= {path: layer for path, layer in matched.adapter.layers.items() if path not in matrices}
     metadata = {

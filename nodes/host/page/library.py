@@ -1,8 +1,8 @@
 """What lies in the folders of adapters, for the page: names, facts about one file, the pictures beside it.
 
-``GET /qr_lora/adapters`` lists all; ``GET /qr_lora/adapter?name=loras/cat.safetensors`` tells what that file says of
-itself, and ``GET /qr_lora/picture?name=...&index=0`` is the first picture beside it. What cannot be had is
-``{"error": message}``.
+``GET /qr_lora/adapters`` lists all, and with ``?cards=1`` also what each file says of itself, in short; ``GET
+/qr_lora/adapter?name=loras/cat.safetensors`` tells all that this file says, and ``GET
+/qr_lora/picture?name=...&index=0`` is the first picture beside it. What cannot be had is ``{"error": message}``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from aiohttp import web
 
 from ....qrlora_core import AdapterFileError
 from ..advice import advised
-from ..files.folders import adapter_names, adapter_path
+from ..files.cards import Cards, remembered_file
+from ..files.folders import adapter_files, adapter_path
 from ..files.header import facts_of
 from ..files.previews import TYPES, pictures_beside, with_preview
 from .server import running_server
@@ -37,10 +38,12 @@ def register_library() -> None:
     if server is None:
         return
     routes: web.RouteTableDef = server.routes
+    cards = Cards(remembered_file())
 
     @routes.get("/qr_lora/adapters")
-    async def adapters(_request: web.Request) -> web.Response:
-        return web.json_response({"adapters": await asyncio.to_thread(_all)})
+    async def adapters(request: web.Request) -> web.Response:
+        wanted = cards if request.query.get("cards") == "1" else None
+        return web.json_response({"adapters": await asyncio.to_thread(listed, wanted)})
 
     @routes.get("/qr_lora/adapter")
     async def adapter(request: web.Request) -> web.Response:
@@ -69,10 +72,12 @@ def _as_answer(refused: _Refused) -> web.Response:
     return web.json_response({"error": str(refused)}, status=refused.status)
 
 
-def _all() -> list[dict[str, Any]]:
-    names = adapter_names()
-    seen = with_preview(names)
-    return [{"name": name, "picture": name in seen} for name in names]
+def listed(cards: Cards | None = None) -> list[dict[str, Any]]:
+    """All adapter files by name, each with whether it has a preview; with ``cards`` also what it says, in short."""
+    files = adapter_files()
+    names = sorted(files)
+    seen, told = with_preview(names), cards.of(files) if cards is not None else {}
+    return [{"name": name, "picture": name in seen, **(told.get(name) or {})} for name in names]
 
 
 def _path(name: str) -> Path:

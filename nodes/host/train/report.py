@@ -19,7 +19,7 @@ class TrainingResult:
 
     Attributes:
         losses: of every update. status: how it stood at its end. pictures: (updates, picture) of every sample.
-        stopped: whether a user ended it early. checkpoint: the last one's name.
+        stopped: whether a user ended it early. checkpoint: the last one's name. bases: where they came from, in words.
         notes: what the user should read.
     """
 
@@ -30,6 +30,7 @@ class TrainingResult:
     pictures: list[tuple[int, Tensor]] = field(default_factory=list)
     stopped: bool = False
     checkpoint: str | None = None
+    bases: str = ""
     notes: Sequence[str] = ()
 
 
@@ -44,6 +45,7 @@ def describe_training(result: TrainingResult) -> str:
         f"{len(adapter.layers)} layers, {ranks_as_text(adapter.ranks)}{narrow}",
         f"loss {first:.4g} at first, {last:.4g} at last",
         *([f"checkpoint {result.checkpoint}"] if result.checkpoint else []),
+        *([result.bases] if result.bases else []),
         *result.notes,
     ]
     return ".\n".join(lines)  # one of the host's renderers shows no line ends

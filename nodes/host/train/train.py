@@ -16,7 +16,7 @@ from ....qrlora_core import Factors, QRLoRA, TrainableDelta, Trainer, TrainingSt
 from ....qrlora_core.train import distributed
 from ..advice import advised
 from ..files.checkpoints import Run, checkpoint_name, checkpoint_path, latest_checkpoint, new_run, resumed_run
-from ..model.bases import decompose_target
+from ..model.bases import KeptBases, basis_store
 from ..model.host_types import Patcher
 from ..model.key_map import KeyMap, Target
 from ..model.tried import untried
@@ -72,7 +72,9 @@ def train_adapter(
             record.require_same(resumed)
         computing = _computing_in(patcher, DTYPES[settings.training_dtype])
         notes = try_out(computing, data, settings, run)
-        deltas = _deltas(patcher, targets, settings, resumed)
+        with basis_store() as store:
+            bases = KeptBases(store)
+            deltas = _deltas(patcher, targets, settings, resumed, bases)
         trainer = Trainer(deltas, settings.whole_optimizer(), steps=settings.steps)
         monitor = _monitor(patcher, status, view, folder)
         for note in notes:
@@ -92,10 +94,13 @@ def train_adapter(
             run_loop(computing, loop)
         finally:
             monitor.close()
-        return _result(loop, trainer.adapter(record.metadata(monitor.losses)), settings, untried(patcher))
+        adapter = trainer.adapter(record.metadata(monitor.losses))
+        return _result(loop, adapter, settings, bases, untried(patcher))
 
 
-def _result(loop: Loop, adapter: QRLoRA, settings: TrainingSettings, notes: Sequence[str]) -> TrainingResult:
+def _result(
+    loop: Loop, adapter: QRLoRA, settings: TrainingSettings, bases: KeptBases, notes: Sequence[str]
+) -> TrainingResult:
     adapter.require_finite()
     trainer, monitor = loop.trainer, loop.monitor
     return TrainingResult(
@@ -106,6 +111,7 @@ def _result(loop: Loop, adapter: QRLoRA, settings: TrainingSettings, notes: Sequ
         pictures=monitor.pictures,
         stopped=trainer.updates < settings.steps,
         checkpoint=loop.status.checkpoint,
+        bases=bases.told(),
         notes=(*monitor.warnings, *_never_trained(adapter), *notes),
     )
 
@@ -137,7 +143,11 @@ def _choose(patcher: Patcher, settings: TrainingSettings) -> dict[str, Target]:
 
 
 def _deltas(
-    patcher: Patcher, targets: Mapping[str, Target], settings: TrainingSettings, resumed: TrainingState | None
+    patcher: Patcher,
+    targets: Mapping[str, Target],
+    settings: TrainingSettings,
+    resumed: TrainingState | None,
+    bases: KeptBases,
 ) -> dict[str, TrainableDelta]:
     """What is trained, on the device; Q and R stay on the CPU, for the adapter, but for what the products need."""
     device, dtype = patcher.load_device, DTYPES[settings.training_dtype]
@@ -145,7 +155,7 @@ def _deltas(
     deltas = {}
     for path, target in targets.items():
         if resumed is None:
-            factors = _decompose(patcher, path, target, settings)
+            factors = _decompose(patcher, path, target, settings, bases)
         else:
             term = resumed.adapter.layers[path].terms[0]
             assert term.base_r is not None  # every checkpoint has it
@@ -155,10 +165,10 @@ def _deltas(
     return deltas
 
 
-def _decompose(patcher: Patcher, path: str, target: Target, settings: TrainingSettings) -> Factors:
+def _decompose(patcher: Patcher, path: str, target: Target, settings: TrainingSettings, bases: KeptBases) -> Factors:
     rank = min(settings.rank, *target.shape)  # a layer narrower than the rank keeps the scaling at its full rank
     scaling = (settings.alpha or settings.rank) / settings.rank
-    return decompose_target(patcher, path, target, rank, scaling * rank)
+    return bases.factors(patcher, path, target, rank, scaling * rank)
 
 
 def _monitor(patcher: Patcher, status: TrainingStatus, view: View, folder: Run) -> Monitor:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from comfyui_qr_lora.qrlora_core.errors import DecompositionError, QRLoRAError
-from comfyui_qr_lora.qrlora_core.functional.decompose import Factors, decompose
+from comfyui_qr_lora.qrlora_core.functional.decompose import Factors, decompose, factors_on
 
 ROOT = Path(__file__).resolve().parents[3]
 ENERGY = {"exact": 0.999999, "fast": 0.999}
@@ -188,6 +188,35 @@ def test_structured_weights(weight: Tensor) -> None:
     factors = decompose(weight, 16)
     assert_identities(factors, weight)
     assert share_of_best(factors, weight) >= 0.999999
+
+
+def again(factors: Factors, weight: Tensor, alpha: float | None = None) -> Factors:
+    """From Q alone, as it is kept."""
+    return factors_on(factors.q, weight, int(factors.base_r.any(dim=1).sum()), alpha=alpha)
+
+
+@given(out=st.integers(1, 40), inner=st.integers(1, 40), data=st.data())
+def test_a_kept_basis_gives_the_same_factors(out: int, inner: int, data: st.DataObject) -> None:
+    rank = data.draw(st.integers(1, min(out, inner)))
+    content = data.draw(st.integers(0, min(out, inner)))
+    alpha = data.draw(st.sampled_from([None, 0.5, 3.0, 1e4]))
+    size = data.draw(st.sampled_from([1e-30, 1.0, 1e30]))
+    weight = gaussian(out, content) @ gaussian(content, inner, seed=1) * size
+    made = decompose(weight, rank, alpha=alpha)
+    found = again(made, weight, alpha)
+    assert_identities(found, weight)
+    assert torch.equal(found.q, made.q)
+    assert (found.rank, found.alpha) == (made.rank, made.alpha)
+    peak = made.base_r.abs().max().clamp_min(1e-38)
+    assert ((found.base_r - made.base_r) / peak).abs().max() < 1e-5
+    assert torch.equal(found.base_r.any(dim=1), made.base_r.any(dim=1))
+
+
+def test_a_kept_basis_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(DecompositionError, match="rank must be"):
+        factors_on(gaussian(30, 12), gaussian(30, 8), 12)
+    with pytest.raises(DecompositionError, match="layer 'x': base_weight must be finite"):
+        factors_on(gaussian(30, 4), torch.full((30, 8), torch.nan), 4, layer="x")
 
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2]

@@ -98,6 +98,28 @@ def test_all_are_listed_with_whether_they_have_a_preview(server: Server, known: 
     assert set(listed) == set(combo[1]["options"] if combo[0] == "COMBO" else combo[0])
 
 
+def test_with_cards_each_says_what_one_looks_for(server: Server, known: set[str]) -> None:
+    def cards() -> dict[str, Any]:
+        return {entry.pop("name"): entry for entry in ask(server, "adapters", cards="1").json["adapters"]}
+
+    told = cards()
+    assert told["loras/sub/cat.safetensors"] == {
+        "picture": True, "kind": "lora", "base": "SD3", "triggers": "xyz style",
+    }  # fmt: skip
+    assert told["loras/broken.safetensors"] == {"picture": False}
+    for name in set(told) - known - {"loras/broken.safetensors"}:
+        facts = ask(server, "adapter", name=name).json
+        assert {key: told[name][key] for key in ("kind", "base", "triggers")} == {
+            key: facts[key] for key in ("kind", "base", "triggers")
+        }
+    added = lora(server.models_dir / "loras" / "added" / "later.safetensors", OURS)
+    assert cards()["loras/added/later.safetensors"]["base"] == "SD3"
+    lora(added, {"qr_lora.base_model": "Flux"})
+    assert cards()["loras/added/later.safetensors"]["base"] == "Flux"
+    added.unlink()
+    assert cards() == told
+
+
 def test_a_file_tells_base_triggers_and_training(server: Server) -> None:
     told = ask(server, "adapter", name="loras/sub/cat.safetensors").json
     assert (told["base"], told["triggers"], told["kind"]) == ("SD3", "xyz style", "lora")
