@@ -18,6 +18,7 @@ from .errors import (
 from .files.adapter_file import load_adapter, save_adapter
 from .files.basis_store import BasisStore
 from .files.formats import FORMATS
+from .files.text_encoder_names import is_of_text_encoder
 from .files.training_state import TrainingState, load_training, save_training
 from .functional.compare import Comparison, as_table, compare
 from .functional.decompose import Factors, decompose
@@ -64,6 +65,7 @@ __all__ = [
     "as_table",
     "compare",
     "decompose",
+    "is_of_text_encoder",
     "json_object",
     "listed",
     "load_adapter",

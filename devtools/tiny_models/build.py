@@ -152,7 +152,7 @@ def _allocating() -> Iterator[None]:
     """Where the host streams weights in, its layers have none until a checkpoint is loaded: here they have at once."""
     import comfy
 
-    memory = getattr(comfy, "memory_management", None)
+    memory: Any = getattr(comfy, "memory_management", None)
     streams = getattr(memory, "aimdo_enabled", False)
     if streams:
         memory.aimdo_enabled = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -116,8 +116,7 @@ def tensors_of(adapter: QRLoRA, dtype: torch.dtype | None = None) -> Iterator[tu
         if layer.variant == "qr":
             yield from _qr_tensors(path, layer, dtype)
             continue
-        terms = layer.terms if layer.is_vector else [term.orthonormal for term in layer.terms]
-        for index, term in enumerate(terms):
+        for index, term in enumerate(_in_qr_form(layer)):
             stem = f"{path}.lora" if index == 0 else f"{path}.lora.{index}"
             yield f"{stem}.q.weight", plain(term.q)
             for name, tensor in (("delta_r", term.delta_r), ("base_r", term.base_r)):
@@ -125,6 +124,13 @@ def tensors_of(adapter: QRLoRA, dtype: torch.dtype | None = None) -> Iterator[tu
                     key = f"{stem}.{name}.weight"
                     yield key, rounded(key, tensor, dtype)
             yield f"{stem}.alpha", torch.tensor(term.alpha, dtype=torch.float64)
+
+
+def _in_qr_form(layer: Layer) -> Sequence[Term]:
+    """The terms of ordinary LoRAs on orthonormal bases, which others take q for; what was trained on one stays."""
+    if layer.is_vector or any(term.base_r is not None for term in layer.terms):
+        return layer.terms
+    return [term.orthonormal for term in layer.terms]
 
 
 def _qr_tensors(path: str, layer: Layer, dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:

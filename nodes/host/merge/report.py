@@ -8,9 +8,8 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from ....qrlora_core import QRLoRA
+from ....qrlora_core import QRLoRA, is_of_text_encoder
 from ....qrlora_core.adapter import MergeRecord
-from ....qrlora_core.files.text_encoder_names import is_of_text_encoder
 from ....qrlora_core.functional.compare import interference
 from ..apply.took_part import describe_unrun
 from ..text import paths_as_text, ranks_as_text

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
-from ....qrlora_core import Layer, QRLoRA, merge
-from ....qrlora_core.files.text_encoder_names import dotted_names, is_of_text_encoder
+from ....qrlora_core import Layer, QRLoRA, is_of_text_encoder, merge
+from ....qrlora_core.files.text_encoder_names import dotted_names
 from ..apply.source import Source
 from ..text import paths_as_text
 from .combine import Combination, combine_by_name

@@ -151,10 +151,11 @@ class TestFiles:
 def in_qr_form(adapter):
     """As `full` has it: what is not orthonormal, as the factors of an ordinary LoRA are not, becomes so."""
     layers = {
-        path: layer if layer.is_vector else layer.with_terms(term.orthonormal for term in layer.terms)
+        path: layer.with_terms(term.orthonormal for term in layer.terms)
         for path, layer in adapter.layers.items()
+        if not layer.is_vector and all(term.base_r is None for term in layer.terms)
     }
-    return replace(adapter, layers=layers)
+    return replace(adapter, layers={**adapter.layers, **layers})
 
 
 @st.composite
