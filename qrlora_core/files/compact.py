@@ -32,7 +32,7 @@ Rebuild = Callable[[str, int], Tensor]
 
 def matches(keys: Iterable[str]) -> bool:
     """True when some key is of a compact file."""
-    return any(_KEY.match(key) for key in keys)
+    return any(".lora_compact." in key and _KEY.match(key) for key in keys)
 
 
 def header(key: str) -> tuple[str, int] | None:

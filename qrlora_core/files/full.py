@@ -28,7 +28,8 @@ _QR = -1  # stands for the index of a term
 
 def matches(keys: Iterable[str]) -> bool:
     """True when some key is one of this layout."""
-    return any(_KEY.match(key) or _QR_KEY.match(key) for key in keys)
+    own = (key for key in keys if ".lora." in key or ".lora_qr." in key)
+    return any(_KEY.match(key) or _QR_KEY.match(key) for key in own)
 
 
 def header(key: str) -> tuple[str, int] | None:

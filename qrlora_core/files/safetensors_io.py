@@ -45,7 +45,6 @@ class SafetensorsFile:
 
     def __init__(self, source: Path, file: Any, raw: RawIOBase, start: int) -> None:
         self._source, self._file, self._raw, self._start = source, file, raw, start
-        self._places = dict(_places(file, start))
 
     def keys(self) -> list[str]:
         """Names of the tensors."""
@@ -62,8 +61,7 @@ class SafetensorsFile:
             AdapterFileError: it cannot be read.
         """
         with _as_damage(self._source):
-            place = self._places.get(key)
-            return tuple(place[1] if place else self._file.get_slice(key).get_shape())
+            return tuple(self._file.get_slice(key).get_shape())
 
     def get_tensor(self, key: str) -> Tensor:
         """A tensor of the file.
@@ -87,6 +85,12 @@ class SafetensorsFile:
             return mapped.clone()
         except (SafetensorError, ValueError, RuntimeError, TypeError, KeyError, OverflowError) as error:
             raise AdapterError(f"a tensor cannot be read ({shown(str(error))}): {shown(key)}.") from error
+
+    @cached_property
+    def _places(self) -> dict[str, tuple[int, list[int], torch.dtype]]:
+        """Worked out for who reads a tensor: most files are only looked at."""
+        with _as_damage(self._source):
+            return dict(_places(self._file, self._start))
 
     @cached_property
     def _memory(self) -> Tensor:

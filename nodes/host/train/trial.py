@@ -45,9 +45,8 @@ class TrialSampler(comfy.samplers.Sampler):
         extra_args: dict[str, Any],
         callback: Any,
         noise: Tensor,
-        latent_image: Tensor | None = None,
-        denoise_mask: Tensor | None = None,
-        disable_pbar: bool = False,
+        *_unused: Any,
+        **_unused_too: Any,
     ) -> Tensor:
         """Try all cases; returns the latent that came in, as the host expects one.
 
