@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 
 from torch import Tensor
 
@@ -23,6 +24,7 @@ _PEFT = re.compile(r"^(?P<stem>.+)\.lora_(?P<factor>[AB])(?:\.(?!bias$)[^.]+)?(?
 _PEFT_PARTS = {"A": "down", "B": "up"}
 
 
+@lru_cache(maxsize=2**14)  # files for one model have the same keys
 def _part(key: str) -> tuple[str, str] | None:
     for part, endings in _ENDINGS.items():
         for ending in endings:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 from .difference import DIFFERENCE
 from .kind import Kind
 from .low_rank import LOW_RANK
@@ -12,7 +10,6 @@ from .refused import REFUSED
 KINDS: list[Kind] = [LOW_RANK, DIFFERENCE, *REFUSED]
 
 
-@lru_cache(maxsize=2**14)  # files for one model have the same keys
 def part_of(key: str) -> tuple[Kind, str, str] | None:
     """(kind, layer's name, part) of a key; None where no kind knows it."""
     for kind in KINDS:
