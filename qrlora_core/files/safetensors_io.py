@@ -33,6 +33,7 @@ _PICKLE_SUFFIXES = {".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle"}
 _LONGEST_HEADER = 32 * 2**20
 _MOST_TENSORS = 2**15
 _MOST_SIDES = 8
+_ALIGNED = 64  # bytes, as PyTorch's own tensors are: some of its code relies on that
 _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "I64": torch.int64, "I32": torch.int32,
@@ -75,7 +76,7 @@ class SafetensorsFile:
             raise AdapterError(f"a tensor has {len(shape)} dimensions: {shown(key)}.")
         if place := self._places.get(key):
             with _as_damage(self._source):
-                return self._read(*place)
+                return self._read(key, *place)
         return self._mapped(key)
 
     def _mapped(self, key: str) -> Tensor:
@@ -93,19 +94,23 @@ class SafetensorsFile:
             return dict(_places(self._file, self._start))
 
     @cached_property
-    def _memory(self) -> Tensor:
-        """Room for all tensors in one piece, which numpy asks for in large pages: half the time of many small ones."""
-        size = max((start + math.prod(shape) * dtype.itemsize for start, shape, dtype in self._places.values()))
-        return torch.from_numpy(np.empty(size - self._start, dtype=np.uint8))
+    def _memory(self) -> dict[str, Tensor]:
+        """Room for each floating tensor, in one piece: numpy asks for large pages, in half the time of many small ones.
 
-    def _room(self, start: int, shape: list[int], dtype: torch.dtype) -> Tensor:
-        place, size = start - self._start, math.prod(shape) * dtype.itemsize
-        if not size or place % dtype.itemsize:  # as no writer in use leaves it
-            return torch.empty(shape, dtype=dtype)
-        return self._memory[place : place + size].view(dtype).view(shape)
+        What else a file holds are bytes that mean something to PyTorch, such as a generator's state, which it reads
+        from where a tensor's storage begins.
+        """
+        floating = {key: place for key, place in self._places.items() if place[2].is_floating_point}
+        sizes = {key: math.prod(shape) * dtype.itemsize for key, (_, shape, dtype) in floating.items()}
+        rooms = {key: -(-size // _ALIGNED) * _ALIGNED for key, size in sizes.items()}
+        whole = torch.from_numpy(np.empty(sum(rooms.values()) + _ALIGNED, dtype=np.uint8))
+        start = -whole.data_ptr() % _ALIGNED
+        parts = whole[start : start + sum(rooms.values())].split(list(rooms.values()))
+        return {key: part[: sizes[key]] for key, part in zip(rooms, parts, strict=True) if sizes[key]}
 
-    def _read(self, start: int, shape: list[int], dtype: torch.dtype) -> Tensor:
-        tensor = self._room(start, shape, dtype)
+    def _read(self, key: str, start: int, shape: list[int], dtype: torch.dtype) -> Tensor:
+        room = self._memory.get(key)
+        tensor = torch.empty(shape, dtype=dtype) if room is None else room.view(dtype).view(shape)
         self._raw.seek(start)
         rest = tensor.flatten().view(torch.uint8).numpy().data
         while rest:

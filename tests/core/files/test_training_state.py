@@ -122,6 +122,18 @@ class TestRoundTrip:
         assert_equal(dict(loaded.tensors), tensors)
         assert loaded.record == read_record(tmp_path / "a.safetensors") == record
 
+    @pytest.mark.parametrize("before", range(4))
+    def test_of_a_generator_that_goes_on(self, tmp_path, before):
+        """PyTorch reads its state from where the tensor's storage begins, so it must be the only one there."""
+        generator = torch.Generator().manual_seed(before)
+        torch.rand(before, generator=generator)
+        others = {f"a{index}": torch.randint(256, (7,), dtype=torch.uint8) for index in range(before)}
+        tensors = {**others, "generator": generator.get_state(), "z": normal(3, 5, seed=1)}
+        path = save_training(TrainingState(trained().state().adapter, tensors, {}), tmp_path / "a.safetensors")
+        restored = torch.Generator()
+        restored.set_state(load_training(path).tensors["generator"])
+        assert torch.equal(torch.rand(9, generator=restored), torch.rand(9, generator=generator))
+
     def test_loads_as_the_adapter_it_was(self, tmp_path):
         state = trained().state(triggers="a cat")
         plain = load_adapter(save_adapter(state.adapter, tmp_path / "plain" / "a.safetensors"))
