@@ -32,7 +32,7 @@ _PREFIXES = ("text_encoder", "lora_te", "lora_prior_te", "te1_", "te2_")
 
 def is_of_text_encoder(name: str) -> bool:
     """Whether a layer is a text encoder's by its name, as trainers, hosts and `dotted_names` give it."""
-    return dotted_names([name])[name].startswith(_PREFIXES)
+    return _begins_as_one(dotted_names([name])[name])
 
 
 def dotted_names(names: Iterable[str]) -> dict[str, str]:
@@ -53,7 +53,7 @@ def _dotted(name: str, is_second: bool) -> str:
         matrix = match["matrix"].replace("self_attn_", "self_attn.").replace("mlp_", "mlp.")
         return f"{encoder}.text_model.encoder.layers.{match['block']}.{matrix}{parameter}"
     match = _OF_A_HOST.fullmatch(layer)
-    if match is None or match["encoder"] in _NO_ENCODERS or is_of_text_encoder(layer):
+    if match is None or match["encoder"] in _NO_ENCODERS or _begins_as_one(layer):
         return name
     short = f"{_CLIP.get(match['encoder'])}.{match['layer']}"
     is_known = _DIFFUSERS.fullmatch(short) and (match["encoder"] != "clip_g" or is_second)
@@ -74,3 +74,7 @@ def kohya_name(name: str, *, numbered: bool) -> str:
         number = match["number"] or ("1" if numbered else "")
         return f"lora_te{number}_{match['layer'].replace('.', '_')}{parameter}"
     return _PROJECTIONS.get(layer, layer) + parameter
+
+
+def _begins_as_one(name: str) -> bool:
+    return name.startswith(_PREFIXES)

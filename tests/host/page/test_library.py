@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from comfyui_qr_lora.nodes.host.files.header import facts_of
+from comfyui_qr_lora.nodes.host.files.load import load
 from comfyui_qr_lora.nodes.host.files.previews import LARGEST, pictures_beside, with_preview
 from comfyui_qr_lora.qrlora_core import AdapterFileError, Layer, QRLoRA, Term, load_adapter, save_adapter
 from comfyui_qr_lora.qrlora_core.files.basis_store import BasisStore
@@ -227,7 +228,7 @@ def test_what_is_no_adapter_is_refused_as_loading_does(tmp_path: Path, key: str)
     path = tmp_path / "x.safetensors"
     save_file({key: torch.zeros(2)}, path)
     with pytest.raises(AdapterFileError) as loading:
-        load_adapter(path)
+        load(path)
     with pytest.raises(AdapterFileError) as reading:
         facts_of(path)
     assert str(reading.value) == str(loading.value)
