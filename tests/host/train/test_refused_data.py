@@ -43,7 +43,7 @@ def assert_refused(patcher: Any, message: str, *given: Any, **options: Any) -> s
     """Refused with this message, with no layer decomposed, no file written and the model as it was."""
     before, output = snapshot(patcher), Path(folder_paths.get_output_directory())
     run = options.pop("run", None) or RunSettings(keep_checkpoints=2, checkpoint_every=1)
-    with mock.patch.object(training, "decompose_target") as decompose, pytest.raises(TrainingError) as refused:
+    with mock.patch.object(training.KeptBases, "factors") as decompose, pytest.raises(TrainingError) as refused:
         train(patcher, *given, run=run, **options)
     assert re.search(message, str(refused.value)), str(refused.value)
     assert not decompose.called

@@ -12,6 +12,7 @@ from comfyui_qr_lora.nodes.host.train import loop
 from comfyui_qr_lora.nodes.host.train.graph.training_mode import training_mode
 from comfyui_qr_lora.nodes.host.train.samples import SampleSettings
 from comfyui_qr_lora.nodes.host.train.settings import RunSettings
+from comfyui_qr_lora.qrlora_core import TrainingError
 from devtools import tiny_models
 
 from ...support.training_task import train
@@ -58,9 +59,9 @@ def test_on_in_every_step_and_off_in_samples(monkeypatch: pytest.MonkeyPatch) ->
     sampled, trained = watched(patcher, monkeypatch)
     train(patcher, steps=2, run=SAMPLES)
     assert sampled == [(False, True)] * 4
-    # One call asks which layers run in inference, once.
-    assert [value for value in trained if value != (True, False)] == [(False, True)]
-    assert len(trained) >= 2 + 1
+    # One call tries the example, and one asks which layers run in inference, once.
+    assert [value for value in trained if value != (True, False)] == [(False, True)] * 2
+    assert len(trained) >= 2 + 2
 
 
 def test_samples_are_computed_as_before_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,8 +77,9 @@ def test_samples_are_computed_as_before_the_training(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("error", [RuntimeError("broken"), MANAGEMENT.InterruptProcessingException()])
 @pytest.mark.parametrize("at", [1, 3])
 def test_as_before_after_an_error(error: BaseException, at: int) -> None:
-    """In the trial, and in a step."""
-    patcher, calls = tiny_models.build("sd3"), []
+    """In the trial, which says what failed and is run again for that, and in a step."""
+    patcher, calls, before = tiny_models.build("sd3"), [], state()
+    is_told = at == 1 and isinstance(error, RuntimeError)
 
     def fail(*_: Any) -> None:
         calls.append(state())
@@ -85,10 +87,14 @@ def test_as_before_after_an_error(error: BaseException, at: int) -> None:
             raise error
 
     handle = patcher.model.diffusion_model.register_forward_pre_hook(fail)
-    with pytest.raises(type(error)):
+    with pytest.raises(TrainingError if is_told else type(error), match="broken" if is_told else None):
         train(patcher, steps=3)
     handle.remove()
-    assert set(calls) == {(True, False)}
+    assert state() == before
+    if at == 1:
+        assert {*calls} == {before}
+    else:
+        assert (calls[0], {*calls[1:]}) == (before, {(True, False)})
 
 
 def test_as_before_after_an_error_in_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
