@@ -17,7 +17,7 @@ from ....qrlora_core.kinds.registry import part_of
 from ..advice import advised
 
 _ELSEWHERE = {
-    "all": "ComfyUI's own LoRA loader applies it",
+    "all": "ComfyUI's own LoRA loader applies it to a model that has it",
     "a part": "ComfyUI's own LoRA loader applies a part of it",
     "nothing": "ComfyUI's own LoRA loader does not apply it either",
 }
