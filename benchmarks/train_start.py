@@ -3,8 +3,9 @@
     python -m benchmarks.train_start            FLUX of one double and one single block at true widths, three rounds
     python -m benchmarks.train_start --quick    a tiny FLUX, one round: nothing is decided
 
-Train QR-LoRA on the layers of the paper at rank 64, from the call to the first call of the network: settings, the
-base's fingerprint, Q and R of each layer, the optimizer, and the host's loading of the model. In each round the first
+Train QR-LoRA on the layers of the paper at rank 64, from the call to the first call of the network that autograd
+records: settings, the base's fingerprint, a try of each kind of example, Q and R of each layer, the optimizer, and the
+host's loading of the model. In each round the first
 training finds no bases and keeps what it makes (`models/qr_lora_bases`, on this disk); the second one finds them, by a
 digest of each weight. What both have trained must be the same, bit for bit.
 """
@@ -35,14 +36,19 @@ BAR = 0.1
 
 
 def started(model: Any) -> tuple[float, TrainingResult]:
-    """Seconds to the first call of the network, and what one step gave."""
+    """Seconds to the first step, and what it gave."""
     settings = TrainingSettings(
         steps=1, learning_rate=1e-4, rank=RANK, alpha=0.0, variant="triu", targets="paper", batch_size=1,
         grad_accumulation=1, seed=0, training_dtype="fp32", gradient_checkpointing=False,
     )  # fmt: skip
     latent, caption = tiny_models.example("flux", model)
     data, reached = collect([latent], [caption]), list[float]()
-    hook = model.model.diffusion_model.register_forward_pre_hook(lambda *_: reached.append(now()))
+
+    def note(*_: Any) -> None:
+        if torch.is_grad_enabled():
+            reached.append(now())
+
+    hook = model.model.diffusion_model.register_forward_pre_hook(note)
     try:
         start = now()
         result = train_adapter(model, data, settings)
