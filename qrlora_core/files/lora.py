@@ -84,7 +84,7 @@ def read(
     settings = PeftSettings(metadata)
     room = max(_SMALL, _LARGEST_GROWTH * source.stat().st_size)
     layers: dict[str, Layer] = {}
-    may_replace, replaced = not any(key.startswith(METADATA_PREFIX) for key in metadata), 0  # ours say what they are
+    replaces_core = not any(key.startswith(METADATA_PREFIX) for key in metadata)  # ours say what they are
     for group in _group(keys, left_out).values():
         if group.is_lost(left_out):
             continue
@@ -98,8 +98,8 @@ def read(
         room -= layer.terms[0].delta_r.numel() if "mid" in tensors else 0
         if room < 0:
             raise AdapterFileError(_explain_growth(source))
-        replaced += may_replace and group.kind is LOW_RANK and _replaces_core(tensors)
-    origin = Origin(True, bool(layers) and replaced == len(layers), notes=settings.notes())
+        replaces_core = replaces_core and group.kind is LOW_RANK and _replaces_core(tensors)
+    origin = Origin(True, bool(layers) and replaces_core, notes=settings.notes())
     return QRLoRA(layers, metadata, origin=origin)
 
 
