@@ -172,7 +172,9 @@ def train(bench: Bench, deltas: Deltas, rate: float, seed: int, marks: Sequence[
         samples=SampleSettings(), steps=steps, batch_size=BATCH, seed=seed, gradient_checkpointing=False,
         checkpoint_every=0, run=Run(Path(), keep=0), monitor=watch, status=status, resumed=None, snapshot=None,
     )  # fmt: skip
-    run_loop(bench.patcher, loop, torch.float32)
+    computing = bench.patcher.clone()
+    computing.set_model_compute_dtype(torch.float32)
+    run_loop(computing, loop)
     return watch
 
 
