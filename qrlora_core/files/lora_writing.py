@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from ..adapter import Layer, QRLoRA
 from ..errors import AdapterError
-from ..functional.lora import to_lora
+from ..functional.lora import balancing_exponent, to_lora
 from .parts import rounded, split_parameter
 from .text_encoder_names import are_numbered, dotted_names, is_of_text_encoder, kohya_name
 
@@ -118,5 +117,5 @@ def _balanced(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
     peaks = [float(factor.abs().max()) for factor in (up, down)]
     if 0.0 in peaks:
         return up, down
-    shift = round((math.log2(peaks[0]) - math.log2(peaks[1])) / 2)
+    shift = balancing_exponent(*peaks)
     return torch.ldexp(up, torch.tensor(-shift)), torch.ldexp(down, torch.tensor(shift))

@@ -99,6 +99,11 @@ def to_lora(layer: Layer) -> tuple[Tensor, Tensor]:
     return up.reshape(*up.shape, *(1 for _ in down.shape[2:])), down
 
 
+def balancing_exponent(first: float, second: float) -> int:
+    """n for which ``first / 2^n`` and ``second * 2^n``, the peaks of two factors above 0, are of about one size."""
+    return round((math.log2(first) - math.log2(second)) / 2)
+
+
 def subtract_cores(adapter: QRLoRA, factors: Callable[[str, int], Factors]) -> QRLoRA:
     """An adapter from factors that replace the core of their layer: ``delta = up down - scaling * Q R``.
 

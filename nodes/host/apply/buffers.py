@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from weakref import ref
 
 import torch
 from torch import Tensor
 
+from ....qrlora_core.functional.lora import balancing_exponent
 from .branch import Addend
 from .held import Copied
 from .layout import LayerParts, LayerPlan, Layout, Plan
@@ -76,7 +76,7 @@ def _gauge(part: Part, dtype: torch.dtype) -> float:
     q, delta_r = part.peaks()
     if not (q and delta_r):
         return 1.0
-    return 2.0 ** round((math.log2(delta_r) - math.log2(q)) / 2)
+    return 2.0 ** balancing_exponent(delta_r, q)
 
 
 def _copy_into(rows: Tensor, values: Tensor, gauge: float) -> None:
