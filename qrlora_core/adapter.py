@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from .errors import AdapterError
 
 # What is left of an orthonormal basis that was stored in bfloat16, and read again: 4e-4 where it is large.
 _ROUNDED = 1e-3
+_HALVES = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,9 +99,25 @@ class Term:
 def largest(tensor: Tensor) -> float:
     """The largest magnitude; NaN or infinity where there is one. One pass, at most the time of a copy."""
     values = tensor.detach()
+    if not values.numel():
+        return 0.0
+    if values.dtype in _HALVES and values.device.type == "cpu":
+        return _largest_half(values)
     if values.dtype.itemsize == 1:  # in which nothing is compared
         values = values.float()
-    return float(torch.stack(torch.aminmax(values)).abs().max()) if values.numel() else 0.0
+    return float(torch.stack(torch.aminmax(values)).abs().max())
+
+
+def _largest_half(values: Tensor) -> float:
+    """Positive numbers of 16 bits are in the order of int16, negative ones in that of uint16; NaN comes last.
+
+    Two such passes take half the time of one that compares numbers.
+    """
+    bits = values.flatten().view(torch.int16).numpy()
+    peak = max(int(bits.max()), int(bits.view(np.uint16).max()) - 2**15)
+    if values.dtype == torch.float16:
+        return float(np.int16(peak).view(np.float16))
+    return float(np.int32(peak << 16).view(np.float32))  # bfloat16: float32's first half
 
 
 def is_finite(tensor: Tensor) -> bool:

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..adapter import Term
 from ..errors import AdapterError, AdapterFileError
 from ..functional.sketch import fits, sketch
+from .memory import Memory
 from .safetensors_io import SUFFIX, plain, reading, write
 
 # Of a basis in the cache: a sketch does not notice a few damaged entries. Earlier versions wrote a digest, which takes
@@ -39,11 +40,12 @@ class BasisStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._memory = Memory()
         self.has_grown = False  # since it was made
 
     def find(self, basis_id: str, stored: Tensor) -> Tensor | None:
         """The basis of this name if it is there, undamaged and has this sketch, else None."""
-        read = _read(self._path(basis_id, stored.shape[0]), "q")
+        read = self._read(self._path(basis_id, stored.shape[0]), "q")
         if read is None:
             return None
         q, told = read
@@ -62,7 +64,7 @@ class BasisStore:
 
     def find_of(self, weight: str, rank: int) -> tuple[Tensor, int] | None:
         """What `put_of` kept for a weight at a rank, bit for bit, if it is there and undamaged, else None."""
-        read = _read(self._path(weight, rank, _OF_WEIGHT), "sketch")
+        read = self._read(self._path(weight, rank, _OF_WEIGHT), "sketch")
         if read is None:
             return None
         sketch_of_q, told = read
@@ -109,23 +111,22 @@ class BasisStore:
             total -= size
         return deleted
 
+    def _read(self, path: Path, key: str) -> tuple[Tensor, dict[str, str]] | None:
+        """A tensor of an entry and its metadata; None where it is not there or damaged, which is the same to a cache."""
+        try:
+            with reading(path, self._memory) as file:
+                found = file.get_tensor(key), file.metadata()
+        except AdapterFileError:
+            return None
+        with contextlib.suppress(OSError):  # a folder that can only be read
+            # Used now; a file system alone may not note it.
+            os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
+        return found
+
     def _path(self, name: str, rank: int, kind: str = "") -> Path:
         if not _ID.fullmatch(name):  # it comes from a file and becomes a path
             raise AdapterError(f"expected the name of a basis as 32 hexadecimal digits, found {name[:50]!r}.")
         return self._folder / f"rank_{rank}" / f"{kind}{name}{SUFFIX}"
-
-
-def _read(path: Path, key: str) -> tuple[Tensor, dict[str, str]] | None:
-    """A tensor of an entry and its metadata; None where it is not there or damaged, which is the same to a cache."""
-    try:
-        with reading(path) as file:
-            found = file.get_tensor(key), file.metadata()
-    except AdapterFileError:
-        return None
-    with contextlib.suppress(OSError):  # a folder that can only be read
-        # Used now; a file system alone may not note it.
-        os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
-    return found
 
 
 def _is_undamaged(q: Tensor, told: Mapping[str, str]) -> bool:

@@ -19,7 +19,7 @@ from ..kinds.tensors import require_parts
 from ..metadata import json_object
 from .basis_store import BasisStore
 from .left_out import LeftOut, LostLayer
-from .parts import names_vector, read_alpha, rounded
+from .parts import finite, names_vector, read_alpha, rounded
 from .safetensors_io import plain, shown
 
 BASIS_IDS = "qr_lora.basis_ids"
@@ -114,7 +114,7 @@ def read(
             q = _basis(path, tensors, names, bases, rebuild)
             if q is not None:
                 term = Term(q, tensors["delta_r"], read_alpha(tensors.get("alpha")))
-                layers[path] = Layer((term,), is_vector=names_vector(path))
+                layers[path] = finite(Layer((term,), is_vector=names_vector(path)))
         except (QRLoRAError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
             left_out.layers[path] = LostLayer(str(error), getattr(error, "reason", None))
             continue

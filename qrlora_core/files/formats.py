@@ -14,7 +14,7 @@ from ..errors import AdapterFileError
 from ..metadata import FORMAT_VERSION, VARIANT, VERSION_KEY
 from . import compact, full, lora, lora_writing
 from .basis_store import BasisStore
-from .left_out import Elsewhere, LeftOut, LostLayer
+from .left_out import Elsewhere, LeftOut
 from .saved_metadata import KOHYAS_ALPHA, KOHYAS_RANK, OUR_ALPHA, OUR_RANK, with_truth
 
 
@@ -23,7 +23,7 @@ class Contents:
     """An open file, and what a format may need besides it.
 
     Args:
-        keys: of the adapter's tensors. get: gives a tensor.
+        keys: of the adapter's tensors. get: gives a tensor. stand_in: gives one of its shape without content.
         bases, rebuild, rename: see `adapter_file.load_adapter`.
         left_out: what is not read of it.
     """
@@ -31,6 +31,7 @@ class Contents:
     source: Path
     keys: Sequence[str]
     get: Callable[[str], Tensor]
+    stand_in: Callable[[str], Tensor]
     metadata: Mapping[str, str]
     bases: BasisStore | None = None
     rebuild: compact.Rebuild | None = None
@@ -81,6 +82,13 @@ def _read_compact(file: Contents) -> QRLoRA:
     return QRLoRA(layers, file.metadata)
 
 
+def _read_lora(file: Contents) -> QRLoRA:
+    keys, get = file.keys, file.get
+    if file.rename is not None:
+        keys, get = lora.renamed(file.source, keys, get, file.stand_in, file.rename)
+    return lora.read(file.source, keys, get, file.metadata, file.left_out)
+
+
 def _write_compact(adapter: QRLoRA, wanted: Wanted) -> Iterator[tuple[str, Tensor]]:
     if wanted.bases is None:
         raise AdapterFileError("the format compact needs a folder for the bases (bases).")
@@ -122,7 +130,7 @@ LORA = Format(
     "lora",
     lambda keys: lora.matches(keys) and not full.matches(keys) and not compact.matches(keys),
     lora.header,
-    lambda file: lora.read(file.source, file.keys, file.get, file.metadata, file.left_out, file.rename),
+    _read_lora,
     lambda adapter, wanted: lora_writing.tensors_of(adapter, wanted.dtype),
     _lora_metadata,
     lora.refusal,
@@ -157,9 +165,5 @@ def read_contents(contents: Contents, elsewhere: Elsewhere | None = None) -> QRL
         AdapterFileError: nothing, or hardly anything, of it can be read.
     """
     adapter = format_of(contents.keys).read(contents)
-    left_out = contents.left_out
-    for path in [path for path, layer in adapter.layers.items() if not all(term.is_finite() for term in layer.terms)]:
-        left_out.layers[path] = LostLayer("NaN or infinity in its numbers.")
-    layers = {path: layer for path, layer in adapter.layers.items() if path not in left_out.layers}
-    left_out.require_rest(contents.source, layers)
-    return replace(adapter, layers=layers, origin=replace(adapter.origin, not_loaded=left_out.text(elsewhere)))
+    contents.left_out.require_rest(contents.source, adapter.layers)
+    return replace(adapter, origin=replace(adapter.origin, not_loaded=contents.left_out.text(elsewhere)))

@@ -13,7 +13,7 @@ from ..adapter import Layer, QRLoRA, Term
 from ..errors import AdapterError, AdapterFileError
 from ..kinds.tensors import require_parts
 from .left_out import LeftOut, LostLayer
-from .parts import names_vector, read_alpha, rounded
+from .parts import finite, names_vector, read_alpha, rounded
 from .safetensors_io import plain
 
 # `{module}.lora.q.weight` as published; further terms of a layer are `{module}.lora.1.q.weight` and so on.
@@ -52,9 +52,8 @@ def read(source: Path, keys: Iterable[str], get: Callable[[str], Tensor], left_o
     layers = {}
     for module, terms in _group_keys(source, keys, left_out).items():
         try:
-            layers[module] = _read_layer(
-                module, {i: {part: get(key) for part, key in parts.items()} for i, parts in terms.items()}
-            )
+            tensors = {i: {part: get(key) for part, key in parts.items()} for i, parts in terms.items()}
+            layers[module] = finite(_read_layer(module, tensors))
         except AdapterError as error:
             left_out.layers[module] = LostLayer(str(error))
     return layers

@@ -23,7 +23,7 @@ from ..kinds.low_rank import LOW_RANK
 from ..kinds.registry import part_of
 from ..metadata import METADATA_PREFIX
 from .left_out import LeftOut, LostLayer
-from .parts import read_alpha
+from .parts import finite, read_alpha
 from .peft_settings import PeftSettings
 from .safetensors_io import shown
 
@@ -69,7 +69,6 @@ def read(
     get: Callable[[str], Tensor],
     metadata: Mapping[str, str],
     left_out: LeftOut,
-    rename: Rename | None = None,
 ) -> QRLoRA:
     """The adapter in an ordinary LoRA file, its factors as they stand.
 
@@ -77,10 +76,8 @@ def read(
         left_out: gets what cannot be read.
 
     Raises:
-        AdapterFileError: names that its trainer's do not go on with, or convolutions that no trainer makes.
+        AdapterFileError: convolutions that no trainer makes.
     """
-    if rename is not None:
-        keys, get = _renamed(source, keys, get, rename)
     settings = PeftSettings(metadata)
     room = max(_SMALL, _LARGEST_GROWTH * source.stat().st_size)
     layers: dict[str, Layer] = {}
@@ -91,6 +88,7 @@ def read(
         try:
             tensors = {part: get(key) for part, key in group.parts.items()}
             name, layer = _read_layer(group.kind, group.stem, tensors, settings)
+            finite(layer)
         except AdapterError as error:
             left_out.layers[group.stem] = LostLayer(str(error), error.reason)
             continue
@@ -107,10 +105,35 @@ def _replaces_core(tensors: Mapping[str, Tensor]) -> bool:
     return "alpha" not in tensors and is_nearly_orthonormal(tensors["up"])
 
 
-def _renamed(
+def renamed(
+    source: Path,
+    keys: Iterable[str],
+    get: Callable[[str], Tensor],
+    stand_in: Callable[[str], Tensor],
+    rename: Rename,
+) -> tuple[list[str], Callable[[str], Tensor]]:
+    """The new names, and what gives a tensor by one.
+
+    Only names and shapes are shown to ``rename``, so that each tensor is read when its layer is made. Where it looks
+    into tensors, or makes others of them, it gets them all.
+
+    Raises:
+        AdapterFileError: the names go on otherwise than those of the trainer as whose they begin.
+    """
+    without_content = {key: stand_in(key) for key in keys}
+    key_of = {id(tensor): key for key, tensor in without_content.items()}
+    try:
+        found = dict(rename(dict(without_content)))
+    except Exception:  # it belongs to a host
+        found = {}
+    if not found or any(tensor.is_meta and id(tensor) not in key_of for tensor in found.values()):
+        return _renamed_with_content(source, without_content, get, rename)
+    return list(found), lambda name: get(key_of[id(found[name])]) if found[name].is_meta else found[name]
+
+
+def _renamed_with_content(
     source: Path, keys: Iterable[str], get: Callable[[str], Tensor], rename: Rename
 ) -> tuple[list[str], Callable[[str], Tensor]]:
-    """The new names, and what gives a tensor by one; each is asked for once, and then not kept."""
     tensors: dict[str, Tensor] = {}
     unread: dict[int, AdapterError] = {}
     for key in keys:
@@ -120,21 +143,19 @@ def _renamed(
             tensors[key] = torch.empty(0)
             unread[id(tensors[key])] = error
     try:
-        renamed = dict(rename(tensors))
+        found = dict(rename(tensors))
     except Exception as error:  # it belongs to a host, and a file may hold anything
         raise AdapterFileError(
             f"{source.name}: a LoRA whose names begin as some trainer's do and do not go on so "
             f"({type(error).__name__}: {shown(str(error))}). It is damaged; download or train it again."
         ) from error
 
-    def taken(key: str) -> Tensor:
-        tensor = renamed.pop(key)
-        if id(tensor) in unread:
-            raise unread[id(tensor)]
-        return tensor
+    def taken(name: str) -> Tensor:
+        if id(found[name]) in unread:
+            raise unread[id(found[name])]
+        return found[name]
 
-    tensors.clear()
-    return list(renamed), taken
+    return list(found), taken
 
 
 def _explain_growth(source: Path) -> str:

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from ..adapter import Layer
 from ..errors import AdapterError
 from .safetensors_io import plain
 
@@ -24,6 +25,17 @@ def split_parameter(path: str) -> tuple[str, str]:
 def names_vector(path: str) -> bool:
     """True for a name under which files keep the change of a bias, or of the weight of a norm."""
     return split_parameter(path)[1] != ""
+
+
+def finite(layer: Layer) -> Layer:
+    """The layer, looked through as soon as it is read, while the processor has it at hand.
+
+    Raises:
+        AdapterError: it, or its delta in float32, is not finite.
+    """
+    if not all(term.is_finite() for term in layer.terms):
+        raise AdapterError("NaN or infinity in its numbers.")
+    return layer
 
 
 def read_alpha(alpha: Tensor | None) -> float:

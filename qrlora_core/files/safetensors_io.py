@@ -17,7 +17,6 @@ from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -25,6 +24,7 @@ from torch import Tensor
 
 from ..errors import AdapterError, AdapterFileError
 from .hashes import fill_in, with_room
+from .memory import Memory, room_for
 
 SUFFIX = ".safetensors"
 _PICKLE_MAGIC = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
@@ -33,7 +33,6 @@ _PICKLE_SUFFIXES = {".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle"}
 _LONGEST_HEADER = 32 * 2**20
 _MOST_TENSORS = 2**15
 _MOST_SIDES = 8
-_ALIGNED = 64  # bytes, as PyTorch's own tensors are: some of its code relies on that
 _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "I64": torch.int64, "I32": torch.int32,
@@ -44,8 +43,9 @@ _DTYPES = {
 class SafetensorsFile:
     """An open file. Its tensors are copies in memory: a file that is overwritten later changes none of them."""
 
-    def __init__(self, source: Path, file: Any, raw: RawIOBase, start: int) -> None:
+    def __init__(self, source: Path, file: Any, raw: RawIOBase, start: int, memory: Memory | None) -> None:
         self._source, self._file, self._raw, self._start = source, file, raw, start
+        self._memory = memory
 
     def keys(self) -> list[str]:
         """Names of the tensors."""
@@ -71,13 +71,21 @@ class SafetensorsFile:
             AdapterError: this tensor has a form that is not read; others may be fine.
             AdapterFileError: the file cannot be read.
         """
-        shape = self.shape(key)
+        place = self._places.get(key)
+        shape = place[1] if place else self.shape(key)
         if len(shape) > _MOST_SIDES:
             raise AdapterError(f"a tensor has {len(shape)} dimensions: {shown(key)}.")
-        if place := self._places.get(key):
-            with _as_damage(self._source):
-                return self._read(key, *place)
-        return self._mapped(key)
+        if place is None:
+            return self._mapped(key)
+        with _as_damage(self._source):
+            return self._read(*place)
+
+    def stand_in(self, key: str) -> Tensor:
+        """A tensor of this one's shape and without its content, on the device ``meta``; empty where there is none."""
+        try:
+            return torch.empty(self.shape(key), device="meta")
+        except (AdapterFileError, RuntimeError, OverflowError, TypeError):
+            return torch.empty(0, device="meta")
 
     def _mapped(self, key: str) -> Tensor:
         """By the library, which knows more dtypes."""
@@ -94,25 +102,21 @@ class SafetensorsFile:
             return dict(_places(self._file, self._start))
 
     @cached_property
-    def _memory(self) -> dict[str, Tensor]:
-        """Room for each floating tensor, in one piece: numpy asks for large pages, in half the time of many small ones.
+    def _room(self) -> Memory:
+        floating = [place for place in self._places.values() if place[2].is_floating_point]
+        return Memory(sum(room_for(math.prod(shape) * dtype.itemsize) for _, shape, dtype in floating))
 
-        What else a file holds are bytes that mean something to PyTorch, such as a generator's state, which it reads
-        from where a tensor's storage begins.
-        """
-        floating = {key: place for key, place in self._places.items() if place[2].is_floating_point}
-        sizes = {key: math.prod(shape) * dtype.itemsize for key, (_, shape, dtype) in floating.items()}
-        rooms = {key: -(-size // _ALIGNED) * _ALIGNED for key, size in sizes.items()}
-        whole = torch.from_numpy(np.empty(sum(rooms.values()) + _ALIGNED, dtype=np.uint8))
-        start = -whole.data_ptr() % _ALIGNED
-        parts = whole[start : start + sum(rooms.values())].split(list(rooms.values()))
-        return {key: part[: sizes[key]] for key, part in zip(rooms, parts, strict=True) if sizes[key]}
-
-    def _read(self, key: str, start: int, shape: list[int], dtype: torch.dtype) -> Tensor:
-        room = self._memory.get(key)
-        tensor = torch.empty(shape, dtype=dtype) if room is None else room.view(dtype).view(shape)
+    def _read(self, start: int, shape: list[int], dtype: torch.dtype) -> Tensor:
+        size = math.prod(shape) * dtype.itemsize
+        if size and dtype.is_floating_point:
+            raw = (self._memory or self._room).take(size)
+            tensor = torch.from_numpy(raw).view(dtype).view(shape)
+        else:
+            # Bytes that mean something to PyTorch, as a generator's state, it reads from where their storage begins.
+            tensor = torch.empty(shape, dtype=dtype)
+            raw = tensor.flatten().view(torch.uint8).numpy()
         self._raw.seek(start)
-        rest = tensor.flatten().view(torch.uint8).numpy().data
+        rest = raw.data
         while rest:
             count = self._raw.readinto(rest)
             if not count:
@@ -136,8 +140,11 @@ def _places(file: Any, start: int) -> Iterator[tuple[str, tuple[int, list[int], 
 
 
 @contextlib.contextmanager
-def reading(source: Path) -> Iterator[SafetensorsFile]:
+def reading(source: Path, memory: Memory | None = None) -> Iterator[SafetensorsFile]:
     """The open file.
+
+    Args:
+        memory: where its tensors are to lie; by default in a piece of their own.
 
     Raises:
         AdapterFileError: no such file, a pickle, or a damaged file.
@@ -150,7 +157,7 @@ def reading(source: Path) -> Iterator[SafetensorsFile]:
             file = opened.enter_context(safe_open(source, framework="pt"))
             _refuse_many(source, len(file.keys()))
             _refuse_duplicates(raw, length, len(file.keys()))
-            whole = SafetensorsFile(source, file, raw, 8 + length)
+            whole = SafetensorsFile(source, file, raw, 8 + length, memory)
         yield whole
 
 

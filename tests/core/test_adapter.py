@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from comfyui_qr_lora.qrlora_core import AdapterError, Layer, QRLoRA, Term
+from comfyui_qr_lora.qrlora_core.adapter import largest
 from comfyui_qr_lora.tests.support import oracle
 from comfyui_qr_lora.tests.support.oracle import normal, orthonormal
 
@@ -116,6 +117,32 @@ def test_require_finite_names_the_layer(part, poison, dtype):
     assert not adapter.layers["blocks.1.to_q"].terms[0].is_finite()
     with pytest.raises(AdapterError, match=re.escape("layer blocks.1.to_q: NaN or infinity")):
         adapter.require_finite()
+
+
+class TestTheLargestMagnitude:
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_of_every_number_of_16_bits_alone(self, dtype):
+        numbers = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype)
+        expected = numbers.float().abs()
+        found = torch.tensor([largest(number) for number in numbers])
+        assert torch.equal(found.isnan(), expected.isnan())
+        assert torch.equal(found.nan_to_num(), expected.nan_to_num())
+
+    @pytest.mark.parametrize("seed", range(20))
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.float8_e4m3fn])
+    def test_of_random_ones(self, dtype, seed):
+        numbers = normal(1 + seed % 7, 1 + 13 * seed, seed=seed).mul(10.0 ** (seed % 5 - 2))
+        numbers = (numbers.abs(), -numbers.abs(), numbers)[seed % 3].to(dtype)
+        poison = (None, math.nan, math.inf, -math.inf)[seed % 4]
+        if poison is not None and dtype != torch.float8_e4m3fn:
+            numbers[-1, -1] = poison
+        for some in (numbers, numbers.T, numbers[:, ::2]):
+            expected = float(some.double().abs().amax())
+            assert largest(some) == expected or math.isnan(expected) and math.isnan(largest(some))
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+    def test_of_none(self, dtype):
+        assert largest(torch.empty(0, 4, dtype=dtype)) == 0
 
 
 def test_require_finite_accepts_what_is_finite():

@@ -43,7 +43,7 @@ def facts_of(path: Path) -> dict[str, Any]:
         own = _format(path, keys)
         ranks = _ranks(file, keys, own)
         if not ranks:
-            read_contents(Contents(path, keys, file.get_tensor, metadata))  # which says what is wrong
+            read_contents(Contents(path, keys, file.get_tensor, file.stand_in, metadata))  # which says what is wrong
     ranked = [rank for rank in ranks.values() if rank]
     return {
         "file": path.name, "bytes": path.stat().st_size, "kind": own.name, "layers": len(ranks),
