@@ -129,7 +129,9 @@ class TestTheLargestMagnitude:
         assert torch.equal(found.nan_to_num(), expected.nan_to_num())
 
     @pytest.mark.parametrize("seed", range(20))
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.float8_e4m3fn])
+    @pytest.mark.parametrize(
+        "dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.float8_e4m3fn]
+    )
     def test_of_random_ones(self, dtype, seed):
         numbers = normal(1 + seed % 7, 1 + 13 * seed, seed=seed).mul(10.0 ** (seed % 5 - 2))
         numbers = (numbers.abs(), -numbers.abs(), numbers)[seed % 3].to(dtype)
