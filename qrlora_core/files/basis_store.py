@@ -112,7 +112,7 @@ class BasisStore:
         return deleted
 
     def _read(self, path: Path, key: str) -> tuple[Tensor, dict[str, str]] | None:
-        """A tensor of an entry and its metadata; None where it is not there or damaged, which is the same to a cache."""
+        """A tensor of an entry and its metadata; None where it is not there or damaged, the same to a cache."""
         try:
             with reading(path, self._memory) as file:
                 found = file.get_tensor(key), file.metadata()
