@@ -11,7 +11,7 @@ Times: ordinary files of 16 and of 350 MB in each dtype, and what the same layer
 in the page cache. The peer, "checked", is the least that a copy costs that is looked through: the host's
 `load_torch_file`, which maps the file, a copy of every tensor into memory that was allocated before, and one pass
 (`aminmax`) that finds what is not finite; "copied" is that without the pass. Ours allocates, from memory that the
-kernel has. "Host" is what ComfyUI does with an
+kernel has, and reads in a thread of its own. "Host" is what ComfyUI does with an
 ordinary file: `load_torch_file`, `convert_lora`, `load_lora`, and a copy.
 """
 

@@ -111,6 +111,7 @@ def load_adapter(
         _refuse_newer(source, metadata)
         left_out = LeftOut()
         keys = _readable(source, [name for name in names if not name.startswith(STATE_PREFIX)], left_out)
+        file.expect(keys)
         contents = Contents(source, keys, file.get_tensor, file.stand_in, metadata, bases, rebuild, rename, left_out)
         adapter = read_contents(contents, elsewhere)
     kept = {key: value for key, value in adapter.metadata.items() if key not in ("format", STATE_KEY)}

@@ -11,7 +11,7 @@ import contextlib
 import math
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from io import RawIOBase
 from pathlib import Path
@@ -24,7 +24,8 @@ from torch import Tensor
 
 from ..errors import AdapterError, AdapterFileError
 from .hashes import fill_in, with_room
-from .memory import Memory, room_for
+from .memory import Memory
+from .tensor_reader import Place, TensorReader
 
 SUFFIX = ".safetensors"
 _PICKLE_MAGIC = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
@@ -43,9 +44,18 @@ _DTYPES = {
 class SafetensorsFile:
     """An open file. Its tensors are copies in memory: a file that is overwritten later changes none of them."""
 
-    def __init__(self, source: Path, file: Any, raw: RawIOBase, start: int, memory: Memory | None) -> None:
+    def __init__(
+        self,
+        source: Path,
+        file: Any,
+        raw: RawIOBase,
+        start: int,
+        memory: Memory | None,
+        opened: contextlib.ExitStack,
+    ) -> None:
         self._source, self._file, self._raw, self._start = source, file, raw, start
-        self._memory = memory
+        self._memory, self._opened = memory, opened
+        self._expected: Iterable[str] = ()
 
     def keys(self) -> list[str]:
         """Names of the tensors."""
@@ -78,7 +88,11 @@ class SafetensorsFile:
         if place is None:
             return self._mapped(key)
         with _as_damage(self._source):
-            return self._read(*place)
+            return self._reader.read(key)
+
+    def expect(self, keys: Iterable[str]) -> None:
+        """What will be read: the first that is asked for has the others read in the background."""
+        self._expected = keys
 
     def stand_in(self, key: str) -> Tensor:
         """A tensor of this one's shape and without its content, on the device ``meta``; empty where there is none."""
@@ -96,36 +110,20 @@ class SafetensorsFile:
             raise AdapterError(f"a tensor cannot be read ({shown(str(error))}): {shown(key)}.") from error
 
     @cached_property
-    def _places(self) -> dict[str, tuple[int, list[int], torch.dtype]]:
-        """Worked out for who reads a tensor: most files are only looked at."""
+    def _reader(self) -> TensorReader:
+        """Made for who reads a tensor: most files are only looked at."""
+        reader = TensorReader(self._raw, self._places, self._memory)
+        reader.expect(self._expected)
+        self._opened.callback(reader.close)
+        return reader
+
+    @cached_property
+    def _places(self) -> dict[str, Place]:
         with _as_damage(self._source):
             return dict(_places(self._file, self._start))
 
-    @cached_property
-    def _room(self) -> Memory:
-        floating = [place for place in self._places.values() if place[2].is_floating_point]
-        return Memory(sum(room_for(math.prod(shape) * dtype.itemsize) for _, shape, dtype in floating))
 
-    def _read(self, start: int, shape: list[int], dtype: torch.dtype) -> Tensor:
-        size = math.prod(shape) * dtype.itemsize
-        if size and dtype.is_floating_point:
-            raw = (self._memory or self._room).take(size)
-            tensor = torch.from_numpy(raw).view(dtype).view(shape)
-        else:
-            # Bytes that mean something to PyTorch, as a generator's state, it reads from where their storage begins.
-            tensor = torch.empty(shape, dtype=dtype)
-            raw = tensor.flatten().view(torch.uint8).numpy()
-        self._raw.seek(start)
-        rest = raw.data
-        while rest:
-            count = self._raw.readinto(rest)
-            if not count:
-                raise ValueError("it was cut short while it was read")
-            rest = rest[count:]
-        return tensor
-
-
-def _places(file: Any, start: int) -> Iterator[tuple[str, tuple[int, list[int], torch.dtype]]]:
+def _places(file: Any, start: int) -> Iterator[tuple[str, Place]]:
     """(name, (first byte, shape, dtype)): tensors lie one after the other, without a gap.
 
     An older safetensors does not tell their order, nor this the size of some dtypes: what follows is left out.
@@ -157,7 +155,7 @@ def reading(source: Path, memory: Memory | None = None) -> Iterator[SafetensorsF
             file = opened.enter_context(safe_open(source, framework="pt"))
             _refuse_many(source, len(file.keys()))
             _refuse_duplicates(raw, length, len(file.keys()))
-            whole = SafetensorsFile(source, file, raw, 8 + length, memory)
+            whole = SafetensorsFile(source, file, raw, 8 + length, memory, opened)
         yield whole
 
 
