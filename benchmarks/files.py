@@ -2,6 +2,7 @@
 
     python -m benchmarks.files            medians of 9 turns
     python -m benchmarks.files --quick    one turn, small files: bytes decide, times are information
+    python -m benchmarks.files --new-memory
 
 Bytes: adapters of rank 64 for one double and one single block of FLUX at true widths, on the layers of the paper, in
 float32 as training leaves them. The ordinary file has equal rank and dtype, PEFT's names, and no alpha. Sizes for all
@@ -10,9 +11,9 @@ float32 as training leaves them. The ordinary file has equal rank and dtype, PEF
 Times: ordinary files of 16 and of 350 MB in each dtype, and what the same layers make in the formats full and compact,
 in the page cache. The peer, "checked", is the least that a copy costs that is looked through: the host's
 `load_torch_file`, which maps the file, a copy of every tensor into memory that was allocated before, and one pass
-(`aminmax`) that finds what is not finite; "copied" is that without the pass. Ours allocates, from memory that the
-kernel has, and reads in a thread of its own. "Host" is what ComfyUI does with an
-ordinary file: `load_torch_file`, `convert_lora`, `load_lora`, and a copy.
+(`aminmax`) that finds what is not finite; "copied" is that without the pass. Ours, which reads in a thread of its own,
+finds memory that the process has freed and kept; with `--new-memory` it asks the system each time, which clears it
+first. "Host" is what ComfyUI does with an ordinary file: `load_torch_file`, `convert_lora`, `load_lora`, and a copy.
 """
 
 from __future__ import annotations
@@ -20,14 +21,15 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import re
 import statistics
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from benchmarks.ratios import claim, finish
@@ -108,17 +110,11 @@ class Timed:
     def turn(self) -> None:
         """Each way once."""
         for name, way in self._ways.items():
-            _have_memory(2 * self.path.stat().st_size)
             self.seconds[name].append(clock(lambda way=way: way(self.path)))
 
     def median(self, way: str) -> float:
         """Seconds."""
         return statistics.median(self.seconds[way])
-
-
-def _have_memory(size: int) -> None:
-    """Memory that a virtual machine gave back to its host takes ten times as long to get as what its kernel has."""
-    np.ones(size, dtype=np.uint8)
 
 
 def _mapped(path: Path) -> dict[str, Tensor]:
@@ -293,11 +289,22 @@ def rebuilt(folder: Path, shapes: Shapes) -> None:
     )
 
 
+def keep_memory() -> None:
+    """Start anew with an allocator that gives nothing back to the system; glibc reads this when a process starts."""
+    settings = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_ARENA_MAX": "1"}
+    if not os.environ.keys() >= settings.keys():
+        os.environ.update(settings)
+        os.execv(sys.executable, [sys.executable, "-m", "benchmarks.files", *sys.argv[1:]])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Bytes and load time of adapter files.")
     parser.add_argument("--quick", action="store_true", help="one turn; only bytes decide")
+    parser.add_argument("--new-memory", action="store_true", help="ours is to ask the system for memory each time")
     parser.add_argument("--turns", type=int, default=9, help="default: %(default)s")
     options = parser.parse_args()
+    if not options.new_memory:
+        keep_memory()
     _, shapes = flux()
     _, all_shapes = flux(19, 38)
     print(f"{machine()}; rank {RANK}, {len(shapes)} layers in 1 + 1 blocks, {len(all_shapes)} in 19 + 38")

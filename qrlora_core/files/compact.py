@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..adapter import Layer, QRLoRA, Term, is_finite
+from ..adapter import Layer, QRLoRA, Term, is_finite, largest
 from ..errors import AdapterError, AdapterFileError, QRLoRAError, Reason
 from ..functional.sketch import align, sketch
 from ..kinds.tensors import require_parts
@@ -114,7 +114,7 @@ def read(
             q = _basis(path, tensors, names, bases, rebuild)
             if q is not None:
                 term = Term(q, tensors["delta_r"], read_alpha(tensors.get("alpha")))
-                layers[path] = finite(Layer((term,), is_vector=names_vector(path)))
+                layers[path] = _finite(Layer((term,), is_vector=names_vector(path)))
         except (QRLoRAError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
             left_out.layers[path] = LostLayer(str(error), getattr(error, "reason", None))
             continue
@@ -123,6 +123,14 @@ def read(
         told = _explain_missing(source, missing, len(layers) + len(missing), metadata)
         raise AdapterFileError(told, Reason.BASE_NEEDED)
     return layers
+
+
+def _finite(layer: Layer) -> Layer:
+    """See `parts.finite`; a basis that has its sketch is finite, and of columns of length one."""
+    term = layer.terms[0]
+    if largest(term.delta_r) * abs(term.alpha) <= torch.finfo(torch.float32).max / 2:
+        return layer
+    return finite(layer)
 
 
 def _names(source: Path, metadata: Mapping[str, str]) -> dict[str, str]:
