@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -11,6 +11,7 @@ from ....qrlora_core import TrainingError
 from ..model.host_types import Caption
 
 _TEXT = "text embedding"
+_OF_ASPECT = 0.05  # masks are also drawn on a copy of the picture in another size
 
 
 def check_picture(where: str, latent: Tensor, mask: Tensor | None) -> None:
@@ -20,7 +21,7 @@ def check_picture(where: str, latent: Tensor, mask: Tensor | None) -> None:
         where: the input and the place of the picture in it.
 
     Raises:
-        TrainingError: numbers that are not finite, a latent of zeros, an empty mask.
+        TrainingError: numbers that are not finite, a latent of zeros, an empty mask, or one of another aspect ratio.
     """
     if broken := _broken(latent):
         raise TrainingError(
@@ -42,6 +43,19 @@ def check_picture(where: str, latent: Tensor, mask: Tensor | None) -> None:
             f"{where}: its mask is empty, so there is nothing to learn from it. White is where to learn; draw a mask, "
             "leave it out, or change mask_meaning of QR-LoRA Training Data."
         )
+    if latent.ndim >= 4 and _is_stretched(mask.shape[-2:], latent.shape[-2:]):
+        (height, width), (rows, columns) = mask.shape[-2:], latent.shape[-2:]
+        raise TrainingError(
+            f"{where}: its mask is {width} x {height}, of another aspect ratio than its latent of {columns} x {rows}, "
+            "so it would lie elsewhere on the picture. Make the mask of the picture as it is encoded, after it was cut "
+            "or resized, or leave it out."
+        )
+
+
+def _is_stretched(mask: Sequence[int], latent: Sequence[int]) -> bool:
+    """Whether the aspect ratios differ by more than the VAE cuts off, which is less than one row of the latent."""
+    ratio = mask[0] * latent[1] / (mask[1] * latent[0])
+    return max(ratio, 1 / ratio) > 1 + 1 / min(latent) + _OF_ASPECT
 
 
 def check_caption(where: str, caption: Caption) -> None:

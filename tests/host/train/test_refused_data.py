@@ -266,6 +266,24 @@ def test_as_many_captions_and_masks_as_pictures_or_one(seed: int) -> None:
         collect_examples([latent(0, batch=images)], [caption(n) for n in range(2 * images)])
 
 
+@pytest.mark.parametrize("seed", range(30))
+def test_a_mask_of_another_aspect_ratio_is_refused_and_one_of_another_size_is_not(seed: int) -> None:
+    """A VAE of 8 or 16 pixels a cell cuts off what is less than a cell; a mask may be drawn in any size."""
+    chance = random.Random(seed)
+    cell, size = chance.choice([8, 16]), [chance.randint(6, 60), chance.randint(6, 60)]
+    picture = [side * cell + chance.randrange(cell) for side in size]
+    zoom = chance.choice([0.5, 1.0, 2.0])
+    mask = torch.ones(1, *(round(side * zoom) for side in picture))
+    samples = {"samples": torch.randn(1, 16, *size)}
+    collect_examples([samples | {"noise_mask": mask}], [caption(0)])
+    for wrong in (mask[:, : int(mask.shape[1] / 1.4)], mask[:, :, : int(mask.shape[2] / 1.4)]):
+        told = (
+            rf"image 1 of latents: its mask is {wrong.shape[2]} x {wrong.shape[1]}, .* latent of {size[1]} x {size[0]}"
+        )
+        with pytest.raises(TrainingError, match=told):
+            collect_examples([samples | {"noise_mask": wrong}], [caption(0)])
+
+
 @pytest.mark.parametrize("masks", ["one", "each"])
 def test_black_is_learned_is_the_training_on_the_inverted_mask(model: Any, masks: str) -> None:
     mask = (torch.rand(1 if masks == "one" else 3, 64, 64, generator=torch.Generator().manual_seed(2)) > 0.3).float()
