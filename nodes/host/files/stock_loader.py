@@ -15,6 +15,7 @@ from ....qrlora_core import AdapterFileError, Reason
 from ....qrlora_core.files import parts, safetensors_io
 from ....qrlora_core.kinds.registry import part_of
 from ..advice import advised
+from .stock_trial import acts
 
 _ELSEWHERE = {
     "all": "ComfyUI's own LoRA loader applies it to a model that has it",
@@ -79,6 +80,7 @@ def _taken_of(stem: str, lora: dict[str, Any]) -> str:
         return "nothing"
     adapters = [patch for patch in patches.values() if not isinstance(patch, tuple)]
     taken = set().union(*(adapter.loaded_keys for adapter in adapters))
-    if not patches:
+    shapes = {key.removeprefix(f"{stem}."): tuple(tensor.shape) for key, tensor in own.items()}
+    if not patches or not all(acts(adapter, shapes) for adapter in adapters):
         return "nothing"
     return "all" if len(adapters) < len(patches) or taken >= own.keys() else "a part"
