@@ -145,7 +145,7 @@ def _line(found: SourceReport, record: MergeRecord, clip_scale: float) -> str:
     in_clip = len(found.text_encoder.own_names) if found.text_encoder else 0
     text = f" ({in_clip} in the text encoder at {source.scale * clip_scale:.2f})" if in_clip else ""
     layers = f"{found.applied} of {total} layers{text}, {ranks_as_text(source.adapter.ranks)}"
-    scheduled = ", scheduled" if source.schedule is not None else ""
+    scheduled = ", scheduled (a saved merge has the scale alone)" if source.schedule is not None else ""
     return f"{source.label}: {layers}, scale {source.scale:.2f}{scheduled}; {_state(found, record)}"
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from comfyui_qr_lora.nodes.merge import Merge
 from comfyui_qr_lora.qrlora_core import Layer, QRLoRA
+from comfyui_qr_lora.qrlora_core.schedule import make_curve
 from devtools import tiny_models
 
 from ...support.adapters import random_adapter
@@ -55,6 +56,12 @@ def test_neighbours_are_measured_at_their_scales() -> None:
         assert (line in lines) is all(scales)
         assert abs(expected) > 0.1 or 0.0 in scales
         assert overview["slots"] == [2, 5]
+
+
+def test_a_schedule_is_told_with_what_becomes_of_it_when_saved() -> None:
+    adapter = random_adapter(model(), seed=1)
+    _, lines = told(adapter_1=adapter, adapter_2=random_adapter(model(), seed=2), schedule_2=make_curve("constant"))
+    assert ["scheduled (a saved merge has the scale alone)" in line for line in lines[:2]] == [False, True]
 
 
 def test_adapters_as_the_page_shows_them() -> None:
