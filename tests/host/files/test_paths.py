@@ -343,7 +343,9 @@ def test_what_the_host_lists_is_listed_and_found(
     places = [base / f"root{index}" for index in range(len(roots))]
     for place, files in zip(places, roots, strict=True):
         for folder, name, suffix in files:
-            put(place / folder / f"{name}{suffix}")
+            file = place / folder / f"{name}{suffix}"
+            if not file.is_dir() and not any(parent.is_file() for parent in file.parents):
+                put(file)
     put(base / "disk" / "deep" / "far.safetensors")
     for name, index in links:
         link = places[0] / name
