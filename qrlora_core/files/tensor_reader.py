@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .memory import Memory, room_for
 
-_CHUNK = 2**22  # bytes that are read in one go
+CHUNK = 2**22  # bytes that are read in one go
 # Of a tensor: its first byte in the file, its shape and its dtype.
 Place = tuple[int, list[int], torch.dtype]
 
@@ -79,7 +79,7 @@ class TensorReader:
         chunk, size, end = [], 0, 0  # type: list[str], int, int
         for key in self._expected:
             own = _size(self._places[key])
-            if chunk and (size >= _CHUNK or size != room_for(size) or self._places[key][0] != end):
+            if chunk and (size >= CHUNK or size != room_for(size) or self._places[key][0] != end):
                 yield chunk
                 chunk, size = [], 0
             chunk, size, end = [*chunk, key], size + own, self._places[key][0] + own

@@ -18,7 +18,7 @@ DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.flo
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(tensor_reader, "_CHUNK", 3000)
+    monkeypatch.setattr(tensor_reader, "CHUNK", 3000)
 
 
 def file_of(tmp_path, seed, count=40):
