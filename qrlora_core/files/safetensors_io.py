@@ -112,8 +112,7 @@ class SafetensorsFile:
     @cached_property
     def _reader(self) -> TensorReader:
         """Made for who reads a tensor: most files are only looked at."""
-        reader = TensorReader(self._raw, self._places, self._memory)
-        reader.expect(self._expected)
+        reader = TensorReader(self._raw, self._places, self._memory, self._expected)
         self._opened.callback(reader.close)
         return reader
 

@@ -27,19 +27,18 @@ class TensorReader:
         raw: the file, unbuffered.
         places: where its tensors lie, in the order of the file.
         memory: where they are to lie; by default in a piece of their own.
+        expected: what will be read: with the first tensor begins the reading of these in the background.
     """
 
-    def __init__(self, raw: RawIOBase, places: Mapping[str, Place], memory: Memory | None) -> None:
+    def __init__(
+        self, raw: RawIOBase, places: Mapping[str, Place], memory: Memory | None, expected: Iterable[str]
+    ) -> None:
         self._raw, self._places, self._lock = raw, places, threading.Lock()
         self._memory = memory or Memory(sum(room_for(_size(place)) for place in places.values() if _in_pieces(place)))
-        self._expected: list[str] = []
+        wanted = set(expected)
+        self._expected = [key for key, place in places.items() if key in wanted and _in_pieces(place)]
         self._pool: ThreadPoolExecutor | None = None
         self._coming: dict[str, Future[dict[str, np.ndarray]]] = {}
-
-    def expect(self, keys: Iterable[str]) -> None:
-        """Once one tensor is read, go on with these in the background."""
-        wanted = set(keys)
-        self._expected = [key for key, place in self._places.items() if key in wanted and _in_pieces(place)]
 
     def read(self, key: str) -> Tensor:
         """A tensor.

@@ -13,6 +13,7 @@ import torch
 
 from ....qrlora_core import AdapterFileError, Reason
 from ....qrlora_core.files import parts, safetensors_io
+from ....qrlora_core.kinds.low_rank import LOW_RANK
 from ....qrlora_core.kinds.registry import part_of
 from ..advice import advised
 from .stock_trial import acts
@@ -72,6 +73,12 @@ def _like(shape: tuple[int, ...]) -> torch.Tensor:
     return torch.zeros(()).expand(shape)
 
 
+def _part(key: str, stem: str) -> str:
+    """``up``, ``down`` or ``mid`` under any trainer's names; of other kinds what stands behind the layer's name."""
+    factor = LOW_RANK.part(key)
+    return factor[1] if factor else key.removeprefix(f"{stem}.")
+
+
 def _taken_of(stem: str, lora: dict[str, Any]) -> str:
     own = {key: tensor for key, tensor in lora.items() if key.startswith((f"{stem}.", f"{stem}_lora."))}
     try:
@@ -80,7 +87,7 @@ def _taken_of(stem: str, lora: dict[str, Any]) -> str:
         return "nothing"
     adapters = [patch for patch in patches.values() if not isinstance(patch, tuple)]
     taken = set().union(*(adapter.loaded_keys for adapter in adapters))
-    shapes = {key.removeprefix(f"{stem}."): tuple(tensor.shape) for key, tensor in own.items()}
+    shapes = {_part(key, stem): tuple(tensor.shape) for key, tensor in own.items()}
     if not patches or not all(acts(adapter, shapes) for adapter in adapters):
         return "nothing"
     return "all" if len(adapters) < len(patches) or taken >= own.keys() else "a part"

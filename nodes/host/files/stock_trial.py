@@ -32,7 +32,7 @@ def acts(adapter: Any, shapes: Mapping[str, Shape]) -> bool:
     """Whether the host changes a weight by it. Some errors it logs, and goes on without the layer; others stop it.
 
     Args:
-        adapter: the host's, of tensors of these shapes by part.
+        adapter: the host's, of tensors of these shapes by part: ``up`` and ``down``, or as their names end.
     """
     shape = _weight_of(shapes)
     errors = _Errors()
@@ -49,7 +49,7 @@ def acts(adapter: Any, shapes: Mapping[str, Shape]) -> bool:
 def _empty(shape: Shape | None, shapes: Mapping[str, Shape]) -> torch.Tensor:
     """Of rotations the host asks for numbers, which nothing without content has."""
     rotates = any(part.startswith("oft_") for part in shapes)
-    return torch.zeros(shape or (1, 1), device="cpu" if rotates or shape is None else "meta")
+    return torch.zeros(shape or (1, 1), device="cpu" if rotates else "meta")
 
 
 def _weight_of(shapes: Mapping[str, Shape]) -> Shape | None:
@@ -62,9 +62,18 @@ def _weight_of(shapes: Mapping[str, Shape]) -> Shape | None:
             return _product(shapes, "hada_w1_a", "hada_w1_b", "hada_t1")
         if blocks := shapes.get("oft_blocks"):
             return (blocks[-3] * blocks[-1], _NARROW)
-        return (shapes["lora_up.weight"][0], *shapes["lora_down.weight"][1:])
+        if "b1.weight" in shapes:
+            return _of_glora(shapes)
+        return (shapes["up"][0], shapes["down"][1], *shapes.get("mid", shapes["down"])[2:])
     except (KeyError, IndexError):
         return None
+
+
+def _of_glora(shapes: Mapping[str, Shape]) -> Shape:
+    """Older files have their factors the other way around, which the host tells by the ranks."""
+    a1, a2, b1, b2 = (shapes[f"{name}.weight"] for name in ("a1", "a2", "b1", "b2"))
+    is_old = b2[1] == b1[0] == a1[0] == a2[1]
+    return (b2[0], b1[1]) if is_old else (b1[0], b2[1])
 
 
 def _side(shapes: Mapping[str, Shape], number: int) -> Shape:

@@ -43,7 +43,17 @@ def check_picture(where: str, latent: Tensor, mask: Tensor | None) -> None:
             f"{where}: its mask is empty, so there is nothing to learn from it. White is where to learn; draw a mask, "
             "leave it out, or change mask_meaning of QR-LoRA Training Data."
         )
-    if latent.ndim >= 4 and _is_stretched(mask.shape[-2:], latent.shape[-2:]):
+    if latent.ndim >= 4:
+        check_aspect(where, latent, mask)
+
+
+def check_aspect(where: str, latent: Tensor, mask: Tensor) -> None:
+    """Refuse a mask that would be stretched over a picture, or over each frame.
+
+    Raises:
+        TrainingError: height and width of the two are in another ratio.
+    """
+    if _is_stretched(mask.shape[-2:], latent.shape[-2:]):
         (height, width), (rows, columns) = mask.shape[-2:], latent.shape[-2:]
         raise TrainingError(
             f"{where}: its mask is {width} x {height}, of another aspect ratio than its latent of {columns} x {rows}, "

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ....qrlora_core import TrainingError
 from ..model.host_types import Caption, Conditioning, Latent
-from .checks import check_caption, check_picture
+from .checks import check_aspect, check_caption, check_picture
 from .graph.modules import detached
 
 MASK_MEANINGS = ("white is learned", "black is learned")
@@ -195,7 +195,7 @@ def _images(
     if given is not None and mask_meaning != MASK_MEANINGS[0]:
         given = given * -1 + 1  # the host's packs of masks know no more
     if samples.is_nested:
-        yield from _packs(samples.unbind(), given)
+        yield from _packs(samples.unbind(), given, name)
         return
     masks = _masks(given, samples)
     if masks is not None and len(masks) not in (1, len(samples)):
@@ -208,11 +208,16 @@ def _images(
         yield detached(image[None]), mask, ()
 
 
-def _packs(parts: Sequence[Tensor], masks: Any) -> Iterator[tuple[Tensor, Tensor | None, tuple[torch.Size, ...]]]:
+def _packs(
+    parts: Sequence[Tensor], masks: Any, name: str
+) -> Iterator[tuple[Tensor, Tensor | None, tuple[torch.Size, ...]]]:
     """Latents of several parts, packed as the host's samplers do; a part without a mask is learned everywhere."""
     latents, _ = comfy.utils.pack_latents(parts)
     if masks is not None:
         given = list(masks.unbind() if masks.is_nested else [masks])[: len(parts)]
+        for mask, part in zip(given, parts, strict=False):
+            if part.ndim == 5:  # a video; sound has no picture
+                check_aspect(name, part, mask)
         whole = [torch.ones_like(part) for part in parts[len(given) :]]
         shaped = [comfy.utils.reshape_mask(mask.float(), part.shape) for mask, part in zip(given, parts, strict=False)]
         masks, _ = comfy.utils.pack_latents([*shaped, *whole])

@@ -40,6 +40,36 @@ def loha(chance: random.Random) -> tuple[tuple[int, ...], Tensors]:
     return (out, inner, *kernel), numbers(shapes)
 
 
+def dora_of_others(chance: random.Random) -> tuple[tuple[int, ...], Tensors]:
+    """Under other trainers' names, its magnitudes for this weight or for another."""
+    shape, tensors = dora(chance)
+    up, down = chance.choice([("lora_B.weight", "lora_A.weight"), ("lora.up.weight", "lora.down.weight")])
+    scale = chance.choice([tensors["dora_scale"], torch.ones(shape[0] + 3, shape[1] + 3)])
+    return shape, {up: tensors["lora_up.weight"], down: tensors["lora_down.weight"], "dora_scale": scale}
+
+
+def glora(chance: random.Random) -> tuple[tuple[int, ...], Tensors]:
+    out, inner = chance.sample(range(5, 12), 2)
+    rank = chance.randint(1, 4)
+    shapes = {
+        "a1.weight": (inner, rank),
+        "a2.weight": (rank, inner),
+        "b1.weight": (out, rank),
+        "b2.weight": (rank, inner),
+    }
+    if chance.random() < 0.5:
+        old = {
+            "a1.weight": (rank, inner),
+            "a2.weight": (inner, rank),
+            "b1.weight": (rank, inner),
+            "b2.weight": (out, rank),
+        }
+        shapes = old
+    if chance.random() < 0.3:
+        shapes["a1.weight"] = tuple(side + 1 for side in shapes["a1.weight"])
+    return (out, inner), numbers(shapes)
+
+
 def dora(chance: random.Random) -> tuple[tuple[int, ...], Tensors]:
     out, inner, rank = (chance.randint(2, 9) for _ in range(3))
     scale = chance.choice([(1, inner), (out, 1)])
@@ -80,7 +110,7 @@ def acts_in_the_host(shape: tuple[int, ...], tensors: Tensors) -> bool:
 
 
 @pytest.mark.parametrize("seed", range(25))
-@pytest.mark.parametrize("kind", [lokr, loha, dora, rotation])
+@pytest.mark.parametrize("kind", [lokr, loha, dora, dora_of_others, glora, rotation])
 def test_it_is_said_to_apply_what_it_applies(kind: object, seed: int, tmp_path: Path) -> None:
     chance = random.Random(f"{kind.__name__} {seed}")  # type: ignore[attr-defined]
     shape, whole = kind(chance)  # type: ignore[operator]

@@ -13,7 +13,7 @@ from comfyui_qr_lora.nodes.host.train.dataset import TrainingSet, collect, colle
 from comfyui_qr_lora.nodes.host.train.objective import objective_loss
 from comfyui_qr_lora.nodes.host.train.samples import SampleSettings
 from comfyui_qr_lora.nodes.host.train.settings import RunSettings
-from comfyui_qr_lora.qrlora_core import ObjectiveSettings
+from comfyui_qr_lora.qrlora_core import ObjectiveSettings, TrainingError
 from devtools import tiny_models
 from devtools.tiny_models.registry import ARCHITECTURES
 
@@ -77,6 +77,14 @@ def test_a_mask_is_of_the_video_alone_or_of_both() -> None:
     mask = batch.mask(batch.noise)
     assert mask is not None
     assert torch.equal(mask, both.mask.expand(2, 1, NUMBERS))
+
+
+@pytest.mark.parametrize("sides", [(3, 6), (7, 3)])
+def test_a_mask_of_another_aspect_ratio_than_the_video_is_refused(sides: tuple[int, int]) -> None:
+    area = torch.ones(1, 1, 1, *sides)
+    for mask in (area, nested(area, torch.zeros(1, 1, 5, 2))):
+        with pytest.raises(TrainingError, match=rf"latents: its mask is {sides[1]} x {sides[0]}, of another aspect"):
+            collect_examples([latent(0, noise_mask=mask)], [caption()])
 
 
 @pytest.mark.parametrize("silent", [False, True])
