@@ -4,7 +4,7 @@ Method: Yang et al., "QR-LoRA: Efficient and Disentangled Fine-tuning via QR Dec
 Generation", ICCV 2025 (arXiv 2507.04599). Not to be confused with arXiv 2508.21810 of the same name.
 """
 
-from .adapter import Layer, Origin, QRLoRA, Term
+from .adapter import Layer, Origin, QRLoRA
 from .errors import (
     AdapterError,
     AdapterFileError,
@@ -28,6 +28,7 @@ from .functional.rebase import Rebased, overall_energy, rebase_layer, reduce_lay
 from .functional.ties import ties
 from .metadata import BASE_FINGERPRINT, json_object
 from .schedule import Schedule
+from .term import Term
 from .text import UNREADABLE, listed
 from .train.delta import TrainableDelta
 from .train.objective import ObjectiveSettings

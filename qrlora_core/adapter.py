@@ -1,222 +1,156 @@
-"""The adapter: a trained set of low-rank terms, one or more per layer."""
+"""The adapter: a trained set of layers, each with what it adds to one weight of a model."""
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from types import MappingProxyType
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from .change import Change, common_shape, term_in_rows
 from .errors import AdapterError
-
-# What is left of an orthonormal basis that was stored in bfloat16, and read again: 4e-4 where it is large.
-_ROUNDED = 1e-3
-_HALVES = (torch.float16, torch.bfloat16)
-
-
-@dataclass(frozen=True, eq=False)
-class Term:
-    """One product ``scaling * q @ delta_r``, with ``scaling = alpha / rank`` (QR-LoRA, arXiv 2507.04599, eq. 4-6).
-
-    Args:
-        q: (out, rank), floating. Orthonormal columns for a trained term; any matrix is accepted: a basis stored in
-            bfloat16 is orthonormal to 4e-4 only, and the ``up`` of an ordinary LoRA not at all. See `orthonormal`.
-        delta_r: (rank, in), floating; (rank, in, kh, kw) for a convolution.
-        alpha: numerator of ``scaling``. Defaults to the rank, as in the published files.
-        base_r: (rank, in) or None. The fixed R, with ``scaling * base_r = q.T @ base_weight``.
-
-    Raises:
-        AdapterError: shapes that do not fit together, a dtype that is not floating, alpha not finite.
-    """
-
-    q: Tensor
-    delta_r: Tensor
-    alpha: float = math.nan
-    base_r: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        if math.isnan(self.alpha):
-            object.__setattr__(self, "alpha", float(self.delta_r.shape[0]) if self.delta_r.ndim else 0.0)
-        _check_term(self)
-
-    @property
-    def rank(self) -> int:
-        """Number of columns of q."""
-        return self.q.shape[1]
-
-    @property
-    def scaling(self) -> float:
-        """``alpha / rank``."""
-        return self.alpha / self.rank
-
-    def delta_weight(self) -> Tensor:
-        """``scaling * q @ delta_r`` as float32 of the weight's shape, (out, in) or (out, in, kh, kw)."""
-        product = self.q.float() @ self.delta_r.float().flatten(1)
-        return (self.scaling * product).reshape(self.q.shape[0], *self.delta_r.shape[1:])
-
-    @cached_property
-    def basis_id(self) -> str:
-        """Digest of q's shape, dtype and bits. Equal digests mean that delta_r's may be summed."""
-        raw = self.q.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-        digest = hashlib.blake2b(raw.data, digest_size=16, person=b"qr-lora basis")
-        digest.update(f"{tuple(self.q.shape)}{self.q.dtype}".encode())
-        return digest.hexdigest()
-
-    @cached_property
-    def orthonormal(self) -> Term:
-        """The same product with orthonormal columns in q, made when it is first asked for, and kept.
-
-        ``Q U = qr(q)`` with ``diag(U) >= 0``, and ``delta_r' = scaling * U delta_r`` in float32, so that the new alpha
-        is the new rank, which is smaller than the old one where ``out`` is. What is orthonormal to the precision of
-        its dtype comes back as it is, and so does what has a base_r, which belongs to its q.
-        """
-        if self.base_r is not None or orthonormality_error(self.q) <= max(_ROUNDED, torch.finfo(self.q.dtype).eps):
-            return self
-        q, triangle = torch.linalg.qr(self.q.detach().float())
-        signs = torch.where(triangle.diagonal() < 0, -1.0, 1.0)
-        kept = (self.scaling * signs[:, None] * triangle) @ self.delta_r.detach().float().flatten(1)
-        return Term(q * signs, kept.reshape(-1, *self.delta_r.shape[1:]))
-
-    @cached_property
-    def peaks(self) -> tuple[float, float]:
-        """The largest magnitudes in q and in delta_r."""
-        return largest(self.q), largest(self.delta_r)
-
-    def is_finite(self) -> bool:
-        """True when no entry of the term, nor of its delta in float32, is NaN or infinite."""
-        if self.base_r is not None and not is_finite(self.base_r):
-            return False
-        bound = largest(self.q) * largest(self.delta_r) * abs(self.alpha)  # of rank products, by alpha / rank
-        return bound <= torch.finfo(torch.float32).max or (math.isfinite(bound) and is_finite(self.delta_weight()))
-
-
-def largest(tensor: Tensor) -> float:
-    """The largest magnitude; NaN or infinity where there is one. One pass, at most the time of a copy."""
-    values = tensor.detach()
-    if not values.numel():
-        return 0.0
-    if values.dtype in _HALVES and values.device.type == "cpu":
-        return _largest_half(values)
-    if values.dtype.itemsize == 1:  # in which nothing is compared
-        values = values.float()
-    return float(torch.stack(torch.aminmax(values)).abs().max())
-
-
-def _largest_half(values: Tensor) -> float:
-    """Positive numbers of 16 bits are in the order of int16, negative ones in that of uint16; NaN comes last.
-
-    Two such passes take half the time of one that compares numbers.
-    """
-    bits = values.flatten().view(torch.int16).numpy()
-    peak = max(int(bits.max()), int(bits.view(np.uint16).max()) - 2**15)
-    if values.dtype == torch.float16:
-        return float(np.int16(peak).view(np.float16))
-    return float(np.int32(peak << 16).view(np.float32))  # bfloat16: float32's first half
-
-
-def is_finite(tensor: Tensor) -> bool:
-    """True when no entry is NaN or infinite."""
-    return math.isfinite(largest(tensor))
-
-
-def orthonormality_error(q: Tensor) -> float:
-    """``|q^T q - I|_F / sqrt(rank)``; infinite where q has more columns than rows, or plainly none of unit length.
-
-    Args:
-        q: (out, rank), floating.
-    """
-    if q.shape[0] < q.shape[1] or not 0.5 < float(q[:, 0].detach().float().norm()) < 2:
-        return math.inf
-    gram = q.detach().float().T @ q.detach().float()
-    gram.diagonal().sub_(1)
-    return float(gram.norm()) / math.sqrt(q.shape[1])
-
-
-def _check_term(term: Term) -> None:
-    for name in ("q", "delta_r", "base_r"):
-        tensor = getattr(term, name)
-        if tensor is not None and not tensor.dtype.is_floating_point:
-            raise AdapterError(f"{name}: expected a floating dtype, found {tensor.dtype}.")
-    if term.q.ndim != 2 or term.delta_r.ndim < 2:
-        raise AdapterError(
-            f"expected q (out, rank) and delta_r (rank, in), "
-            f"found q {tuple(term.q.shape)} and delta_r {tuple(term.delta_r.shape)}."
-        )
-    if 0 in term.q.shape or 0 in term.delta_r.shape:
-        raise AdapterError(f"a dimension is zero: q {tuple(term.q.shape)}, delta_r {tuple(term.delta_r.shape)}.")
-    if term.q.shape[1] != term.delta_r.shape[0]:
-        raise AdapterError(
-            f"rank mismatch: q {tuple(term.q.shape)} has rank {term.q.shape[1]}, "
-            f"delta_r {tuple(term.delta_r.shape)} has rank {term.delta_r.shape[0]}."
-        )
-    if term.base_r is not None and not _same_matrix(term.base_r, term.delta_r):
-        raise AdapterError(
-            f"base_r {tuple(term.base_r.shape)} and delta_r {tuple(term.delta_r.shape)} differ in shape."
-        )
-    if not math.isfinite(term.alpha):
-        raise AdapterError(f"alpha: expected a finite number, found {term.alpha}.")
-
-
-def _same_matrix(base_r: Tensor, delta_r: Tensor) -> bool:
-    """True when the shapes are equal but for a kernel that one of them keeps apart."""
-    return base_r.ndim >= 2 and base_r.flatten(1).shape == delta_r.flatten(1).shape
+from .term import Term
 
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """All terms of one layer; its delta is their sum (``[Q1 Q2]`` need not be orthonormal).
+    """What an adapter adds to one weight: the sum of its terms (``[Q1 Q2]`` need not be orthonormal) and changes.
 
     Args:
-        terms: one or more.
+        terms: low-rank products.
         is_vector: True for a change of a bias, or of the weight of a norm, which stands as a weight (n, 1).
         variant: ``qr`` where the two terms are ``scaling * Q dR`` and ``scaling * dQ (R + dR)``, as that variant
             trains them; else empty.
+        changes: what is no low-rank product, or would be a large one.
 
     Raises:
-        AdapterError: no term, terms for weights of different shapes, or a vector of another shape than (n, 1).
+        AdapterError: neither a term nor a change, such for weights of different shapes, or a vector of another shape
+            than (n, 1).
     """
 
     terms: tuple[Term, ...]
     is_vector: bool = False
     variant: str = ""
+    changes: tuple[Change, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.terms:
-            raise AdapterError("a layer needs at least one term, found none.")
-        shapes = sorted({(term.q.shape[0], *term.delta_r.shape[1:]) for term in self.terms})
-        if len(shapes) > 1:
-            raise AdapterError(f"terms of one layer are for weights of different shapes: {shapes}.")
-        if self.is_vector and shapes[0][1:] != (1,):
-            raise AdapterError(f"expected a bias, or a weight of a norm, as a weight (n, 1), found {shapes[0]}.")
+        if not self.terms and not self.changes:
+            raise AdapterError("a layer needs at least one term or change, found none.")
+        shape = self.shape  # which refuses those for different weights
+        if self.is_vector and shape[1:] != (1,):
+            raise AdapterError(f"expected a bias, or a weight of a norm, as a weight (n, 1), found {self.shape}.")
 
     @classmethod
     def single(cls, q: Tensor, delta_r: Tensor, *, alpha: float = math.nan, base_r: Tensor | None = None) -> Layer:
         """A layer of one term; arguments as in `Term`."""
         return cls((Term(q, delta_r, alpha, base_r),))
 
-    def with_terms(self, terms: Iterable[Term]) -> Layer:
-        """A layer of other terms for the same parameter; what changes them is of no variant."""
-        return Layer(tuple(terms), self.is_vector)
+    def with_terms(self, terms: Iterable[Term], changes: Iterable[Change] = ()) -> Layer:
+        """A layer of these alone for the same parameter; what changes them is of no variant."""
+        return Layer(tuple(terms), self.is_vector, changes=tuple(changes))
+
+    @staticmethod
+    def joined(layers: Sequence[Layer]) -> Layer:
+        """The sum of layers for one parameter.
+
+        Raises:
+            AdapterError: they are for weights of different shapes.
+        """
+        if len(layers) == 1:
+            return layers[0]
+        terms, changes = (chain.from_iterable(getattr(own, name) for own in layers) for name in ("terms", "changes"))
+        return layers[0].with_terms(terms, changes)
 
     @property
     def rank(self) -> int:
-        """Sum of the ranks of the terms: an upper bound of the rank of the delta."""
-        return sum(term.rank for term in self.terms)
+        """Sum of all ranks: an upper bound of that of the delta, where that is the same for every base weight."""
+        return sum(part.rank for part in (*self.terms, *self.changes))
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the weight that this layer belongs to: (out, in) or (out, in, kh, kw).
+
+        A side is `change.ANY` where it may be any: what scales the inputs of a layer knows nothing of its outputs.
+        """
+        of_terms = ((term.q.shape[0], *term.delta_r.shape[1:]) for term in self.terms)
+        return common_shape([*of_terms, *(change.shape for change in self.changes)])
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the weight that this layer belongs to: (out, in) or (out, in, kh, kw)."""
-        return (self.terms[0].q.shape[0], *self.terms[0].delta_r.shape[1:])
+    def contains_base(self) -> str:
+        """The kind of a change that is another one for another base weight; empty where all are the same for all."""
+        return next((change.kind for change in self.changes if not change.is_sum), "")
 
-    def delta_weight(self) -> Tensor:
-        """``sum_i scaling_i * q_i @ delta_r_i`` in float32, of `shape`."""
-        return torch.stack([term.delta_weight() for term in self.terms]).sum(0)
+    @property
+    def is_zero(self) -> bool:
+        """True when its delta is zero, whatever the scale and the base weight."""
+        return all(change.is_zero for change in self.changes) and not any(
+            term.scaling and term.delta_r.any() for term in self.terms
+        )
+
+    def is_finite(self) -> bool:
+        """True when no number in it is NaN or infinite, nor in its delta in float32."""
+        return all(part.is_finite() for part in (*self.terms, *self.changes))
+
+    def as_terms(self) -> Layer:
+        """The same delta in terms alone, exactly.
+
+        Raises:
+            AdapterError: a change contains the base weight.
+        """
+        if not self.changes:
+            return self
+        return self.with_terms((*self.terms, *(term for change in self.changes for term in change.terms())))
+
+    def in_rows(self, start: int, length: int, total: int) -> Layer:
+        """A layer for some rows of a weight of ``total`` rows as one for all of them: the others stay as they are."""
+        rows = (start, length, total)
+        return self.with_terms(
+            (term_in_rows(term, rows) for term in self.terms), (change.in_rows(*rows) for change in self.changes)
+        )
+
+    def in_shape(self, shape: tuple[int, ...]) -> Layer:
+        """The same for a weight of this shape, with as many rows and entries: of a kernel of one, or flattened.
+
+        Raises:
+            AdapterError: a change that cannot be for such a weight.
+        """
+        if self.shape == shape:
+            return self
+        terms, changes = list(self.terms), list[Change]()
+        for change in self.changes:
+            found = change.in_shape(shape)
+            if found is not None:
+                changes.append(found)
+            elif change.is_sum:
+                terms += change.terms()
+            else:
+                raise AdapterError(f"{change.kind} for a weight {self.shape} is none for a weight {shape}.")
+        shaped = (replace(term, delta_r=term.delta_r.reshape(term.rank, *shape[1:])) for term in terms)
+        return self.with_terms(shaped, changes)
+
+    def delta_weight(self, base: Tensor | None = None) -> Tensor:
+        """``sum_i scaling_i * q_i @ delta_r_i``, and what the changes add, of `shape`.
+
+        Args:
+            base: the weight, float32 or float64, whose dtype the result has; it may lack where no change contains it,
+                and that is float32.
+
+        Raises:
+            AdapterError: a change contains the base weight, which lacks.
+        """
+        if base is None:
+            return torch.stack([term.delta_weight() for term in self.as_terms().terms]).sum(0)
+        parts = [*(_delta_like(term, base) for term in self.terms), *(own.delta_weight(base) for own in self.changes)]
+        return torch.stack([part.reshape(base.shape) for part in parts]).sum(0)
+
+
+def _delta_like(term: Term, base: Tensor) -> Tensor:
+    return term.scaling * (term.q.to(base) @ term.delta_r.to(base).flatten(1))
 
 
 @dataclass(frozen=True)
@@ -224,7 +158,8 @@ class Origin:
     """The file that an adapter was read from, as far as it matters to what may be done with it.
 
     Attributes:
-        is_lora: whether it was an ordinary LoRA.
+        is_lora: whether it was an ordinary LoRA, or a file of another trainer's kind.
+        kinds: what its layers are called, most frequent first, such as ``LoKr``; empty for our own.
         may_replace_core: whether that LoRA looks like a published file of the variant ``qr``, whose factors replace
             a part of the base weights.
         not_loaded: what of the file is not in the adapter, in words.
@@ -232,6 +167,7 @@ class Origin:
     """
 
     is_lora: bool = False
+    kinds: tuple[str, ...] = ()
     may_replace_core: bool = False
     not_loaded: str = ""
     notes: tuple[str, ...] = ()
@@ -291,12 +227,12 @@ class QRLoRA:
     @cached_property
     def ranks(self) -> list[int]:
         """The different ranks of its layers, ascending."""
-        return sorted({layer.rank for layer in self.layers.values()})
+        return sorted({layer.rank for layer in self.layers.values()} - {0})
 
     @cached_property
     def is_zero(self) -> bool:
         """True when its delta is zero in every layer, whatever the scale."""
-        return not any(term.scaling and term.delta_r.any() for _, term in self.terms())
+        return all(layer.is_zero for layer in self.layers.values())
 
     def terms(self) -> Iterator[tuple[str, Term]]:
         """All (module path, term) pairs."""
@@ -304,10 +240,15 @@ class QRLoRA:
             for term in layer.terms:
                 yield path, term
 
+    @cached_property
+    def contains_base(self) -> str:
+        """See `Layer.contains_base`: of the first layer that has one."""
+        return next(filter(None, (layer.contains_base for layer in self.layers.values())), "")
+
     def require_finite(self) -> None:
         """Raise `AdapterError` that names the first layer with a NaN or an infinity."""
-        for path, term in self.terms():
-            if not term.is_finite():
+        for path, layer in self.layers.items():
+            if not layer.is_finite():
                 raise AdapterError(
                     f"layer {path}: NaN or infinity in the adapter. It was damaged or its training diverged; "
                     "train again with a lower learning rate or take an earlier file."

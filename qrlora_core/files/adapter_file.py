@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..adapter import QRLoRA, is_finite
+from ..adapter import QRLoRA
 from ..errors import AdapterError, AdapterFileError
 from ..metadata import ARCHITECTURE, FORMAT_VERSION, METADATA_PREFIX, VERSION_KEY
+from ..term import is_finite
 from . import compact, lora
 from .basis_store import BasisStore
 from .formats import Contents, Wanted, format_named, read_contents

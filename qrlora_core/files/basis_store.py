@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..adapter import Term
 from ..errors import AdapterError, AdapterFileError
 from ..functional.sketch import fits, sketch
+from ..term import Term
 from .memory import Memory
 from .safetensors_io import SUFFIX, plain, reading, write
 

@@ -12,11 +12,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..adapter import Layer, QRLoRA, Term, is_finite, largest
+from ..adapter import Layer, QRLoRA
 from ..errors import AdapterError, AdapterFileError, QRLoRAError, Reason
 from ..functional.sketch import align, sketch
 from ..kinds.tensors import require_parts
 from ..metadata import json_object
+from ..term import Term, is_finite, largest
 from .basis_store import BasisStore
 from .left_out import LeftOut, LostLayer
 from .parts import finite, names_vector, read_alpha, rounded

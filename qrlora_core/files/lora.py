@@ -7,6 +7,7 @@ layer's name, and a host knows which of its weights each trainer means by it.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +18,12 @@ from torch import Tensor
 from ..adapter import Layer, Origin, QRLoRA
 from ..errors import AdapterError, AdapterFileError, Reason
 from ..functional.lora import is_nearly_orthonormal
+from ..kinds import dora
 from ..kinds.difference import DIFFERENCE
 from ..kinds.kind import Kind
 from ..kinds.low_rank import LOW_RANK
-from ..kinds.registry import part_of
+from ..kinds.registry import KINDS, part_of
+from ..kinds.replacement import REPLACEMENT
 from ..metadata import METADATA_PREFIX
 from .left_out import LeftOut, LostLayer
 from .parts import finite, read_alpha
@@ -32,7 +35,9 @@ _EMBEDDING = "bundle_emb."
 # Convolutions in Tucker form are multiplied out, to so many numbers in all, or so many per byte of the file: a kernel
 # of 3 x 3 makes at most nine of one that is stored.
 _SMALL, _LARGEST_GROWTH = 2**22, 4
-_ALPHA = ".alpha"
+# Parts that a layer of any kind may have.
+_OF_ANY = ("alpha", *dora.PARTS)
+_WHOLE = (DIFFERENCE, REPLACEMENT)
 
 # From a file's tensors by name to the same under names that a host knows.
 Rename = Callable[[dict[str, Tensor]], dict[str, Tensor]]
@@ -81,6 +86,7 @@ def read(
     settings = PeftSettings(metadata)
     room = max(_SMALL, _LARGEST_GROWTH * source.stat().st_size)
     layers: dict[str, Layer] = {}
+    kinds, told = Counter[str](), Counter[str]()
     replaces_core = not any(key.startswith(METADATA_PREFIX) for key in metadata)  # ours say what they are
     for group in _group(keys, left_out).values():
         if group.is_lost(left_out):
@@ -93,11 +99,15 @@ def read(
             left_out.layers[group.stem] = LostLayer(str(error), error.reason)
             continue
         layers[name] = layer
-        room -= layer.terms[0].delta_r.numel() if "mid" in tensors else 0
+        kinds.update({change.kind for change in layer.changes} or {group.kind.name})
+        told.update(filter(None, (group.kind.notes(tensors), dora.notes(tensors))))
+        room -= layer.terms[0].delta_r.numel() if "mid" in tensors and layer.terms else 0
         if room < 0:
             raise AdapterFileError(_explain_growth(source))
-        replaces_core = replaces_core and group.kind is LOW_RANK and _replaces_core(tensors)
-    origin = Origin(True, bool(layers) and replaces_core, notes=settings.notes())
+        replaces_core = replaces_core and group.kind is LOW_RANK and not layer.changes and _replaces_core(tensors)
+    notes = (*settings.notes(), *(f"{count} of its layers are {text}" for text, count in told.items()))
+    names = tuple(name for name, _ in kinds.most_common())
+    origin = Origin(True, names, may_replace_core=bool(layers) and replaces_core, notes=notes)
     return QRLoRA(layers, metadata, origin=origin)
 
 
@@ -187,21 +197,36 @@ class _Group:
             self.kind = kind
             self.parts[part] = key
 
+    def takes(self, part: str) -> bool:
+        """Whether a part that stands beside others is one of this layer."""
+        return part in (*_OF_ANY, *self.kind.beside.values())
+
     def is_lost(self, left_out: LeftOut) -> bool:
         """Whether it is left out for its names alone, which is noted then."""
         if self.other is not None:
             kind, key = self.other
-            told = f"{kind.name} ({key!r}), which is no low-rank sum that a QR form could hold."
+            told = f"{kind.name} ({key!r}), a kind that is not supported."
             left_out.layers[self.stem] = LostLayer(told, Reason.OTHER_KIND, f"this is a {told}")
         elif self.clash:
             left_out.layers[self.stem] = LostLayer(self.clash, Reason.OTHER_KIND)
         return self.other is not None or bool(self.clash)
 
 
+_BESIDE = {".alpha": "alpha", **{ending: part for kind in KINDS for ending, part in kind.beside.items()}}
+
+
+def _beside(key: str) -> tuple[str, str] | None:
+    """(layer's name, part) of a key that is a part only beside others of its layer."""
+    for ending, part in _BESIDE.items():
+        if key.endswith(ending) and key != ending:
+            return key.removesuffix(ending), part
+    return None
+
+
 def _group(keys: Iterable[str], left_out: LeftOut) -> dict[str, _Group]:
     """Layer's name -> its keys."""
     groups: dict[str, _Group] = {}
-    alphas: dict[str, str] = {}
+    beside: list[tuple[str, str, str]] = []
     for key in keys:
         found = part_of(key)
         if key.startswith(_EMBEDDING):
@@ -209,24 +234,24 @@ def _group(keys: Iterable[str], left_out: LeftOut) -> dict[str, _Group]:
         elif found is not None:
             kind, stem, part = found
             groups.setdefault(stem, _Group(stem, kind)).add(kind, part, key)
-        elif key.endswith(_ALPHA) and key != _ALPHA:
-            alphas[key.removesuffix(_ALPHA)] = key
+        elif of_any := dora.part_of(key) or _beside(key):
+            beside.append((*of_any, key))
         else:
             left_out.tensors.append(key)
-    for stem, key in alphas.items():
-        if stem in groups:
-            groups[stem].parts["alpha"] = key
-        else:
+    for stem, part, key in beside:
+        if stem not in groups or not groups[stem].takes(part):
             left_out.tensors.append(key)
+        else:
+            groups[stem].add(groups[stem].kind, part, key)
     _prefer_differences(groups, left_out)
     return groups
 
 
 def _prefer_differences(groups: dict[str, _Group], left_out: LeftOut) -> None:
-    """A whole difference of a weight stands in place of factors for it: so others read such a file."""
-    for stem in [stem for stem, group in groups.items() if group.kind is not DIFFERENCE]:
+    """A whole difference, or another weight, stands in place of factors for a weight: so others read such a file."""
+    for stem in [stem for stem, group in groups.items() if group.kind not in _WHOLE]:
         whole = groups.get(f"{stem}.weight")
-        if whole is not None and whole.kind is DIFFERENCE and groups[stem].other is None:
+        if whole is not None and whole.kind in _WHOLE and groups[stem].other is None:
             left_out.tensors += groups.pop(stem).parts.values()
 
 
@@ -236,4 +261,6 @@ def _read_layer(kind: Kind, stem: str, tensors: Mapping[str, Tensor], settings: 
         down = tensors[kind.ranked]
         alpha = settings.alpha_of(stem, down.shape[0] if down.ndim else 0)
     assert kind.layer is not None
-    return kind.layer(stem, tensors, alpha)
+    own = {part: tensor for part, tensor in tensors.items() if part not in dora.PARTS}
+    name, layer = kind.layer(stem, own, alpha)
+    return name, dora.with_magnitudes(layer, tensors, kind.name)

@@ -33,7 +33,7 @@ def finite(layer: Layer) -> Layer:
     Raises:
         AdapterError: it, or its delta in float32, is not finite.
     """
-    if not all(term.is_finite() for term in layer.terms):
+    if not layer.is_finite():
         raise AdapterError("NaN or infinity in its numbers.")
     return layer
 

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..adapter import Layer, QRLoRA, Term
+from ..adapter import Layer, QRLoRA
+from .as_terms import as_terms
 from .merge import group_by_basis
 from .spectrum import Spectrum, spectrum
 
@@ -127,9 +128,11 @@ def compare(first: QRLoRA, second: QRLoRA) -> Comparison:
     With ``D = U C``, ``C = S V^T``, the inner product is ``<D_a, D_b> = sum_ij (U_a^T U_b)_ij (C_a C_b^T)_ij``.
 
     Raises:
-        AdapterError: the adapters disagree on the shape of a layer, or one holds NaN or infinity.
+        AdapterError: the adapters disagree on the shape of a layer, one holds NaN or infinity, or contains the base
+            weight.
     """
     group_by_basis([first, second])  # refuses adapters that do not fit together
+    first, second = as_terms(first, "compare"), as_terms(second, "compare")
     layers, energies = [], []
     for path in [*first.layers, *(path for path in second.layers if path not in first.layers)]:
         spectra = [
@@ -148,30 +151,6 @@ def compare(first: QRLoRA, second: QRLoRA) -> Comparison:
         only_first=tuple(path for path in first.layers if path not in second.layers),
         only_second=tuple(path for path in second.layers if path not in first.layers),
     )
-
-
-def inner_product(first: QRLoRA, second: QRLoRA) -> float:
-    """``<D_a, D_b>_F`` over the common layers; of an adapter with itself, its energy ``|D|_F^2``.
-
-    ``<s_a Q_a dR_a, s_b Q_b dR_b> = s_a s_b sum_ij (Q_a^T Q_b)_ij (dR_a dR_b^T)_ij``, summed over the terms. Nothing is
-    decomposed, so it is much quicker than `compare`.
-
-    Raises:
-        AdapterError: the adapters disagree on the shape of a layer.
-    """
-    group_by_basis([first, second])  # refuses adapters that do not fit together
-    common = [path for path in first.layers if path in second.layers]
-    return math.fsum(_product_of_layers(first.layers[path], second.layers[path]) for path in common)
-
-
-def _product_of_layers(first: Layer, second: Layer) -> float:
-    return math.fsum(_product_of_terms(a, b) for a in first.terms for b in second.terms)
-
-
-def _product_of_terms(a: Term, b: Term) -> float:
-    columns = a.q.float().T @ b.q.to(a.q.device).float()
-    rows = a.delta_r.float().flatten(1) @ b.delta_r.to(a.delta_r.device).float().flatten(1).T
-    return a.scaling * b.scaling * float((columns.double() * rows.double()).sum())
 
 
 def _compare_layer(path: str, first: Layer, second: Layer, a: Spectrum, b: Spectrum) -> LayerComparison:

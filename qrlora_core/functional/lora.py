@@ -9,8 +9,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..adapter import Layer, QRLoRA, Term, orthonormality_error
+from ..adapter import Layer, QRLoRA
 from ..errors import AdapterError
+from ..term import Term, orthonormality_error
 from .decompose import Factors
 
 # A convolution in Tucker form is multiplied out; larger than any in use, it is refused rather than allocated.

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from ..adapter import UNSAVED, Layer, MergeRecord, QRLoRA, Term
+from ..adapter import UNSAVED, Layer, MergeRecord, QRLoRA
+from ..change import are_one_shape
 from ..errors import AdapterError
 from ..metadata import MERGE_KEY
+from ..term import Term
 
 
 @dataclass(frozen=True)
@@ -58,26 +60,29 @@ def merge(sources: Iterable[tuple[QRLoRA, float]], groups: Mapping[str, Sequence
 
 
 def _record(groups: Mapping[str, Sequence[Group]], active: Sequence[tuple[QRLoRA, float]]) -> MergeRecord:
-    how = {kind: tuple(paths) for kind, paths in how_merged(groups).items()}
+    how = {kind: tuple(paths) for kind, paths in how_merged(groups, [adapter for adapter, _ in active]).items()}
     return MergeRecord(tuple((adapter.name, scale) for adapter, scale in active), **how)
 
 
 def group_by_basis(adapters: Sequence[QRLoRA]) -> dict[str, tuple[Group, ...]]:
     """Module path to its groups of terms with the same q: which delta_r's a merge may sum. Scales play no part.
 
+    A layer of changes alone has no group.
+
     Raises:
         AdapterError: adapters that disagree on the shape of a layer.
     """
     members: dict[str, list[Member]] = {}
+    firsts: dict[str, QRLoRA] = {}
     for source, adapter in enumerate(adapters):
         for path, layer in adapter.layers.items():
-            listed = members.setdefault(path, [])
-            if listed and (first := Layer((listed[0].term,)).shape) != layer.shape:
+            first = firsts.setdefault(path, adapter)
+            if not are_one_shape(shape := first.layers[path].shape, layer.shape):
                 raise AdapterError(
-                    f"layer {path}: the adapters do not fit together: {adapters[listed[0].source].name} is for a "
-                    f"weight of shape {first}, {adapter.name} for {layer.shape}. They were made for different models."
+                    f"layer {path}: the adapters do not fit together: {first.name} is for a weight of shape {shape}, "
+                    f"{adapter.name} for {layer.shape}. They were made for different models."
                 )
-            listed += [Member(source, term) for term in layer.terms]
+            members.setdefault(path, []).extend(Member(source, term) for term in layer.terms)
     return {path: _split_by_basis(listed) for path, listed in members.items()}
 
 
@@ -90,12 +95,13 @@ def _split_by_basis(members: Sequence[Member]) -> tuple[Group, ...]:
     return tuple(map(tuple, groups.values()))
 
 
-def how_merged(groups: Mapping[str, Sequence[Group]]) -> dict[str, list[str]]:
+def how_merged(groups: Mapping[str, Sequence[Group]], adapters: Sequence[QRLoRA]) -> dict[str, list[str]]:
     """Module paths by what a merge does there: ``shared``, ``concatenated`` or ``single``."""
     how: dict[str, list[str]] = {"shared": [], "concatenated": [], "single": []}
     for path, members in groups.items():
-        sources = {member.source for group in members for member in group}
-        everywhere = all({member.source for member in group} == sources for group in members)
+        sources = {source for source, adapter in enumerate(adapters) if path in adapter.layers}
+        has_changes = any(adapters[source].layers[path].changes for source in sources)
+        everywhere = not has_changes and all({member.source for member in group} == sources for group in members)
         how["single" if len(sources) == 1 else "shared" if everywhere else "concatenated"].append(path)
     return how
 
@@ -114,11 +120,12 @@ class _MergedLayers(Mapping[str, Layer]):
         return self._layers[path]
 
     def _summed(self, groups: Sequence[Group], path: str) -> Layer:
-        sources = {member.source for group in groups for member in group}
-        first = self._active[min(sources)][0].layers[path]
-        if len(sources) == 1 and self._scales[min(sources)] == 1.0 and len(groups) == len(first.terms):
+        own = [(adapter.layers[path], scale) for adapter, scale in self._active if path in adapter.layers]
+        first, scale = own[0]
+        if len(own) == 1 and scale == 1.0 and len(groups) == len(first.terms):
             return first
-        return first.with_terms(_sum_terms(group, self._scales) for group in groups)
+        terms = (_sum_terms(group, self._scales) for group in groups)
+        return first.with_terms(terms, (change.scaled(scale) for layer, scale in own for change in layer.changes))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._groups)

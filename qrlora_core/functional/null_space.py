@@ -8,8 +8,10 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from ..adapter import QRLoRA, Term
+from ..adapter import QRLoRA
 from ..errors import AdapterError
+from ..term import Term
+from .as_terms import as_terms
 from .merge import group_by_basis
 from .spectrum import Spectrum, spectrum
 
@@ -50,6 +52,8 @@ def null_space(adapters: Sequence[QRLoRA], protect: int, *, mu: float, energy: f
     group_by_basis(adapters)  # refuses adapters that do not fit together
     if mu == 0:
         return list(adapters)
+    adapters = [as_terms(adapter, "null_space") for adapter in adapters]
+    protected = adapters[protect]
     strength = 1.0 if math.isinf(mu) else mu / (1 + mu)
     others = [adapter for index, adapter in enumerate(adapters) if index != protect]
     directions = {

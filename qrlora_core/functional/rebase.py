@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..adapter import Layer, Term
+from ..adapter import Layer
 from ..errors import AdapterError
+from ..term import Term
 from .decompose import Factors
 from .spectrum import orthonormal_form, spectrum
 
@@ -53,6 +54,7 @@ def rebase_layer(layer: Layer, factors: Factors, *, name: str = "layer") -> Reba
             infinity in the layer.
     """
     _check_fit(layer, factors, name)
+    layer = layer.as_terms()
     q, d = orthonormal_form(layer, name=name)
     projected = (factors.q.to(d).T @ q) @ d
     energy, kept = _energy(d), _energy(projected)
@@ -98,6 +100,7 @@ def reduce_layer(layer: Layer, rank: int, *, name: str = "layer") -> Rebased:
     """
     if not isinstance(rank, int) or rank < 1:
         raise AdapterError(f"{name}: expected a rank that is a whole number of at least 1, found {rank}.")
+    layer = layer.as_terms()
     full = spectrum(layer, name=name)
     rank = min(rank, len(full.values))
     q = full.left[:, :rank]

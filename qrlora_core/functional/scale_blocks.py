@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from ..adapter import Layer, QRLoRA, Term
+from ..adapter import Layer, QRLoRA
 from ..errors import TargetError
+from ..term import Term
 from ..text import listed
 
 Rule = tuple[str, float]
@@ -69,7 +70,8 @@ def _names_block(name: str, pattern: str) -> bool:
 def _times(layer: Layer, factor: float) -> Layer:
     if factor == 1:
         return layer
-    return layer.with_terms(_scaled(term, factor) for term in layer.terms)
+    terms = (_scaled(term, factor) for term in layer.terms)
+    return layer.with_terms(terms, (change.scaled(factor) for change in layer.changes))
 
 
 def _scaled(term: Term, factor: float) -> Term:

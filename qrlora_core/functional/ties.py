@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..adapter import Layer, QRLoRA, Term, orthonormality_error
+from ..adapter import Layer, QRLoRA
 from ..errors import AdapterError
+from ..term import Term, orthonormality_error
+from .as_terms import as_terms
 from .merge import Group, group_by_basis
 from .spectrum import NEGLIGIBLE, orthonormal_columns
 
@@ -75,6 +77,7 @@ def ties(adapters: Sequence[QRLoRA], scales: Sequence[float], *, density: float)
     """
     _check(adapters, scales, density)
     voters = [index for index, scale in enumerate(scales) if scale != 0]
+    adapters = [as_terms(own, "ties") if scale else own for own, scale in zip(adapters, scales, strict=True)]
     layers: dict[int, dict[str, Layer]] = {index: {} for index in voters}
     for path, groups in group_by_basis([adapters[index] for index in voters]).items():
         votes = {voters[source]: vote for source, vote in _in_common_basis(groups, path).items()}

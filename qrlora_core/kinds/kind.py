@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -14,18 +14,21 @@ from ..adapter import Layer
 class Kind:
     """How the tensors of one layer in a file change its weight.
 
-    ``.alpha`` is no part of a kind: every layer may have one.
+    ``.alpha`` is no part of a kind, nor are the magnitudes of DoRA: every layer may have them.
 
     Args:
         name: what users call it.
         part: (layer's name, part) of a key; None where the key is none of this kind.
-        layer: from the layer's name, its tensors by part, and its alpha (NaN where nothing is told, which stands for
-            the rank): the name that it gets, and the layer as exact terms. None for a kind that has none: files of
-            it are refused by its name.
-        ranked: the part whose first side is the rank; empty where a layer has none.
+        layer: from the layer's name, its tensors by part, and its alpha (NaN where nothing is told): the name that it
+            gets, and the layer. None for a kind that is not served: files of it are refused by its name.
+        ranked: the part whose first side is the rank; empty where a layer has none. A missing alpha is its rank then.
+        beside: endings of keys that are parts of it where the layer has one that `part` knows, such as ``.weight``.
+        notes: what is to be told of a layer with these parts, because other programs read it otherwise; empty: nothing.
     """
 
     name: str
     part: Callable[[str], tuple[str, str] | None]
     layer: Callable[[str, Mapping[str, Tensor], float], tuple[str, Layer]] | None = None
     ranked: str = ""
+    beside: Mapping[str, str] = field(default_factory=dict)
+    notes: Callable[[Mapping[str, Tensor]], str] = lambda tensors: ""

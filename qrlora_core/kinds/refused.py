@@ -1,4 +1,4 @@
-"""Kinds that are no product of two matrices added to a weight, by what their keys have behind the layer's name."""
+"""Kinds that are not served, by what their keys have behind the layer's name."""
 
 from __future__ import annotations
 
@@ -18,11 +18,9 @@ def _refused(name: str, pattern: str) -> Kind:
 
 
 REFUSED = [
-    _refused("DoRA", r"\.dora_scale$|\.lora_magnitude_vector(\.|$)|\.magnitude$"),
-    _refused("LoHa", r"\.hada_"),
-    _refused("LoKr", r"\.lokr_"),
-    _refused("OFT", r"\.b?oft_"),
-    _refused("GLoRA", r"\.[ab][12]\.weight$"),
-    _refused("IA3", r"\.on_input$|\.ia3_"),
-    _refused("LoRA that replaces or reshapes weights", r"\.set_weight$|\.reshape_weight$"),
+    _refused("DoRA in a layout that no common trainer writes", r"\.magnitude$"),
+    _refused("OFT of PEFT", r"\.b?oft_"),
+    _refused("IA3 of PEFT", r"\.ia3_"),
+    _refused("VeRA", r"\.vera_"),
+    _refused("LoRA that reshapes weights", r"\.reshape_weight$"),
 ]

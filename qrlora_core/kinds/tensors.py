@@ -18,8 +18,21 @@ def require_parts(parts: Mapping[str, Tensor], names: Sequence[str]) -> None:
     """Raise `AdapterError` where a part is missing or is not floating."""
     missing = [name for name in names if name not in parts]
     if missing:
-        expected = ", ".join(f"{name}.weight" for name in names[:-1])
-        raise AdapterError(f"expected {expected} and {names[-1]}.weight, found no {' and no '.join(missing)}.")
+        raise AdapterError(f"expected {' and '.join(names)}, found no {' and no '.join(missing)}.")
     for name, tensor in parts.items():
         if name != "alpha" and tensor.dtype not in _FLOATING:
             raise AdapterError(f"{name}: expected a floating dtype, found {tensor.dtype}.", Reason.OTHER_KIND)
+
+
+# Factors are multiplied out where that is how they are used; no weight of a model has so many entries.
+_LARGEST = 2**28
+
+
+def require_room(entries: int) -> None:
+    """Refuse what would be multiplied out to more than any weight holds.
+
+    Raises:
+        AdapterError: see above.
+    """
+    if entries > _LARGEST:
+        raise AdapterError(f"expected a product of at most {_LARGEST} entries, found {entries}.")

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from ..adapter import Layer, Term
+from ..adapter import Layer
 from ..errors import TrainingError
 from ..functional.decompose import Factors
+from ..term import Term
 
 VARIANTS = ("triu", "full", "qr")
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from comfyui_qr_lora.qrlora_core import AdapterError, Layer, QRLoRA, Term
-from comfyui_qr_lora.qrlora_core.adapter import largest
+from comfyui_qr_lora.qrlora_core.term import largest
 from comfyui_qr_lora.tests.support import oracle
 from comfyui_qr_lora.tests.support.oracle import normal, orthonormal
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from comfyui_qr_lora.qrlora_core import AdapterError, Layer, QRLoRA, merge
-from comfyui_qr_lora.qrlora_core.functional.compare import as_json, as_table, block_of, compare, inner_product
+from comfyui_qr_lora.qrlora_core.functional.compare import as_json, as_table, block_of, compare
+from comfyui_qr_lora.qrlora_core.functional.inner_product import inner_product
 from comfyui_qr_lora.tests.support import oracle
 from comfyui_qr_lora.tests.support.oracle import normal, orthonormal
 

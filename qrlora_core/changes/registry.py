@@ -1,0 +1,15 @@
+"""All changes, by their names in files."""
+
+from __future__ import annotations
+
+from ..change import Change
+from .block_product import BlockProduct
+from .butterfly import Butterfly
+from .dora import Dora
+from .input_product import InputProduct
+from .kronecker import Kronecker
+from .scales import ColumnScale, RowScale
+
+CHANGES: dict[str, type[Change]] = {
+    own.tag: own for own in (Kronecker, RowScale, ColumnScale, InputProduct, BlockProduct, Butterfly, Dora)
+}

@@ -1,0 +1,41 @@
+"""GLoRA: ``alpha / rank * (W a1 a2 + b1 b2)`` (arXiv 2306.07967, as LyCORIS has it).
+
+Older files have ``W a2 a1 + b2 b1``, which their ranks tell. ``b`` of a convolution may be in Tucker form with ``bm``,
+which ComfyUI leaves out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from ..adapter import Layer
+from ..changes.input_product import InputProduct
+from ..errors import AdapterError
+from ..functional.lora import from_lora
+from .keys import endings
+from .kind import Kind
+from .tensors import require_parts
+
+_FACTORS = ("a1", "a2", "b1", "b2")
+
+
+def _layer(name: str, tensors: Mapping[str, Tensor], alpha: float) -> tuple[str, Layer]:
+    require_parts(tensors, _FACTORS)
+    a1, a2, b1, b2 = (tensors[part] for part in _FACTORS)
+    if any(tensor.ndim < 2 for tensor in (a1, a2, b1, b2)):
+        raise AdapterError(f"expected matrices, found {[tuple(one.shape) for one in (a1, a2, b1, b2)]}.")
+    if b2.shape[1] == b1.shape[0] == a1.shape[0] == a2.shape[1]:
+        a1, a2, b1, b2 = a2, a1, b2, b1
+    if any(side != 1 for factor in (a1, a2) for side in factor.shape[2:]):
+        raise AdapterError("expected factors of the weight with a kernel of one.")
+    rank = a1.shape[1]
+    alpha = float(rank) if math.isnan(alpha) else alpha
+    added = from_lora(b1, b2, alpha * b2.shape[0] / rank, tensors.get("bm"))
+    parts = {"up": a1.flatten(1), "down": a2.flatten(1)}
+    return name, Layer((added,), changes=(InputProduct.of(parts, GLORA.name, alpha / rank),))
+
+
+GLORA = Kind("GLoRA", endings((*_FACTORS, "bm"), ".weight"), _layer)

@@ -1,0 +1,71 @@
+"""LoKr: ``alpha / rank * w1 x w2``, the Kronecker product of two matrices (LyCORIS, arXiv 2309.14859, section 3.2).
+
+Each of the two is whole (``lokr_w1``) or a product (``lokr_w1_a lokr_w1_b``), ``w2`` of a convolution also in Tucker
+form: ``w2[c, d, ...] = sum_ij w2_a[i, c] t2[i, j, ...] w2_b[j, d]``. Alpha counts where one of them is a product, as in
+LyCORIS and ComfyUI. The latter (0.3.75 to 0.33) ends in an error that it logs where there is a Tucker form.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ..adapter import Layer
+from ..changes.kronecker import Kronecker
+from ..errors import AdapterError
+from .keys import endings
+from .kind import Kind
+from .tensors import require_parts, require_room
+
+_NAMES = ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")
+
+
+def _layer(name: str, tensors: Mapping[str, Tensor], alpha: float) -> tuple[str, Layer]:
+    left, right = _side(tensors, "lokr_w1"), _side(tensors, "lokr_w2")
+    whole = _multiplied(left)
+    factored = right if len(right) == 2 else left if len(left) == 2 else ()
+    scale = alpha / len(factored[1]) if factored and not math.isnan(alpha) else 1.0
+    parts = {"left": whole, **dict(zip(("up", "down") if len(right) == 2 else ("right",), right, strict=True))}
+    return name, Layer((), changes=(Kronecker.of(parts, LOKR.name, scale),))
+
+
+def _side(tensors: Mapping[str, Tensor], name: str) -> tuple[Tensor, ...]:
+    """A whole factor, or (rows, rank) and (rank, columns, ...)."""
+    if name in tensors:
+        require_parts(tensors, (name,))
+        return (tensors[name],)
+    require_parts(tensors, (f"{name}_a", f"{name}_b"))
+    first, second = tensors[f"{name}_a"], tensors[f"{name}_b"]
+    core = tensors.get(f"lokr_t{name[-1]}")
+    if core is None:
+        return first, second
+    if core.ndim < 3 or first.ndim != 2 or second.ndim != 2 or core.shape[:2] != (len(first), len(second)):
+        raise AdapterError(
+            f"expected a core (rank, rank, ...) of {(len(first), len(second))}, found {tuple(core.shape)}."
+        )
+    require_room(core.shape[0] * second.shape[1] * math.prod(core.shape[2:]))
+    return first.T, torch.einsum("ij...,jd->id...", core.float(), second.float())
+
+
+def _multiplied(factors: tuple[Tensor, ...]) -> Tensor:
+    """The left factor is small, also where it came as a product."""
+    if len(factors) == 1:
+        return factors[0]
+    first, second = factors
+    if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[0]:
+        raise AdapterError(
+            f"expected lokr_w1_a (a, rank) and lokr_w1_b (rank, b), found {tuple(first.shape)} and "
+            f"{tuple(second.shape)}."
+        )
+    require_room(len(first) * second.shape[1])
+    return first.float() @ second.float()
+
+
+def _notes(tensors: Mapping[str, Tensor]) -> str:
+    return "LoKr in Tucker form, on which ComfyUI's own loader stops" if "lokr_t2" in tensors else ""
+
+
+LOKR = Kind("LoKr", endings(_NAMES), _layer, notes=_notes)

@@ -1,0 +1,76 @@
+"""OFT and BOFT: the outputs of a weight turned within blocks (arXiv 2306.07280, 2311.06243, as LyCORIS has them).
+
+Each block B of ``oft_blocks`` stands for the rotation ``R = (I + Q) (I - Q)^-1`` with ``Q = B - B^T``; where alpha is
+above 0 and Q of all blocks longer than that, Q is shortened to it. OFT, of three dimensions: ``W' = diag(rescale)
+diag(R_1^T, R_2^T, ...) W``. BOFT, of four: ``W' = diag(rescale) B_m ... B_1 W``, see `changes.butterfly`.
+
+ComfyUI ignores the rescaling of OFT, and ends in an error that it logs where BOFT has no alpha.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ..adapter import Layer
+from ..changes.block_product import BlockProduct
+from ..changes.butterfly import Butterfly
+from ..errors import AdapterError
+from .keys import endings
+from .kind import Kind
+from .tensors import require_parts
+
+_BUTTERFLY = 4  # dimensions
+
+
+def _layer(name: str, tensors: Mapping[str, Tensor], alpha: float) -> tuple[str, Layer]:
+    require_parts(tensors, ("oft_blocks",))
+    blocks = tensors["oft_blocks"]
+    if blocks.ndim not in (3, _BUTTERFLY) or blocks.shape[-1] != blocks.shape[-2] or 0 in blocks.shape:
+        raise AdapterError(f"expected square oft_blocks with 3 or 4 dimensions, found {tuple(blocks.shape)}.")
+    turned = _rotations(blocks.double(), 0.0 if math.isnan(alpha) else alpha)
+    factors = _factors(tensors, blocks.shape[-3] * blocks.shape[-1])
+    if blocks.ndim == _BUTTERFLY:
+        parts = {"blocks": turned.float(), **({} if factors is None else {"factors": factors})}
+        return name, Layer((), changes=(Butterfly.of(parts, "BOFT", 1.0),))
+    turned = turned.transpose(1, 2)
+    if factors is not None:  # diag(c) (I + T) - I
+        own = factors.double().view(*blocks.shape[:2], 1)
+        turned = own * turned + torch.diag_embed(own.squeeze(-1) - 1)
+    return name, Layer((), changes=(BlockProduct.of({"blocks": turned.float()}, OFT.name, 1.0),))
+
+
+def _rotations(blocks: Tensor, constraint: float) -> Tensor:
+    """``R - I = 2 Q (I - Q)^-1``, in which nothing cancels."""
+    skew = blocks - blocks.transpose(-1, -2)
+    length = float(skew.norm()) + 1e-8
+    if 0 < constraint < length:
+        skew = skew * (constraint / length)
+    if not bool(torch.isfinite(skew).all()):
+        raise AdapterError("NaN or infinity in its numbers.")
+    identity = torch.eye(blocks.shape[-1], dtype=blocks.dtype)
+    return torch.linalg.solve(identity - skew, 2 * skew, left=False)
+
+
+def _factors(tensors: Mapping[str, Tensor], out: int) -> Tensor | None:
+    rescale = tensors.get("rescale")
+    if rescale is not None and rescale.numel() != out:
+        raise AdapterError(f"rescale: expected {out} numbers, found {tuple(rescale.shape)}.")
+    return None if rescale is None else rescale.flatten()
+
+
+def _notes(tensors: Mapping[str, Tensor]) -> str:
+    is_butterfly = tensors["oft_blocks"].ndim == _BUTTERFLY
+    if is_butterfly and "alpha" not in tensors:
+        return "BOFT without alpha, on which ComfyUI's own loader stops"
+    return (
+        "OFT with a rescaling, which ComfyUI's own loader leaves out"
+        if "rescale" in tensors and not is_butterfly
+        else ""
+    )
+
+
+OFT = Kind("OFT", endings(("oft_blocks",)), _layer, beside={".rescale": "rescale"}, notes=_notes)
