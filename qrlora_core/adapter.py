@@ -12,7 +12,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from .change import Change, common_shape, term_in_rows
+from .change import Change, Stage, common_shape, term_in_rows
 from .errors import AdapterError
 from .term import Term
 
@@ -105,6 +105,13 @@ class Layer:
         if not self.changes:
             return self
         return self.with_terms((*self.terms, *(term for change in self.changes for term in change.terms())))
+
+    def bound(self, base: Tensor) -> Layer:
+        """The same on this base weight alone, with no change that must know it first (`Stage.UNBOUND`)."""
+        kept = [change for change in self.changes if change.stage is not Stage.UNBOUND]
+        made = [change.bound_on_rows(base) for change in self.changes if change.stage is Stage.UNBOUND]
+        own = [self.with_terms(self.terms, kept)] if self.terms or kept else []
+        return Layer.joined([*own, *(Layer(terms, changes=changes) for terms, changes in made)])
 
     def in_rows(self, start: int, length: int, total: int) -> Layer:
         """A layer for some rows of a weight of ``total`` rows as one for all of them: the others stay as they are."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .errors import AdapterError
+from .errors import AdapterError, Reason
 from .term import Term, is_finite
 
 # A side of a shape that a change fits whatever it is.
@@ -121,7 +121,23 @@ class Change(ABC):
         Raises:
             AdapterError: it contains the base weight.
         """
-        raise AdapterError(f"{self.kind} contains the base weight, so that it is no sum of low-rank terms.")
+        raise AdapterError(
+            f"{self.kind} contains the base weight, so that it is no sum of low-rank terms.", Reason.CONTAINS_BASE
+        )
+
+    def bound(self, base: Tensor) -> tuple[tuple[Term, ...], tuple[Change, ...]]:
+        """The same on this base weight of the rows that it changes alone, at its scale: terms, and changes linear in W.
+
+        Only of `Stage.UNBOUND` is it anything else than the change itself.
+        """
+        return (), (replace(self, rows=None),)
+
+    def bound_on_rows(self, base: Tensor) -> tuple[tuple[Term, ...], tuple[Change, ...]]:
+        """See `bound`, of the whole weight and for it."""
+        if self.rows is None:
+            return self.bound(base)
+        terms, changes = self.bound(base.narrow(0, *self.rows[:2]))
+        return tuple(term_in_rows(term, self.rows) for term in terms), tuple(own.in_rows(*self.rows) for own in changes)
 
     def delta_weight(self, base: Tensor) -> Tensor:
         """``scale * (W' - W)`` of the whole weight, in the dtype of ``base``: W, float32 or float64."""
@@ -141,7 +157,7 @@ def _among(part: Tensor, start: int, total: int) -> Tensor:
 
 def term_in_rows(term: Term, rows: tuple[int, int, int] | None) -> Term:
     """A term for these rows, see `Change`, as one for the whole weight."""
-    return term if rows is None else replace(term, q=_among(term.q, rows[0], rows[2]), base_r=None)
+    return term if rows is None else replace(term, q=_among(term.q, rows[0], rows[2]))
 
 
 def are_one_shape(first: tuple[int, ...], second: tuple[int, ...]) -> bool:

@@ -10,6 +10,8 @@ class Reason(Enum):
 
     OTHER_BASE = auto()  # made for another base model
     BASE_NEEDED = auto()  # only the base model can give what the file leaves out
+    CONTAINS_BASE = auto()  # another change on every base weight, and so no sum of low-rank terms
+    NOT_LOW_RANK = auto()  # of full rank, or not the same on every base weight
     NOT_ON_ONE_BASIS = auto()  # more than dR on the basis of the base model
     OTHER_KIND = auto()  # of a kind that has no QR form, or told in a way that is not read here
     OTHER_TRAINING = auto()  # a state of another training

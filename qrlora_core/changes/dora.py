@@ -95,8 +95,8 @@ class Dora(Change):
         changed = base + self.layer.delta_weight(base)
         return changed * _along(self._factors(base, changed), self.norms, base) - base
 
-    def bound(self, base: Tensor) -> Layer:
-        """The same on this base weight alone, as terms and changes that are linear in W.
+    def bound(self, base: Tensor) -> tuple[tuple[Term, ...], tuple[Change, ...]]:
+        """See `Change`.
 
         With ``g = m / |W + D|`` it is ``W diag(g - 1) + D diag(g)``, or the same with rows.
 
@@ -109,8 +109,7 @@ class Dora(Change):
         changes = [_times(change, factors, is_rows).scaled(self.scale) for change in self.layer.changes]
         own = RowScale if is_rows else ColumnScale
         scales = own(kind=self.kind, scale=self.scale, values=(factors - 1).float())
-        layer = Layer(tuple(terms), changes=(*changes, scales))
-        return layer if self.rows is None else layer.in_rows(*self.rows)
+        return tuple(terms), (*changes, scales)
 
     def _factors(self, base: Tensor, changed: Tensor) -> Tensor:
         """``g``: (in,) or (out,)."""

@@ -76,9 +76,10 @@ def basis_ids(adapter: QRLoRA) -> dict[str, str]:
 
 def _single_term(path: str, layer: Layer, is_of_base: bool) -> Term:
     """The one term, on a basis of the base: it has base_r, or came from a compact file, which has none."""
-    if len(layer.terms) == 1 and (is_of_base or layer.terms[0].base_r is not None):
+    if len(layer.terms) == 1 and not layer.changes and (is_of_base or layer.terms[0].base_r is not None):
         return layer.terms[0]
     kind = f"{len(layer.terms)} terms" if len(layer.terms) > 1 else "a basis of its own"
+    kind = layer.changes[0].kind if layer.changes else kind
     raise AdapterError(
         f"layer {path}: the format compact keeps dR alone, for one basis that the base model gives; found {kind}, as "
         "ordinary LoRAs, the variant qr and merges over different bases have. Save as full or lora.",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
 
 from ..adapter import Layer, QRLoRA
-from ..errors import AdapterError
+from ..errors import AdapterError, Reason
 from ..functional.lora import balancing_exponent, to_lora
 from .parts import rounded, split_parameter
 from .text_encoder_names import are_numbered, dotted_names, is_of_text_encoder, kohya_name
@@ -29,7 +30,7 @@ def tensors_of(adapter: QRLoRA, dtype: torch.dtype | None = None) -> Iterator[tu
             key = _difference_key(stem)
             yield key, rounded(key, layer.delta_weight().flatten(), dtype or torch.float32)
             continue
-        up, down = _balanced(*to_lora(layer))
+        up, down = _balanced(*to_lora(_as_low_rank(stem, layer)))
         is_kohyas = names.are_kohyas and "." not in stem
         endings = ("lora_up", "lora_down") if is_kohyas else ("lora_B", "lora_A")
         for ending, factor in zip(endings, (up, down), strict=True):
@@ -37,6 +38,26 @@ def tensors_of(adapter: QRLoRA, dtype: torch.dtype | None = None) -> Iterator[tu
             yield key, rounded(key, factor, dtype or torch.float32)
         if is_kohyas:
             yield f"{stem}.alpha", torch.tensor(float(down.shape[0]))
+
+
+def _as_low_rank(stem: str, layer: Layer) -> Layer:
+    """In terms, exactly: what is larger than the weight itself is no ordinary LoRA of any use."""
+    if not layer.changes:
+        return layer
+    kind = layer.changes[0].kind
+    if layer.contains_base:
+        told = (
+            f"layer {stem}: {layer.contains_base} contains the base weight, which no ordinary LoRA does. Save as full."
+        )
+        raise AdapterError(told, Reason.NOT_LOW_RANK)
+    out, inner = layer.shape[0], math.prod(layer.shape[1:])
+    if layer.rank * (out + inner) > out * inner:
+        raise AdapterError(
+            f"layer {stem}: {kind} of rank {layer.rank}, as which an ordinary LoRA would be larger than the weight "
+            f"{layer.shape} itself. Save as full.",
+            Reason.NOT_LOW_RANK,
+        )
+    return layer.as_terms()
 
 
 class _Names:
@@ -82,7 +103,7 @@ def _by_stem(adapter: QRLoRA, names: _Names) -> dict[str, Layer]:
         if stem in layers:
             _require_same_name(stem, dotted.get(stem, name), name)
             try:
-                layer = layer.with_terms((*layers[stem].terms, *layer.terms))
+                layer = Layer.joined([layers[stem], layer])
             except AdapterError as error:
                 raise AdapterError(f"layer {path}: {error}") from error
         layers[stem] = layer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..adapter import QRLoRA
-from ..errors import AdapterError
+from ..errors import AdapterError, Reason
 
 
 def as_terms(adapter: QRLoRA, what: str) -> QRLoRA:
@@ -23,6 +23,7 @@ def as_terms(adapter: QRLoRA, what: str) -> QRLoRA:
         if layer.contains_base:
             raise AdapterError(
                 f"{adapter.name}: {what} works on what is added to a weight whatever that is. Layer {path} is "
-                f"{layer.contains_base}, which contains the weight itself."
+                f"{layer.contains_base}, which contains the weight itself.",
+                Reason.CONTAINS_BASE,
             )
     return replace(adapter, layers={path: layer.as_terms() for path, layer in adapter.layers.items()})

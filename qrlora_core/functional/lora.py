@@ -124,6 +124,8 @@ def subtract_cores(adapter: QRLoRA, factors: Callable[[str, int], Factors]) -> Q
 
 
 def _without_core(path: str, layer: Layer, factors: Callable[[str, int], Factors]) -> Layer:
+    if layer.changes:
+        raise AdapterError(f"layer {path}: expected two factors, found {layer.changes[0].kind}.")
     core = factors(path, layer.rank)
     found, expected = layer.shape, (core.q.shape[0], core.base_r.shape[1])
     if (found[0], math.prod(found[1:])) != expected:

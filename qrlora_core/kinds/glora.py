@@ -27,7 +27,7 @@ def _layer(name: str, tensors: Mapping[str, Tensor], alpha: float) -> tuple[str,
     a1, a2, b1, b2 = (tensors[part] for part in _FACTORS)
     if any(tensor.ndim < 2 for tensor in (a1, a2, b1, b2)):
         raise AdapterError(f"expected matrices, found {[tuple(one.shape) for one in (a1, a2, b1, b2)]}.")
-    if b2.shape[1] == b1.shape[0] == a1.shape[0] == a2.shape[1]:
+    if _is_old(a1, a2, b1, b2):
         a1, a2, b1, b2 = a2, a1, b2, b1
     if any(side != 1 for factor in (a1, a2) for side in factor.shape[2:]):
         raise AdapterError("expected factors of the weight with a kernel of one.")
@@ -36,6 +36,13 @@ def _layer(name: str, tensors: Mapping[str, Tensor], alpha: float) -> tuple[str,
     added = from_lora(b1, b2, alpha * b2.shape[0] / rank, tensors.get("bm"))
     parts = {"up": a1.flatten(1), "down": a2.flatten(1)}
     return name, Layer((added,), changes=(InputProduct.of(parts, GLORA.name, alpha / rank),))
+
+
+def _is_old(a1: Tensor, a2: Tensor, b1: Tensor, b2: Tensor) -> bool:
+    """Of a square weight the sides alone fit both; there the rank is the smaller one."""
+    fits_old = b2.shape[1] == b1.shape[0] == a1.shape[0] == a2.shape[1]
+    fits_new = b2.shape[0] == b1.shape[1] == a1.shape[1] == a2.shape[0]
+    return fits_old and (not fits_new or a2.shape[0] >= a2.shape[1])
 
 
 GLORA = Kind("GLoRA", endings((*_FACTORS, "bm"), ".weight"), _layer)

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from .live_bypass import Bypass, Change
+from .live_changes import LiveChanges
 from .live_vector import LiveVector
 from .stack import Stack
 from .uncopied import Uncopied
 
-Addend = Stack | LiveVector
+Addend = Stack | LiveVector | LiveChanges
 
 
 def _cannot_tell() -> bool:
@@ -21,6 +22,12 @@ def _cannot_tell() -> bool:
 
 
 _is_exporting = getattr(torch.compiler, "is_exporting", _cannot_tell)
+
+
+def _note_run(addend: Addend) -> None:
+    addend.ran = True
+    if _is_exporting() and not torch.compiler.is_dynamo_compiling():  # which calls itself exporting, too
+        addend.is_recorded = True
 
 
 class Branch(Uncopied):
@@ -34,16 +41,20 @@ class Branch(Uncopied):
 
     def __init__(self, module: torch.nn.Module) -> None:
         self.addends: tuple[Addend, ...] = ()
+        self._changes: tuple[LiveChanges, ...] = ()
+        self._others: tuple[Stack | LiveVector, ...] = ()
         self._of: dict[object, tuple[Addend, ...]] = {}
         self._handle = module.register_forward_hook(self)
         self._bypass: Bypass | None = None
 
     def __call__(self, module: Any, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """What PyTorch calls after the module."""
-        for addend in self.addends:
-            addend.ran = True
-            if _is_exporting() and not torch.compiler.is_dynamo_compiling():  # which calls itself exporting, too
-                addend.is_recorded = True
+        bare = output
+        for changes in self._changes:
+            _note_run(changes)
+            output = output + changes.added(module, args[0], bare)
+        for addend in self._others:
+            _note_run(addend)
             output = addend.added(module, args[0], output)
         return output
 
@@ -59,6 +70,8 @@ class Branch(Uncopied):
 
     def _gather(self) -> None:
         self.addends = tuple(addend for addends in self._of.values() for addend in addends)
+        self._changes = tuple(addend for addend in self.addends if isinstance(addend, LiveChanges))
+        self._others = tuple(addend for addend in self.addends if not isinstance(addend, LiveChanges))
 
     def remove(self) -> None:
         """Leave the module as it was."""

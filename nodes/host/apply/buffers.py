@@ -8,10 +8,12 @@ from weakref import ref
 import torch
 from torch import Tensor
 
+from ....qrlora_core.change import Change
 from ....qrlora_core.functional.lora import balancing_exponent
 from .branch import Addend
 from .held import Copied
-from .layout import LayerParts, LayerPlan, Layout, Plan
+from .layout import ChangePlan, LayerParts, LayerPlan, Layout, Plan
+from .live_changes import LiveChange, LiveChanges
 from .live_vector import LiveVector
 from .part import Part
 from .stack import ConvStack, Stack, Up
@@ -23,9 +25,14 @@ class _Layer(torch.nn.Module):
     def __init__(self, plan: LayerPlan, dtype: torch.dtype, device: torch.device) -> None:
         super().__init__()
 
-        def zeros(name: str, *shape: int) -> Tensor:
+        def zeros(name: str, *shape: int, dtype: torch.dtype = dtype) -> Tensor:
             self.register_parameter(name, _frozen(torch.zeros(shape, dtype=dtype, device=device)))
             return getattr(self, name)  # type: ignore[no-any-return]
+
+        def live(index: int, own: ChangePlan) -> LiveChange:
+            tensors = {name: zeros(f"change_{index}_{name}", *shape) for name, shape in own.shapes}
+            scale = zeros(f"change_{index}_scale", dtype=torch.float32)
+            return LiveChange(own.kind, tensors, scale, own.rows)
 
         self.plan = plan
         self.addends: list[Addend] = []
@@ -35,6 +42,10 @@ class _Layer(torch.nn.Module):
             ups = [zeros(f"up_{index}", span.rank, span.length) for index, span in enumerate(plan.spans)]
             self.addends.append(kind(down, [Up(span.rows, up) for span, up in zip(plan.spans, ups, strict=True)]))
         self.addends += [LiveVector(name, zeros(name.strip("."), length)) for name, length in plan.vectors]
+        if plan.changes:
+            bias = zeros("bare_bias", plan.bias) if plan.bias else None
+            self.addends.append(LiveChanges([live(index, own) for index, own in enumerate(plan.changes)], bias))
+        self._changes: list[ref[Change]] = []  # what the tensors of changes were filled from
         self._bases: list[ref[Tensor]] = []  # what the ups were filled from
         self._gauges: list[float] = []  # what each was multiplied with
 
@@ -43,8 +54,19 @@ class _Layer(torch.nn.Module):
         for addend in self.addends:
             if isinstance(addend, LiveVector):
                 _fill_vector(addend.values, parts.vectors[addend.name], scales)
+            elif isinstance(addend, LiveChanges):
+                self._fill_changes(addend, parts, scales)
             else:
                 self._fill_stack(addend, parts, scales)
+
+    def _fill_changes(self, live: LiveChanges, parts: LayerParts, scales: Sequence[float]) -> None:
+        own = [part.change for part in parts.changes]
+        if [one() for one in self._changes] != own:
+            self._changes = []
+            live.take(own, parts.bias)
+            self._changes = list(map(ref, own))
+        for change, part in zip(live.changes, parts.changes, strict=True):
+            change.scale.data.fill_(part.scale(scales))
 
     def _fill_stack(self, stack: Stack, parts: LayerParts, scales: Sequence[float]) -> None:
         bases = [part.q for part in parts.matrices]
@@ -62,7 +84,8 @@ class _Layer(torch.nn.Module):
     def clear(self) -> None:
         """Add zero."""
         for addend in self.addends:
-            (addend.values if isinstance(addend, LiveVector) else addend.down).data.zero_()
+            for tensor in addend.switches():
+                tensor.data.zero_()
 
 
 def _gauge(part: Part, dtype: torch.dtype) -> float:

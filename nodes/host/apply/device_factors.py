@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 
 import torch
@@ -13,6 +13,8 @@ from ..model.host_types import Patcher
 from ..model.key_map import Target
 from ..model.matching import Match, Names, match
 from ..model.memo import Note, recalled, remembered
+from ..model.norms import bound
+from ..model.weights import base_bias
 from .held import Copied, Held, hold
 from .live_vector import can_add_vector
 
@@ -54,6 +56,7 @@ class Binding:
         patched: those that fit and cannot.
         bases: the q of every term by name, in the host's row order.
         deltas: the delta_r of every term.
+        biases: by host module, of layers of which changes must know what is no part of ``W x``; float32.
         unrun: host modules of its layers that did not run in the last sampling.
         watched: those that did not run in any one; from then on their weights are watched, see `live_bypass`.
     """
@@ -62,6 +65,7 @@ class Binding:
     patched: Match
     bases: Mapping[str, Tensor]
     deltas: Held[Deltas]
+    biases: Mapping[str, Tensor] = field(default_factory=dict)
     unrun: set[str] = field(default_factory=set)
     watched: set[str] = field(default_factory=set)
 
@@ -119,14 +123,24 @@ def patched_layers(patcher: Patcher, matched: Match) -> list[str]:
 
 def _bind(patcher: Patcher, matched: Match) -> Binding:
     hooked, patched = _parted(patcher, matched)
+    hooked = bound(patcher, hooked)
     bases, deltas = dict[str, Tensor](), dict[str, Tensor]()
     with torch.inference_mode(False):  # normal tensors also serve a trainer that runs on a live model
         for path, target in hooked.targets.items():
-            for term in matched.adapter.layers[path].terms:
-                name = _name(matched.adapter, path, term)
+            for term in hooked.adapter.layers[path].terms:
+                name = _name(hooked.adapter, path, term)
                 bases[name] = term.q if target.reorder is None else target.reorder(term.q)
                 deltas[name] = term.delta_r.detach()
-        return Binding(hooked, patched, bases, hold(Deltas(deltas), patcher.load_device, patcher.offload_device))
+        held = hold(Deltas(deltas), patcher.load_device, patcher.offload_device)
+        return Binding(hooked, patched, bases, held, dict(_biases(patcher, hooked)))
+
+
+def _biases(patcher: Patcher, matched: Match) -> Iterator[tuple[str, Tensor]]:
+    for path, target in matched.targets.items():
+        if any(not change.is_sum for change in matched.adapter.layers[path].changes):
+            bias = base_bias(patcher, target)
+            if bias is not None:
+                yield target.module, bias
 
 
 def _parted(patcher: Patcher, matched: Match) -> tuple[Match, Match]:

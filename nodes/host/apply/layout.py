@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ....qrlora_core.change import Change
 from ....qrlora_core.functional.merge import Member
 from ..model.key_map import Target
 from .device_factors import Binding, Deltas
-from .part import Part, Rows
+from .part import ChangePart, Part, Rows
 from .source import Groups
 
 
@@ -27,17 +28,30 @@ class Span:
 
 
 @dataclass(frozen=True)
+class ChangePlan:
+    """What is made of a layer's input or output, and the shapes of its tensors by part."""
+
+    kind: type[Change]
+    shapes: tuple[tuple[str, torch.Size], ...]
+    rows: Rows | None
+
+
+@dataclass(frozen=True)
 class LayerPlan:
     """The shapes of a layer's buffers; merges with equal plans can take turns in the same ones.
 
     Args:
         inputs: the shape of a row of the stacked delta_r's.
         vectors: (name of a parameter, its length).
+        changes: of other kinds.
+        bias: the length of the layer's bias, where one of the changes must know it; else 0.
     """
 
     inputs: tuple[int, ...]
     spans: tuple[Span, ...]
     vectors: tuple[tuple[str, int], ...]
+    changes: tuple[ChangePlan, ...] = ()
+    bias: int = 0
 
 
 # By host module.
@@ -51,10 +65,14 @@ class LayerParts:
     Args:
         spans: matrices, those of the same rows together.
         vectors: by the name of a parameter.
+        changes: of other kinds.
+        bias: the layer's own; None where it has none, or no change is there.
     """
 
     spans: Sequence[Sequence[Part]]
     vectors: Mapping[str, Sequence[Part]]
+    changes: Sequence[ChangePart] = ()
+    bias: Tensor | None = None
 
     @cached_property
     def matrices(self) -> list[Part]:
@@ -69,7 +87,14 @@ class LayerParts:
         """
         spans = (Span(span[0].rows, len(span[0].q), sum(part.rank for part in span)) for span in self.spans)
         lengths = ((name, _whole_length(parts[0], module)) for name, parts in self.vectors.items())
-        return LayerPlan(self.matrices[0].inputs if self.matrices else (), tuple(spans), tuple(lengths))
+        inputs = self.matrices[0].inputs if self.matrices else ()
+        bias = 0 if self.bias is None else len(self.bias)
+        return LayerPlan(inputs, tuple(spans), tuple(lengths), tuple(map(_change_plan, self.changes)), bias)
+
+
+def _change_plan(part: ChangePart) -> ChangePlan:
+    shapes = ((name, tensor.shape) for name, tensor in part.change.tensors().items())
+    return ChangePlan(type(part.change), tuple(shapes), part.rows)
 
 
 def _whole_length(part: Part, module: Callable[[], Any]) -> int:
@@ -98,16 +123,28 @@ def lay_out(
         shares: by weight, how much of what stands beside it is left; one where it is not named.
     """
     parts: dict[str, list[Part]] = {}
+    changes: dict[str, list[ChangePart]] = {}
     for path, members in groups.items():
         target = next((own.match.targets[path] for own in bindings if path in own.match.targets), None)
         if target is not None:
             share = shares.get(target.key, 1.0)
             own_parts = (_part(path, target, group, bindings, deltas, share) for group in members)
             parts.setdefault(target.module, []).extend(own_parts)
-    return Layout({name: _layer_parts(members) for name, members in parts.items()})
+            changes.setdefault(target.module, []).extend(_change_parts(path, target, bindings, share))
+    biases = {name: bias for binding in bindings for name, bias in binding.biases.items()}
+    return Layout({name: _layer_parts(own, changes[name], biases.get(name)) for name, own in parts.items()})
 
 
-def _layer_parts(parts: Iterable[Part]) -> LayerParts:
+def _change_parts(path: str, target: Target, bindings: Sequence[Binding], share: float) -> Iterable[ChangePart]:
+    for source, binding in enumerate(bindings):
+        layer = binding.match.adapter.layers.get(path)
+        for change in layer.changes if layer is not None and path in binding.match.targets else ():
+            start = target.rows[0] if target.rows else 0
+            rows = target.rows if change.rows is None else (start + change.rows[0], change.rows[1])
+            yield ChangePart(rows, change, source, share)
+
+
+def _layer_parts(parts: Iterable[Part], changes: Sequence[ChangePart], bias: Tensor | None) -> LayerParts:
     spans: dict[Rows | None, list[Part]] = {}
     vectors: dict[str, list[Part]] = {}
     for part in parts:
@@ -115,7 +152,7 @@ def _layer_parts(parts: Iterable[Part]) -> LayerParts:
             vectors.setdefault(part.vector, []).append(part)
         else:
             spans.setdefault(part.rows, []).append(part)
-    return LayerParts(list(spans.values()), vectors)
+    return LayerParts(list(spans.values()), vectors, changes, bias)
 
 
 def _part(

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import comfy.model_patcher
 from comfy.patcher_extension import CallbacksMP
 
+from ....qrlora_core import merge
+from ....qrlora_core.functional.merge import group_by_basis
 from ..model.host_types import Patcher
 from ..model.matching import Names
-from .device_factors import bind
+from ..model.memo import Note, remembered_of_all
+from .device_factors import Binding, bind
 from .kept_results import keep_nothing
 from .live_merge import LiveMerge
 from .live_patcher import LiveInjection, WeightsAloneError, live_merges_on, refuse_weights_alone
 from .patch import add_layers
 from .source import Groups, Source
+
+_GROUPS: Note[Groups] = Note("groups on this base")
 
 
 def apply_live(
@@ -43,9 +49,8 @@ def apply_live(
     if not groups:
         return clone
     bindings = [bind(patcher, source.adapter, names) for source in sources]
-    for source, binding in zip(sources, bindings, strict=True):
-        if binding.patched.targets:
-            add_layers(clone, binding.patched, source.scale)
+    groups = _on_this_base(patcher, sources, bindings, groups)
+    _patch_rest(clone, sources, bindings)
     if not any(binding.match.targets for binding in bindings):
         keep_nothing(clone, "qr_lora")
         return clone
@@ -63,6 +68,24 @@ def apply_live(
     keep_nothing(clone, name, merge.scales_at if merge.is_scheduled else None)
     refuse_weights_alone(clone)
     return clone
+
+
+def _on_this_base(patcher: Patcher, sources: Sequence[Source], bindings: Sequence[Binding], groups: Groups) -> Groups:
+    """The groups of what the adapters are on this base weight, where norms of it made other terms of them."""
+    adapters = [binding.match.adapter for binding in bindings]
+    if all(own is source.adapter for own, source in zip(adapters, sources, strict=True)):
+        return groups
+    return remembered_of_all(adapters, patcher.model, _GROUPS, lambda: group_by_basis(adapters))
+
+
+def _patch_rest(clone: Patcher, sources: Sequence[Source], bindings: Sequence[Binding]) -> None:
+    """What no hook can serve, of all sources at once: changes of one must not see what another one adds."""
+    rest = [binding.patched for binding in bindings]
+    adapters = [replace(own.adapter, layers={name: own.adapter.layers[name] for name in own.targets}) for own in rest]
+    targets = {name: target for own in rest for name, target in own.targets.items()}
+    if targets:
+        merged = merge(zip(adapters, (source.scale for source in sources), strict=True))
+        add_layers(clone, replace(rest[0], adapter=merged, targets=targets), 1.0)
 
 
 def _refuse_baking(patcher: Patcher, _device: Any, _memory: Any, force_patch_weights: bool, *_args: Any) -> None:

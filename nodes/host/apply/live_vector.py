@@ -51,6 +51,10 @@ class LiveVector:
             return y + _along_channels(module, values, y)
         return y + _normalized(module, x, values).to(y.dtype)
 
+    def switches(self) -> tuple[Tensor, ...]:
+        """What is zero where nothing is added."""
+        return (self.values,)
+
     def change(self, parameter: Tensor) -> Tensor:
         """float32, for a model that uses the parameter by itself."""
         return self.values.to(parameter.device, torch.float32)

@@ -1,4 +1,4 @@
-"""What a merge adds to one range of rows of a layer."""
+"""What a merge adds to, or makes of, one range of rows of a layer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,30 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ....qrlora_core.change import Change
+
 Rows = tuple[int, int]  # start, length
+
+
+@dataclass(frozen=True, eq=False)
+class ChangePart:
+    """A change of one adapter, of one range of rows of a layer.
+
+    Args:
+        rows: in the layer's output, or None for all of it.
+        change: one that is bound to the base weight.
+        source: index of the adapter.
+        share: how much of it nodes behind the merge have left.
+    """
+
+    rows: Rows | None
+    change: Change
+    source: int
+    share: float
+
+    def scale(self, scales: Sequence[float]) -> float:
+        """Of the change, at these scales of the adapters."""
+        return scales[self.source] * self.share * self.change.scale
 
 
 @dataclass(frozen=True, eq=False)

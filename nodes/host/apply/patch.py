@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from comfy.weight_adapter import LoRAAdapter
+from comfy.weight_adapter import LoRAAdapter, WeightAdapterBase
 from torch import Tensor
 
 from ....qrlora_core import QRLoRA, QRLoRAError, Term
@@ -11,6 +11,7 @@ from ..model.host_types import Entry, Patcher
 from ..model.key_map import Target
 from ..model.matching import Match
 from ..model.weights import input_scale
+from .changes_patch import ChangesPatch
 from .kept_results import keep_nothing
 
 
@@ -29,6 +30,7 @@ def apply_patch(patcher: Patcher, match: Match) -> Patcher:
 def add_layers(clone: Patcher, match: Match, scale: float) -> None:
     """Add an adapter's layers to a model as weight patches.
 
+    Changes come first, while the weight that they contain is still that of the model as it was given.
     ``scaling * q @ delta_r`` is a LoRA with up = q, down = delta_r and the same alpha, so the host's
     `LoRAAdapter` applies it exactly, also to offloaded weights. Of a layer that scales its input (`input_scale`)
     the stored weight is another one, and so is the patch: ``delta_r / s``.
@@ -36,13 +38,14 @@ def add_layers(clone: Patcher, match: Match, scale: float) -> None:
     Raises:
         QRLoRAError: the host did not take every patch.
     """
-    pending = [
-        (target.patch_key, _as_lora(term, _input_scale(clone, target)))
-        for path, target in match.targets.items()
-        for term in match.adapter.layers[path].terms
-    ]
+    pending: list[tuple[Entry, WeightAdapterBase]] = []
+    for path, target in match.targets.items():
+        layer, scale_of_input = match.adapter.layers[path], _input_scale(clone, target)
+        if layer.changes:
+            pending.append((target.patch_key, ChangesPatch(layer.with_terms((), layer.changes), scale_of_input)))
+        pending += [(target.patch_key, _as_lora(term, scale_of_input)) for term in layer.terms]
     while pending:  # a round takes one patch per key; terms of one layer, and names for one weight, need several
-        patches: dict[Entry, LoRAAdapter] = {}
+        patches: dict[Entry, WeightAdapterBase] = {}
         pending = [(key, lora) for key, lora in pending if patches.setdefault(key, lora) is not lora]
         _add_all(clone, match.adapter, patches, scale)
 
@@ -54,7 +57,7 @@ def _input_scale(patcher: Patcher, target: Target) -> Tensor | None:
     return input_scale(patcher.model.get_submodule(target.module))
 
 
-def _add_all(clone: Patcher, adapter: QRLoRA, patches: dict[Entry, LoRAAdapter], scale: float) -> None:
+def _add_all(clone: Patcher, adapter: QRLoRA, patches: dict[Entry, WeightAdapterBase], scale: float) -> None:
     taken = clone.add_patches(patches, scale)
     if len(taken) != len(patches):
         refused = [str(key) for key in patches if key not in taken]

@@ -100,6 +100,10 @@ class Stack:
         """Autograd refuses to save what the host has moved in inference mode."""
         return self._converted(torch.clone) if self.down.is_inference() else self
 
+    def switches(self) -> tuple[Tensor, ...]:
+        """What is zero where nothing is added."""
+        return (self.down,)
+
     def change(self, weight: Tensor) -> Tensor:
         """float32, in the shape of the layer's weight, for a model that multiplies with it by itself."""
         down = self.down.flatten(1).to(weight.device, torch.float32)

@@ -53,7 +53,7 @@ def _whole(adapter: QRLoRA, targets: Mapping[str, Target], torn: frozenset[str],
         if target.key in torn:
             out = names.key_map.shape_of(target.key)[0]
             before = layers[target.module].terms if target.module in layers else ()
-            terms = (replace(term, q=_padded(term.q, target, out), base_r=None) for term in layer.terms)
+            terms = (replace(term, q=_padded(term.q, target, out), base_r=None) for term in layer.as_terms().terms)
             layers[target.module] = layer.with_terms((*before, *terms))
         else:
             layers[path] = layer

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from ....qrlora_core import QRLoRA
+from ....qrlora_core.functional.as_terms import as_terms
+from ..advice import advised
 from ..apply.source import Source
 from ..model.host_types import Patcher
 from ..model.matching import Names
@@ -16,6 +18,7 @@ from .modes.add import ADD
 from .modes.mode import Mode, Values
 
 _MATRICES: Note[QRLoRA] = Note("matrices")
+_TERMS: Note[QRLoRA] = Note("terms")
 _WITH_VECTORS: Note[QRLoRA] = Note("with vectors")
 
 
@@ -38,7 +41,7 @@ def combine(patcher: Patcher, sources: Sequence[Source], how: Combination, names
         patcher: the model whose layer names the adapters have, see `match`.
 
     Raises:
-        QRLoRAError: settings out of range.
+        QRLoRAError: settings out of range, or a mode for sums with an adapter that contains the base weight.
     """
     return _combined(sources, how, lambda adapters: on_same_layers(patcher, adapters, names), patcher.model)
 
@@ -59,7 +62,7 @@ def _combined(
     named = {own.name: int(how.values[own.name]) for own in how.mode.parameters if own.names_adapter}
     if how.mode.changed is None or len(active) < 2 or not set(named.values()) <= set(active):
         return list(sources)  # with the adapter off that a mode is about, it has nothing to do
-    fitted = on_same([sources[index].adapter for index in active])
+    fitted = on_same([_summable(sources[index].adapter, how.mode) for index in active])
     adapters = [remembered(adapter, owner, _MATRICES, partial(_matrices, adapter)) for adapter in fitted]
     values = {**how.values, **{name: active.index(position) for name, position in named.items()}}
     changed = how.mode.changed(adapters, [sources[index].scale for index in active], values)
@@ -68,6 +71,11 @@ def _combined(
         joined = remembered(adapter, whole, _WITH_VECTORS, partial(_with_vectors, adapter, whole))
         result[index] = replace(sources[index], adapter=joined)
     return result
+
+
+def _summable(adapter: QRLoRA, mode: Mode) -> QRLoRA:
+    with advised():
+        return remembered(adapter, adapter, _TERMS, partial(as_terms, adapter, mode.name))
 
 
 def _matrices(adapter: QRLoRA) -> QRLoRA:

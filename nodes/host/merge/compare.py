@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ....qrlora_core import Comparison, QRLoRA, TargetError, compare
+from ....qrlora_core.functional.as_terms import as_terms
+from ..advice import advised
 from ..model.host_types import Patcher
 from ..model.matching import Names, match, require_some
 from ..text import paths_as_text
@@ -27,7 +29,9 @@ def compare_on(patcher: Patcher | None, first: QRLoRA, second: QRLoRA) -> tuple[
     for adapter, matched in zip((first, second), matches, strict=True):
         require_some(patcher, adapter, matched)
         told += _told(f"{adapter.name}: layers that do not fit this model", matched.left_out)
-    return compare(*on_same_layers(patcher, [matched.adapter for matched in matches], names)), told
+    with advised():
+        summable = [as_terms(matched.adapter, "compare") for matched in matches]
+        return compare(*on_same_layers(patcher, summable, names)), told
 
 
 def _by_name(first: QRLoRA, second: QRLoRA) -> tuple[Comparison, list[str]]:
@@ -41,7 +45,8 @@ def _by_name(first: QRLoRA, second: QRLoRA) -> tuple[Comparison, list[str]]:
     different = [path for path in common if first.layers[path].shape != second.layers[path].shape]
     if len(different) < len(common):
         first, second = _without(first, different), _without(second, different)
-    return compare(first, second), _told("layers of another shape in each of the two", different)
+    with advised():
+        return compare(first, second), _told("layers of another shape in each of the two", different)
 
 
 def _without(adapter: QRLoRA, paths: Sequence[str]) -> QRLoRA:

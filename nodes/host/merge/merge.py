@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import ChainMap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -169,6 +170,9 @@ class _Merge:
 
 
 def _product(first: QRLoRA, second: QRLoRA) -> float:
+    """NaN where it is another one on every base weight."""
+    if first.contains_base or second.contains_base:
+        return math.nan
     return remembered(first, second, _PRODUCT, lambda: inner_product(first, second))
 
 

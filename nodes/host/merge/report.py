@@ -151,7 +151,9 @@ def _line(found: SourceReport, record: MergeRecord, clip_scale: float) -> str:
 
 def _line_of_two(first: SourceReport, second: SourceReport, pair: Neighbours) -> str:
     share = pair.interference(first.source.scale, second.source.scale)
-    return f"interference of {first.source.label} and {second.source.label}: {share:+.1%}"
+    kind = first.source.adapter.contains_base or second.source.adapter.contains_base
+    told = f"not known, as {kind} changes with the weights it is on" if math.isnan(share) else f"{share:+.1%}"
+    return f"interference of {first.source.label} and {second.source.label}: {told}"
 
 
 def _state(found: SourceReport, record: MergeRecord) -> str:

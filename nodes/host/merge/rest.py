@@ -60,7 +60,7 @@ def _dotted(adapter: QRLoRA) -> QRLoRA:
     names, layers = dotted_names(adapter.layers), dict[str, Layer]()
     for path, layer in adapter.layers.items():
         before = layers.get(names[path])
-        layers[names[path]] = layer if before is None else layer.with_terms((*before.terms, *layer.terms))
+        layers[names[path]] = Layer.joined([layer] if before is None else [before, layer])
     return replace(adapter, layers=layers)
 
 

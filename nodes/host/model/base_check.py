@@ -54,7 +54,7 @@ def _changes(patcher: Patcher, matched: Match) -> Iterator[float]:
     with_r = [
         (name, layer.terms[0])
         for name, layer in matched.adapter.layers.items()
-        if layer.terms[0].base_r is not None and bool(layer.terms[0].base_r.any())
+        if layer.terms and layer.terms[0].base_r is not None and bool(layer.terms[0].base_r.any())
     ]
     for name, term in with_r[:: max(1, len(with_r) // _MEASURED_LAYERS)][:_MEASURED_LAYERS]:
         yield _change(base_weight(patcher, matched.targets[name]), term)

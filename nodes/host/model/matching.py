@@ -7,9 +7,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from torch.nn.functional import pad
-
-from ....qrlora_core import Layer, QRLoRA, TargetError
+from ....qrlora_core import AdapterError, Layer, QRLoRA, TargetError
+from ....qrlora_core.change import ANY, are_one_shape
 from ..text import paths_as_text
 from .host_types import Patcher
 from .key_map import KeyMap, Target
@@ -88,7 +87,8 @@ def _match(adapter: QRLoRA, key_map: KeyMap) -> Match:
             name = key_map.name_of(whole)
             targets[name] = whole
             own_names[name] = (*own_names.get(name, ()), path)
-            layer = _in_shape(adapter.layers[path], target.shape)
+            layer = adapter.layers[path].in_shape(target.shape)
+            layer = layer if target.reorder is None else layer.as_terms()
             layers.setdefault(name, []).append(_among_all_rows(layer, target, whole))
     lacking = [path for path, target in found.items() if target is None and path not in unfit]
     fixed = tuple(filter(key_map.is_fixed, lacking))
@@ -101,20 +101,38 @@ def _misfit(layer: Layer, path: str, target: Target | None, key_map: KeyMap) -> 
     meant = target or key_map.of_another_shape(path)
     if meant is None:
         return ""
-    found, expected = layer.shape, meant.shape
-    same = (found[0], math.prod(found[1:])) == (expected[0], math.prod(expected[1:]))
-    if target is not None and same and (found == expected or min(_kernel(found), _kernel(expected)) == 1):
-        return ""
-    of_model, of_layer = _as_text(expected, meant.vector), _as_text(found, layer.is_vector)
+    if target is not None and _is_of_shape(layer, target.shape):
+        return _hindrance(layer, target)
+    of_model, of_layer = _as_text(meant.shape, meant.vector), _as_text(layer.shape, layer.is_vector)
     return f"the model's weight is {of_model}, the adapter is for {of_layer}"
 
 
+def _is_of_shape(layer: Layer, expected: tuple[int, ...]) -> bool:
+    found = layer.shape
+    if ANY in found:
+        return are_one_shape(found, expected)
+    same = (found[0], math.prod(found[1:])) == (expected[0], math.prod(expected[1:]))
+    return same and (found == expected or min(_kernel(found), _kernel(expected)) == 1)
+
+
+def _hindrance(layer: Layer, target: Target) -> str:
+    """Why a layer of the right size cannot serve a target; empty where it can."""
+    if target.reorder is not None and layer.contains_base:
+        return f"{layer.contains_base} of rows that this model has in another order"
+    try:
+        layer.in_shape(target.shape)
+    except AdapterError as error:
+        return str(error).rstrip(".")
+    return ""
+
+
 def _as_text(shape: tuple[int, ...], is_vector: object) -> str:
-    return f"a vector of {shape[0]}" if is_vector else str(shape)
+    sides = ", ".join("any" if side == ANY else str(side) for side in shape)
+    return f"a vector of {shape[0]}" if is_vector else f"({sides})"
 
 
 def _renamed(adapter: QRLoRA, matched: Mapping[str, list[Layer]]) -> QRLoRA:
-    layers = {name: _joined(parts) for name, parts in matched.items()}
+    layers = {name: Layer.joined(parts) for name, parts in matched.items()}
     unchanged = len(layers) == len(adapter.layers) and all(
         adapter.layers.get(name) is layer for name, layer in layers.items()
     )
@@ -125,20 +143,7 @@ def _among_all_rows(layer: Layer, target: Target, whole: Target) -> Layer:
     """A layer for some rows of a weight as one for all of them, of which it leaves the others as they are."""
     if target == whole or target.rows is None:
         return layer
-    start, length = target.rows
-    after = whole.shape[0] - start - length
-    return layer.with_terms(replace(term, q=pad(term.q, (0, 0, start, after))) for term in layer.terms)
-
-
-def _joined(layers: list[Layer]) -> Layer:
-    return layers[0] if len(layers) == 1 else layers[0].with_terms(term for layer in layers for term in layer.terms)
-
-
-def _in_shape(layer: Layer, shape: tuple[int, ...]) -> Layer:
-    """A layer for a kernel of one, or for a convolution as a matrix, in the shape of the weight."""
-    if layer.shape == shape:
-        return layer
-    return layer.with_terms(replace(term, delta_r=term.delta_r.reshape(term.rank, *shape[1:])) for term in layer.terms)
+    return layer.in_rows(*target.rows, whole.shape[0])
 
 
 def require_some(patcher: Patcher, adapter: QRLoRA, matched: Match, in_others: int = 0) -> None:

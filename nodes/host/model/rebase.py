@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -21,10 +22,14 @@ from ....qrlora_core import (
     reduce_layer,
     require_captured,
 )
+from ....qrlora_core.functional.as_terms import as_terms
+from ....qrlora_core.functional.lora import from_difference
+from ..advice import advised
 from ..text import paths_as_text
 from .bases import KeptBases, basis_store
 from .host_types import Patcher
 from .matching import Names, match, require_some
+from .norms import weight_of
 from .weights import base_name, fingerprint
 
 _SHOWN_LAYERS = 5
@@ -49,6 +54,9 @@ def rebase(patcher: Patcher, adapter: QRLoRA, rank: int, minimum: float) -> tupl
         bases = KeptBases(store)
 
         def move(path: str, layer: Layer) -> Rebased:
+            if layer.contains_base:
+                delta = layer.delta_weight(weight_of(patcher, matched.targets[path]))
+                layer = layer.with_terms([from_difference(delta)])
             factors = bases.factors(patcher, path, matched.targets[path], _rank(layer, rank))
             return rebase_layer(layer, factors, name=path)
 
@@ -59,7 +67,18 @@ def rebase(patcher: Patcher, adapter: QRLoRA, rank: int, minimum: float) -> tupl
         "qr_lora.base_model": base_name(patcher),
         BASE_FINGERPRINT: json.dumps(fingerprint(patcher, matched.targets)),
     }
-    return _result(adapter, moved, kept, metadata, minimum)
+    result, report = _result(adapter, moved, kept, metadata, minimum)
+    return result, "\n".join([report, *_of_this_base(matrices)])
+
+
+def _of_this_base(layers: Mapping[str, Layer]) -> list[str]:
+    kinds = Counter(layer.contains_base for layer in layers.values() if layer.contains_base)
+    told = ", ".join(f"{kind} in {count} layers" for kind, count in kinds.items())
+    return (
+        [f"{told}: what it does to the weights of this model; another model needs the file it came from"]
+        if told
+        else []
+    )
 
 
 def reduce_rank(adapter: QRLoRA, rank: int, minimum: float) -> tuple[QRLoRA, str]:
@@ -68,12 +87,15 @@ def reduce_rank(adapter: QRLoRA, rank: int, minimum: float) -> tuple[QRLoRA, str
     Raises:
         AdapterError: less than ``minimum`` of the energy would be kept.
     """
-    moved = _each(adapter.layers, lambda path, layer: reduce_layer(layer, rank or layer.rank, name=path))
+    with advised():
+        summable = as_terms(adapter, "lowering a rank")
+    moved = _each(summable.layers, lambda path, layer: reduce_layer(layer, rank or layer.rank, name=path))
     return _result(adapter, moved, {}, {}, minimum)
 
 
 def _rank(layer: Layer, rank: int) -> int:
-    return min(rank or layer.rank, layer.shape[0], math.prod(layer.shape[1:]))
+    """A layer of no rank of its own has that of whatever the model has room for in its shorter side."""
+    return min(rank or layer.rank or layer.shape[0], layer.shape[0], math.prod(layer.shape[1:]))
 
 
 def _each(layers: Mapping[str, Layer], move: Callable[[str, Layer], Rebased]) -> dict[str, Rebased]:

@@ -39,6 +39,16 @@ def base_weight(patcher: Patcher, target: Target) -> Tensor:
     return target.of(convert(weight.float(), inplace=False)).float()
 
 
+def base_bias(patcher: Patcher, target: Target) -> Tensor | None:
+    """The unpatched bias beside a target's weight, float32, of all its rows; None where the layer has none."""
+    if getattr(patcher.model.get_submodule(target.module), "bias", None) is None:
+        return None
+    bias, convert = _stored(patcher, f"{target.module}.bias")
+    if _is_packed(bias):
+        return _unpacked(bias)
+    return bias.float() if convert is None else convert(bias.float(), inplace=False).float()
+
+
 def is_quantized(weight: object) -> bool:
     """Whether the host stores a weight in a tensor of its own kind, which knows how it is to be read."""
     return hasattr(weight, "_qdata")
