@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import chain
 from types import MappingProxyType
 
 import torch
@@ -63,8 +63,8 @@ class Layer:
         """
         if len(layers) == 1:
             return layers[0]
-        terms, changes = (chain.from_iterable(getattr(own, name) for own in layers) for name in ("terms", "changes"))
-        return layers[0].with_terms(terms, changes)
+        changes = (change for own in layers for change in own.changes)
+        return layers[0].with_terms((term for own in layers for term in own.terms), changes)
 
     @property
     def rank(self) -> int:
@@ -166,7 +166,8 @@ class Origin:
 
     Attributes:
         is_lora: whether it was an ordinary LoRA, or a file of another trainer's kind.
-        kinds: what its layers are called, most frequent first, such as ``LoKr``; empty for our own.
+        kinds: what its layers are called, most frequent first, such as ``LoKr``; empty where all are
+            LoRAs and whole differences.
         may_replace_core: whether that LoRA looks like a published file of the variant ``qr``, whose factors replace
             a part of the base weights.
         not_loaded: what of the file is not in the adapter, in words.
@@ -235,6 +236,15 @@ class QRLoRA:
     def ranks(self) -> list[int]:
         """The different ranks of its layers, ascending."""
         return sorted({layer.rank for layer in self.layers.values()} - {0})
+
+    @cached_property
+    def kinds(self) -> tuple[str, ...]:
+        """What its layers are called, such as ``LoKr``, those of most layers first; empty where all are low-rank terms.
+
+        A kind that is a low-rank sum is one by now, and known only where it was just read.
+        """
+        found = Counter(change.kind for layer in self.layers.values() for change in layer.changes)
+        return self.origin.kinds or tuple(kind for kind, _ in found.most_common())
 
     @cached_property
     def is_zero(self) -> bool:

@@ -11,6 +11,7 @@ FORMAT_VERSION = "1"
 VERSION_KEY = f"{METADATA_PREFIX}format_version"
 BASE_FINGERPRINT = f"{METADATA_PREFIX}base_fingerprint"
 VARIANT = f"{METADATA_PREFIX}variant"
+KINDS_KEY = f"{METADATA_PREFIX}kinds"  # of what is no low-rank sum, as a JSON list
 MERGE_KEY = f"{METADATA_PREFIX}merge"  # how a merge came about, as JSON
 ARCHITECTURE = "modelspec.architecture"
 

@@ -35,10 +35,10 @@ class Butterfly(Change):
     def __post_init__(self) -> None:
         super().__post_init__()
         stages, count, size, other = self.blocks.shape
-        if size != other or size % 2 or (count * size) % (2 ** (stages - 1) * size):
+        if size != other or size % 2 or count % 2 ** (stages - 1):
             raise AdapterError(
-                f"{self.kind}: expected blocks (stages, count, size, size) of an even size, whose count halves "
-                f"once a stage, found {tuple(self.blocks.shape)}."
+                f"{self.kind}: expected blocks (stages, count, size, size) of an even size, with count a multiple of "
+                f"2^(stages - 1), found {tuple(self.blocks.shape)}."
             )
         if self.factors is not None and len(self.factors) != count * size:
             raise AdapterError(f"{self.kind}: expected {count * size} factors, found {len(self.factors)}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from ..adapter import Layer, QRLoRA
 from ..errors import AdapterFileError
-from ..metadata import FORMAT_VERSION, VARIANT, VERSION_KEY
+from ..metadata import FORMAT_VERSION, KINDS_KEY, VARIANT, VERSION_KEY
 from . import compact, full, lora, lora_writing
 from .basis_store import BasisStore
 from .left_out import Elsewhere, LeftOut
@@ -60,6 +61,7 @@ class Format:
         write: (key, tensor) pairs of an adapter.
         refusal: why a file with these keys is not read although it is of this format, in words; else empty.
         metadata: what its files tell, from the adapter and what of its metadata is for every file.
+        kinds: what its layers are called, such as ``LoKr``, as far as keys and metadata tell; empty: low-rank terms.
         hashed: whether its files hold digests of themselves, which other tools look for.
     """
 
@@ -70,6 +72,7 @@ class Format:
     write: Callable[[QRLoRA, Wanted], Iterator[tuple[str, Tensor]]]
     metadata: Callable[[QRLoRA, Mapping[str, str]], dict[str, str]]
     refusal: Callable[[Path, Sequence[str]], str] = lambda source, keys: ""
+    kinds: Callable[[Sequence[str], Mapping[str, str]], list[str]] = lambda keys, metadata: []
     hashed: bool = False
 
 
@@ -99,7 +102,16 @@ def _with_version(adapter: QRLoRA, metadata: Mapping[str, str]) -> dict[str, str
     terms = [term for layer in _matrices(adapter) for term in layer.terms]
     ranks, alphas = [float(term.rank) for term in terms], [term.alpha for term in terms]
     true = with_truth(metadata, {KOHYAS_RANK: ranks, KOHYAS_ALPHA: alphas}, "qr-lora")
-    return {**true, VERSION_KEY: FORMAT_VERSION}
+    kinds = {KINDS_KEY: json.dumps(adapter.kinds)} if any(layer.changes for layer in adapter.layers.values()) else {}
+    return {**true, VERSION_KEY: FORMAT_VERSION, **kinds}
+
+
+def _told_kinds(_keys: Sequence[str], metadata: Mapping[str, str]) -> list[str]:
+    try:
+        told = json.loads(metadata.get(KINDS_KEY, "[]"))
+    except (ValueError, RecursionError):
+        return []
+    return [kind for kind in told if isinstance(kind, str)] if isinstance(told, list) else []
 
 
 def _matrices(adapter: QRLoRA) -> list[Layer]:
@@ -124,6 +136,7 @@ FULL = Format(
     _read_full,
     lambda adapter, wanted: full.tensors_of(adapter, wanted.dtype),
     _with_version,
+    kinds=_told_kinds,
 )
 COMPACT = Format("compact", compact.matches, compact.header, _read_compact, _write_compact, _compact_metadata)
 LORA = Format(
@@ -134,6 +147,7 @@ LORA = Format(
     lambda adapter, wanted: lora_writing.tensors_of(adapter, wanted.dtype),
     _lora_metadata,
     lora.refusal,
+    lambda keys, _metadata: lora.kinds_of(keys),
     hashed=True,
 )
 FORMATS: list[Format] = [FULL, COMPACT, LORA]

@@ -116,14 +116,26 @@ def _read_inner_layer(module: str, keys: Mapping[str, str], get: Callable[[str],
 
 
 def _read_numbers(parts: dict[str, Tensor]) -> tuple[float, tuple[int, int, int] | None, str]:
-    """Scale, rows and kind, which are taken out of the parts."""
+    """Scale, rows and kind, which are taken out of the parts.
+
+    Raises:
+        AdapterError: one is of another dtype or shape, or does not say such a thing.
+    """
     scale, rows, kind = (parts.pop(name, None) for name in ("scale", "rows", "kind"))
-    if rows is not None and (rows.shape != (3,) or rows.is_floating_point() or bool((rows < 0).any())):
-        raise AdapterError(f"rows: expected three whole numbers, found {tuple(rows.shape)}, {rows.dtype}.")
-    text = "" if kind is None or kind.dtype is not torch.uint8 else bytes(kind.tolist()).decode("utf-8", "replace")
-    found = None if rows is None else (int(rows[0]), int(rows[1]), int(rows[2]))
-    is_name = bool(text) and text.isprintable() and len(text) <= _LONGEST_KIND
-    return 1.0 if scale is None else read_alpha(scale), found, text if is_name else "change"
+    if scale is None or not scale.is_floating_point():
+        raise AdapterError("scale: expected one number, floating.")
+    if rows is not None and (rows.shape != (3,) or rows.dtype is not torch.int64 or not _are_rows(*rows.tolist())):
+        raise AdapterError(f"rows: expected start, length and total, found {tuple(rows.shape)}, {rows.dtype}.")
+    text = (
+        "" if kind is None or kind.dtype is not torch.uint8 else bytes(kind.flatten().tolist()).decode(errors="replace")
+    )
+    if not text.isprintable() or not 0 < len(text) <= _LONGEST_KIND:
+        raise AdapterError(f"kind: expected a name of up to {_LONGEST_KIND} letters.")
+    return read_alpha(scale), None if rows is None else tuple(rows.tolist()), text
+
+
+def _are_rows(start: int, length: int, total: int) -> bool:
+    return 0 <= start < start + length <= total
 
 
 def _group_keys(

@@ -38,6 +38,8 @@ _SMALL, _LARGEST_GROWTH = 2**22, 4
 # Parts that a layer of any kind may have.
 _OF_ANY = ("alpha", *dora.PARTS)
 _WHOLE = (DIFFERENCE, REPLACEMENT)
+# What an ordinary LoRA consists of.
+_PLAIN = {LOW_RANK.name, DIFFERENCE.name}
 
 # From a file's tensors by name to the same under names that a host knows.
 Rename = Callable[[dict[str, Tensor]], dict[str, Tensor]]
@@ -57,6 +59,18 @@ def header(key: str) -> tuple[str, int] | None:
     if not kind.ranked:
         return stem, 0
     return (stem, 1) if part == kind.ranked else None
+
+
+def kinds_of(keys: Iterable[str]) -> list[str]:
+    """What the layers are called, those of most layers first; empty where all are LoRAs."""
+    groups = _group(keys, LeftOut()).values()
+    served = [group for group in groups if not group.is_lost(LeftOut())]
+    names = Counter(dora.name_of(group.kind.name, group.parts) for group in served)
+    return _told(names)
+
+
+def _told(names: Counter[str]) -> list[str]:
+    return [] if names.keys() <= _PLAIN else [name for name, _ in names.most_common()]
 
 
 def refusal(source: Path, keys: Iterable[str]) -> str:
@@ -106,8 +120,7 @@ def read(
             raise AdapterFileError(_explain_growth(source))
         replaces_core = replaces_core and group.kind is LOW_RANK and not layer.changes and _replaces_core(tensors)
     notes = (*settings.notes(), *(f"{count} of its layers are {text}" for text, count in told.items()))
-    names = tuple(name for name, _ in kinds.most_common())
-    origin = Origin(True, names, may_replace_core=bool(layers) and replaces_core, notes=notes)
+    origin = Origin(True, tuple(_told(kinds)), may_replace_core=bool(layers) and replaces_core, notes=notes)
     return QRLoRA(layers, metadata, origin=origin)
 
 

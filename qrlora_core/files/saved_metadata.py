@@ -8,14 +8,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from ..adapter import MergeRecord, QRLoRA
-from ..metadata import ARCHITECTURE, MERGE_KEY, METADATA_PREFIX, VARIANT
+from ..metadata import ARCHITECTURE, KINDS_KEY, MERGE_KEY, METADATA_PREFIX, VARIANT
 from .compact import BASIS_IDS
 from .hashes import HASHES
 from .peft_settings import PEFT_SETTINGS
 
 _TITLE, _MERGED_FROM = "modelspec.title", "modelspec.merged_from"
 # What reading, or one file, alone needs to know, so that no other file claims it.
-_OF_ONE_FILE = ("format", BASIS_IDS, PEFT_SETTINGS, _TITLE, *HASHES, "title", "hash_sha256", "sha256", "hash")
+_OF_ONE_FILE = (
+    "format",
+    BASIS_IDS,
+    KINDS_KEY,
+    PEFT_SETTINGS,
+    _TITLE,
+    *HASHES,
+    "title",
+    "hash_sha256",
+    "sha256",
+    "hash",
+)
 OUR_RANK, OUR_ALPHA = f"{METADATA_PREFIX}rank", f"{METADATA_PREFIX}alpha"
 KOHYAS_RANK, KOHYAS_ALPHA = "ss_network_dim", "ss_network_alpha"
 # Of kohya's network as it was trained: factors of another kind and alphas are worked into what is saved.

@@ -8,7 +8,7 @@ norms of the base weight alone, where trainers divide by those of the sum: what 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from torch import Tensor
 
@@ -40,9 +40,15 @@ def with_magnitudes(layer: Layer, tensors: Mapping[str, Tensor], kind: str) -> L
         raise AdapterError(f"expected {NAME} of a LoRA, LoKr or LoHa, found it of {kind}.")
     magnitude = tensors[found]
     norms = Norms.ROWS if found == "lora_magnitude_vector" else _norms(magnitude, layer)
-    name = f"{NAME} of a {kind}" if kind != "LoRA" else NAME
-    change = Dora.of({norms.value: magnitude.flatten()}, name, 1.0, layer)
+    change = Dora.of({norms.value: magnitude.flatten()}, name_of(kind, tensors), 1.0, layer)
     return Layer((), changes=(change,))
+
+
+def name_of(kind: str, parts: Collection[str]) -> str:
+    """What a layer of a kind is called, with or without norms among its parts."""
+    if not any(part in parts for part in PARTS):
+        return kind
+    return NAME if kind == "LoRA" else f"{NAME} of a {kind}"
 
 
 def _norms(magnitude: Tensor, layer: Layer) -> Norms:

@@ -25,8 +25,8 @@ _FACTORS = ("a1", "a2", "b1", "b2")
 def _layer(name: str, tensors: Mapping[str, Tensor], alpha: float) -> tuple[str, Layer]:
     require_parts(tensors, _FACTORS)
     a1, a2, b1, b2 = (tensors[part] for part in _FACTORS)
-    if any(tensor.ndim < 2 for tensor in (a1, a2, b1, b2)):
-        raise AdapterError(f"expected matrices, found {[tuple(one.shape) for one in (a1, a2, b1, b2)]}.")
+    if any(tensor.ndim < 2 or 0 in tensor.shape for tensor in (a1, a2, b1, b2)):
+        raise AdapterError(f"expected matrices with entries, found {[tuple(one.shape) for one in (a1, a2, b1, b2)]}.")
     if _is_old(a1, a2, b1, b2):
         a1, a2, b1, b2 = a2, a1, b2, b1
     if any(side != 1 for factor in (a1, a2) for side in factor.shape[2:]):

@@ -18,9 +18,10 @@ from .kind import Kind
 
 def _layer(name: str, tensors: Mapping[str, Tensor], _alpha: float) -> tuple[str, Layer]:
     values, on_input = tensors.get("weight"), tensors["on_input"]
-    if values is None or values.numel() != max(values.shape, default=0) or on_input.numel() != 1:
+    is_told = on_input.numel() == 1 and float(on_input) in (0.0, 1.0)
+    if values is None or values.numel() != max(values.shape, default=0) or not is_told:
         found = "none" if values is None else str(tuple(values.shape))
-        raise AdapterError(f"expected weight as a vector beside on_input, one number, found {found}.")
+        raise AdapterError(f"expected weight as a vector beside on_input, 0 or 1, found {found}.")
     own = ColumnScale if bool(on_input) else RowScale
     return name, Layer((), changes=(own.of({"values": values.flatten()}, IA3.name, 1.0),))
 

@@ -40,6 +40,8 @@ def _side(tensors: Mapping[str, Tensor], name: str) -> tuple[Tensor, ...]:
     require_parts(tensors, (f"{name}_a", f"{name}_b"))
     first, second = tensors[f"{name}_a"], tensors[f"{name}_b"]
     core = tensors.get(f"lokr_t{name[-1]}")
+    if 0 in (*first.shape, *second.shape):
+        raise AdapterError(f"a dimension is zero: {name}_a {tuple(first.shape)}, {name}_b {tuple(second.shape)}.")
     if core is None:
         return first, second
     if core.ndim < 3 or first.ndim != 2 or second.ndim != 2 or core.shape[:2] != (len(first), len(second)):

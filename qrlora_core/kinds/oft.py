@@ -52,7 +52,11 @@ def _rotations(blocks: Tensor, constraint: float) -> Tensor:
     if not bool(torch.isfinite(skew).all()):
         raise AdapterError("NaN or infinity in its numbers.")
     identity = torch.eye(blocks.shape[-1], dtype=blocks.dtype)
-    return torch.linalg.solve(identity - skew, 2 * skew, left=False)
+    try:
+        turned: Tensor = torch.linalg.solve(identity - skew, 2 * skew, left=False)
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+        raise AdapterError("its blocks stand for no rotation.") from error
+    return turned
 
 
 def _factors(tensors: Mapping[str, Tensor], out: int) -> Tensor | None:

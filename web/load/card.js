@@ -208,5 +208,7 @@ function described(facts) {
   const rank = low === undefined ? "" : low === high ? text("load.rank", { rank: low }) : text("load.ranks", { low, high });
   const size = facts.bytes / MEBIBYTE;
   const told = text("load.size", { size: size.toFixed(size < 10 ? 2 : 0) });
-  return [text(`load.kind_${facts.kind}`), rank, text("load.layers", { count: facts.layers }), told].filter(Boolean).join(" · ");
+  const kinds = facts.kinds.join(", ");
+  const kind = kinds && facts.kind === "lora" ? kinds : text(`load.kind_${facts.kind}`);
+  return [kind, facts.kind === "lora" ? "" : kinds, rank, text("load.layers", { count: facts.layers }), told].filter(Boolean).join(" · ");
 }

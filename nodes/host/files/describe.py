@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ....qrlora_core import Origin, QRLoRA, json_object
+from ....qrlora_core import QRLoRA, json_object
 from ..text import ranks_as_text
 
 _LONGEST = 500
@@ -14,7 +14,7 @@ def describe_adapter(adapter: QRLoRA) -> str:
     """``cat.safetensors: 48 layers, rank 16, made for SD3``, and how it was trained where the file tells."""
     base = adapter.metadata.get("qr_lora.base_model")
     made_for = f", made for {_short(base)}" if base else ""
-    kind = _kind(adapter.origin)
+    kind = _kind(adapter)
     lines = [f"{adapter.name}: {kind}{len(adapter.layers)} layers, {ranks_as_text(adapter.ranks)}{made_for}"]
     if adapter.origin.not_loaded:
         lines.append(f"not loaded: {adapter.origin.not_loaded}")
@@ -27,11 +27,9 @@ def describe_adapter(adapter: QRLoRA) -> str:
     return "\n".join([*lines, *_how_trained(adapter)])
 
 
-def _kind(origin: Origin) -> str:
-    """What it was read as, and a comma; empty for our own files."""
-    if not origin.is_lora:
-        return ""
-    return "ordinary LoRA, " if origin.kinds in ((), ("LoRA",)) else f"{', '.join(origin.kinds)}, "
+def _kind(adapter: QRLoRA) -> str:
+    """What it was read as, and a comma; empty for low-rank terms of our own files."""
+    return "".join(f"{kind}, " for kind in adapter.kinds) or ("ordinary LoRA, " if adapter.origin.is_lora else "")
 
 
 def _how_trained(adapter: QRLoRA) -> list[str]:

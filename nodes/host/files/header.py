@@ -25,7 +25,7 @@ _KOHYA = {
     "ss_sd_model_name": "trained_on",
 }  # fmt: skip
 _LONGEST_NAME, _LONGEST, _LONGEST_PROSE = 60, 200, 1000
-_MOST_SETTINGS, _MOST_TAGS = 60, 12
+_MOST_SETTINGS, _MOST_TAGS, _MOST_KINDS = 60, 12, 3
 # What one looks for among many files: where metadata have it, and how much of it is told.
 _IN_SHORT = {"base": (_BASE, _LONGEST), "triggers": (_TRIGGERS, _LONGEST_PROSE)}
 
@@ -47,6 +47,7 @@ def facts_of(path: Path) -> dict[str, Any]:
     ranked = [rank for rank in ranks.values() if rank]
     return {
         "file": path.name, "bytes": path.stat().st_size, "kind": own.name, "layers": len(ranks),
+        "kinds": [_cut(kind, _LONGEST_NAME) for kind in own.kinds(keys, metadata)][:_MOST_KINDS],
         "ranks": [min(ranked), max(ranked)] if ranked else [], **_told_in_short(metadata), "tags": _tags(metadata),
         "about": _about(metadata), "training": _training(metadata),
     }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import comfy.lora
 import comfy.lora_convert
 import torch
 
-from ....qrlora_core import AdapterFileError, Reason
+from ....qrlora_core import AdapterError, AdapterFileError, Reason
 from ....qrlora_core.files import parts, safetensors_io
 from ....qrlora_core.kinds.low_rank import LOW_RANK
 from ....qrlora_core.kinds.registry import part_of
@@ -23,6 +24,7 @@ _ELSEWHERE = {
     "a part": "ComfyUI's own LoRA loader applies a part of it",
     "nothing": "ComfyUI's own LoRA loader does not apply it either",
 }
+_MOST_SIDES = 8  # of a weight
 _ADVICE = {
     "all": "Load it with ComfyUI's own LoRA loader, before or after QR-LoRA Merge: both act.",
     "a part": "ComfyUI's own LoRA loader, which may stand before or after QR-LoRA Merge, applies a part of it.",
@@ -60,7 +62,7 @@ def _taken(path: Path, stems: Sequence[str]) -> dict[str, str]:
     """By layer, whether the host takes ``all`` of its tensors, ``a part`` or ``nothing``."""
     with safetensors_io.reading(path) as file:
         keys = file.keys()
-        lora = {key: _like(file.shape(key)) for key in keys}
+        lora = {key: _like(key, file) for key in keys}
     try:
         lora = dict(comfy.lora_convert.convert_lora(lora))
     except Exception:  # the host stops at such a file
@@ -68,8 +70,15 @@ def _taken(path: Path, stems: Sequence[str]) -> dict[str, str]:
     return {stem: _taken_of(parts.split_parameter(stem)[0], lora) for stem in stems}
 
 
-def _like(shape: tuple[int, ...]) -> torch.Tensor:
-    """A tensor of this shape that takes no memory: which keys the host takes hangs on names and shapes."""
+def _like(key: str, file: safetensors_io.SafetensorsFile) -> torch.Tensor:
+    """A tensor of its shape that takes no memory: which keys the host takes hangs on names and shapes.
+
+    But for the shape that a weight is to get, which it reads.
+    """
+    shape = file.shape(key)
+    if key.endswith(".reshape_weight") and math.prod(shape) <= _MOST_SIDES:
+        with contextlib.suppress(AdapterError):  # damaged, as the host will find
+            return file.get_tensor(key)
     return torch.zeros(()).expand(shape)
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from .combine import Combination
 
 _SHOWN_REASONS = 3
+# What the host does otherwise at a strength that is not 1: it squares it, takes it stage by stage, or ignores it.
+_OTHERWISE_SCALED = {"OFT", "BOFT", "replaced weight"}
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ def report_merge(
     lines += [_line_of_two(a, b, pair) for (a, b), pair in pairs if a.source.scale and b.source.scale]
     for found in reports:
         lines += _warnings(found)
+    lines += _unlike_stock([found.source for found in reports if found.source.scale])
     if record.concatenated:
         lines.append(
             f"different bases in {len(record.concatenated)} layers: their deltas were added side by side, exactly. "
@@ -88,6 +91,20 @@ def report_merge(
             "variant qr."
         )
     return lines
+
+
+def _unlike_stock(active: Sequence[Source]) -> list[str]:
+    """Once, where the host's own loaders in a row would give something else with the same files and strengths."""
+    several = [own for own in active if own.adapter.contains_base]
+    scaled = [own for own in several if own.scale != 1 and _OTHERWISE_SCALED.intersection(own.adapter.kinds)]
+    concerned = several if len(several) > 1 else scaled
+    if not concerned:
+        return []
+    names = ", ".join(f"{own.label} ({', '.join(own.adapter.kinds)})" for own in concerned)
+    return [
+        f"note: {names}: each counts as what it makes of the base weights alone, times its scale. ComfyUI's own "
+        "loaders give something else for these: see the help of this node"
+    ]
 
 
 def as_text(lines: Sequence[str]) -> str:
@@ -126,7 +143,7 @@ def overview(reports: Sequence[SourceReport], neighbours: Sequence[Neighbours], 
                 "name": found.source.label,
                 "layers": len(found.source.adapter.layers),
                 "applied": found.applied,
-                "rank": ranks_as_text(found.source.adapter.ranks),
+                "rank": _kind_and_rank(found.source.adapter),
                 "basis": _state(found, record),
                 "other_base": found.other_base,
                 "warnings": [*_warnings(found), *(f"last time, {line}" for line in _unrun_lines(found))],
@@ -144,9 +161,15 @@ def _line(found: SourceReport, record: MergeRecord, clip_scale: float) -> str:
     source, total = found.source, len(found.source.adapter.layers)
     in_clip = len(found.text_encoder.own_names) if found.text_encoder else 0
     text = f" ({in_clip} in the text encoder at {source.scale * clip_scale:.2f})" if in_clip else ""
-    layers = f"{found.applied} of {total} layers{text}, {ranks_as_text(source.adapter.ranks)}"
+    layers = f"{found.applied} of {total} layers{text}, {_kind_and_rank(source.adapter)}"
     scheduled = ", scheduled (a saved merge has the scale alone)" if source.schedule is not None else ""
     return f"{source.label}: {layers}, scale {source.scale:.2f}{scheduled}; {_state(found, record)}"
+
+
+def _kind_and_rank(adapter: QRLoRA) -> str:
+    """``rank 16``, ``LoKr, rank 16`` or ``OFT``, which has none."""
+    ranks = [ranks_as_text(adapter.ranks)] if adapter.ranks or not adapter.kinds else []
+    return ", ".join([*adapter.kinds, *ranks])
 
 
 def _line_of_two(first: SourceReport, second: SourceReport, pair: Neighbours) -> str:

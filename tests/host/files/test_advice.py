@@ -24,10 +24,13 @@ def test_every_reason_has_advice_and_the_kind_of_error_stays(reason: Reason) -> 
 
 
 def test_a_kind_that_is_not_read_says_what_reads_it_in_the_picker_too(tmp_path: Any) -> None:
-    path = tmp_path / "dora.safetensors"
+    path = tmp_path / "wider.safetensors"
     factors = {f"a.lora_{part}.weight": torch.ones(2, 2) for part in ("up", "down")}
-    save_file({**factors, "a.dora_scale": torch.ones(2, 1)}, path)
+    save_file({**factors, "a.reshape_weight": torch.tensor([2, 2])}, path)
     for read in (load, facts_of):
-        with pytest.raises(AdapterFileError, match=r"^dora\.safetensors: this is a DoRA") as raised, advised():
+        with (
+            pytest.raises(AdapterFileError, match=r"^wider\.safetensors: this is a LoRA that reshapes") as raised,
+            advised(),
+        ):
             read(path)
         assert str(raised.value).count("Load it with ComfyUI's own LoRA loader") == 1

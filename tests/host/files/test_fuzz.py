@@ -39,6 +39,7 @@ from comfyui_qr_lora.qrlora_core import (
     QRLoRAError,
     Term,
     TrainingState,
+    load_adapter,
     merge,
     save_adapter,
     save_training,
@@ -92,15 +93,51 @@ def good_files(folder: Path, bases: BasisStore) -> dict[str, Path]:
             "lora_unet_conv.lora_down.weight": down.reshape(RANK, WIDTH, 1, 1),
         },
     }
+    loras |= {kind: {f"lora_unet_a.{part}": tensor for part, tensor in own.items()} for kind, own in kinds().items()}
     files = {kind: folder / f"{kind}.safetensors" for kind in ("full", "qr", "merged", "compact", "training", *loras)}
     save_adapter(full, files["full"])
     save_adapter(QRLoRA(variant), files["qr"])
     save_adapter(merged, files["merged"])
     save_adapter(full, files["compact"], format="compact", dtype=torch.float32, bases=bases)
+    for kind in [*kinds()]:
+        save_file({name: tensor.clone() for name, tensor in loras[kind].items()}, files[kind])
+        files[f"full {kind}"] = folder / f"full {kind}.safetensors"
+        save_adapter(load_adapter(files[kind]), files[f"full {kind}"])
     save_training(TrainingState(full, state, {"updates": 3}), files["training"])
     for kind, tensors in loras.items():
         save_file({name: tensor.clone() for name, tensor in tensors.items()}, files[kind], metadata={"note": "x"})
     return files
+
+
+def kinds() -> dict[str, dict[str, torch.Tensor]]:
+    """The tensors of a layer of every other kind, by how their keys end."""
+    left, right = normal(3, 2, seed=1), normal(4, 5, seed=2)
+    tucker = {
+        "lokr_w2_a": normal(2, 4, seed=3),
+        "lokr_w2_b": normal(2, 5, seed=4),
+        "lokr_t2": normal(2, 2, 3, 3, seed=5),
+    }
+    lokr = {
+        "lokr_w1": left,
+        "lokr_w2_a": normal(4, 2, seed=3),
+        "lokr_w2_b": normal(2, 5, seed=4),
+        "alpha": torch.ones(()),
+    }
+    up, down = normal(OUT, RANK, seed=1), normal(RANK, WIDTH, seed=2)
+    lora = {"lora_up.weight": up, "lora_down.weight": down}
+    glora = {f"{name}.weight": factor for name, factor in zip(("b1", "b2"), (up, down), strict=True)}
+    glora |= {"a1.weight": normal(WIDTH, RANK, seed=3), "a2.weight": normal(RANK, WIDTH, seed=4)}
+    halves = {f"hada_w{side}_{part}": factor for side in (1, 2) for part, factor in (("a", up), ("b", down))}
+    return {
+        "lokr": lokr, "whole lokr": {"lokr_w1": left, "lokr_w2": right}, "loha": halves, "glora": glora,
+        "tucker lokr": {"lokr_w1": left, **tucker}, "dora": {**lora, "dora_scale": normal(1, WIDTH, seed=3)},
+        "dora lokr": {**lokr, "dora_scale": normal(OUT, 1, seed=3)},
+        "peft dora": {**lora, "lora_magnitude_vector": normal(OUT, seed=3)},
+        "oft": {"oft_blocks": normal(3, 4, 4, seed=1), "rescale": normal(OUT, 1, seed=2)},
+        "ia3": {"weight": normal(OUT, seed=1), "on_input": torch.ones(())},
+        "boft": {"oft_blocks": normal(1, 3, 4, 4, seed=1), "rescale": normal(OUT, 1, seed=2)},
+        "replaced": {"set_weight": normal(OUT, WIDTH, seed=1), "diff_b": normal(OUT, seed=2)},
+    }  # fmt: skip
 
 
 @dataclass
@@ -122,8 +159,8 @@ class Parsed:
         return [name for name in self.header if name != "__metadata__" and not name.startswith("training_state.")]
 
     def matrices(self) -> list[str]:
-        """Those that are not alpha, whose dtype and shape are free."""
-        return [name for name in self.names() if not name.endswith("alpha")]
+        """Those that are no single number or name, whose dtype and shape are free."""
+        return [name for name in self.names() if not name.endswith(("alpha", ".scale", ".kind", ".on_input"))]
 
     def changed(self, name: str, **entries: Any) -> bytes:
         """The file with another entry for one tensor."""
@@ -306,7 +343,7 @@ def names_of_no_layer(rng: random.Random, good: Parsed) -> bytes:
 
 @mutation(IN_PART, 10)
 def not_finite(rng: random.Random, good: Parsed) -> bytes:
-    name = rng.choice(good.names())
+    name = rng.choice([name for name in good.names() if good.header[name]["dtype"] in ("F32", "F64")])
     start, end = good.header[name]["data_offsets"]
     code = {"F32": "<f", "F64": "<d"}[good.header[name]["dtype"]]
     value = struct.pack(code, rng.choice([float("nan"), float("inf"), float("-inf")]))
@@ -476,7 +513,7 @@ def swapped_keys(rng: random.Random, good: Parsed) -> bytes:
         for two in good.matrices()
         if good.header[one]["shape"] != good.header[two]["shape"] and one.split(".lora")[0] == two.split(".lora")[0]
     ]
-    pairs = pairs or [tuple(good.matrices()[:2])]  # type: ignore[list-item]
+    pairs = pairs or [tuple(good.names()[:2])]  # type: ignore[list-item]
     one, two = rng.choice(pairs)
     swap = {one: two, two: one}
     return packed({swap.get(name, name): entry for name, entry in good.header.items()}, good.data)
@@ -503,7 +540,7 @@ def with_a_tensor_more(rng: random.Random, good: Parsed) -> bytes:
         ".weight",
         ".lora.0.q.weight",
         ".lora.q",
-        ".set_weight",
+        ".reshape_weight",
         ".lora_up.bias",
     ]
     size = len(good.data)
@@ -573,8 +610,11 @@ def mutated(goods: list[Parsed], *, share: float = 1.0) -> Iterator[tuple[str, s
     for name, (function, expected, count) in MUTATIONS.items():
         for good in goods:
             rng = random.Random(f"{SEED} {name} {good.kind}")
-            for _ in range(max(1, round(count * share))):
-                yield f"{name} {good.kind}", expected, function(rng, good)
+            own_share = share * (0.2 if good.kind.removeprefix("full ") in kinds() else 1.0)  # there are many of them
+            for _ in range(max(1, round(count * own_share))):
+                # The two sides of a Kronecker product are any, and as well each other's.
+                told = EITHER if "lokr" in good.kind and function is swapped_keys else expected
+                yield f"{name} {good.kind}", told, function(rng, good)
 
 
 class Memory:

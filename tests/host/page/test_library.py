@@ -223,7 +223,7 @@ def test_the_header_tells_what_loading_tells(tmp_path: Path, format: str, kind: 
     assert told["ranks"] == [min(loaded.ranks), max(loaded.ranks)]
 
 
-@pytest.mark.parametrize("key", ["a.hada_w1_a", "model.weight", "a.oft_blocks"])
+@pytest.mark.parametrize("key", ["a.ia3_l", "model.weight", "a.oft_r"])
 def test_what_is_no_adapter_is_refused_as_loading_does(tmp_path: Path, key: str) -> None:
     path = tmp_path / "x.safetensors"
     save_file({key: torch.zeros(2)}, path)
