@@ -69,7 +69,11 @@ class Layer:
     @property
     def rank(self) -> int:
         """Sum of all ranks: an upper bound of that of the delta, where that is the same for every base weight."""
-        return sum(part.rank for part in (*self.terms, *self.changes))
+        return sum(part.rank for part in self._parts)
+
+    @property
+    def _parts(self) -> Sequence[Term | Change]:
+        return (*self.terms, *self.changes)
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
@@ -94,7 +98,7 @@ class Layer:
 
     def is_finite(self) -> bool:
         """True when no number in it is NaN or infinite, nor in its delta in float32."""
-        return all(part.is_finite() for part in (*self.terms, *self.changes))
+        return all(part.is_finite() for part in self._parts)
 
     def as_terms(self) -> Layer:
         """The same delta in terms alone, exactly.

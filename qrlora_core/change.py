@@ -45,10 +45,13 @@ class Change(ABC):
     Attributes:
         tag: its name in files, never changed once released.
         stage: see `Stage`.
+        act: what is computed while the layer runs, but for the scale: from the tensors by part, and an input or an
+            output with its channels last; of `Stage.INPUT` from an input as it is, and the layer's `Product`.
     """
 
     tag: ClassVar[str]
     stage: ClassVar[Stage]
+    act: ClassVar[Callable[..., Tensor]]
 
     kind: str
     scale: float = 1.0

@@ -115,9 +115,11 @@ class Dora(Change):
         """``g``: (in,) or (out,)."""
         magnitude, tiny = self.magnitude.to(base), torch.finfo(torch.float32).eps
         if self.norms is Norms.COLUMNS:
-            return magnitude / (changed.transpose(0, 1).flatten(1).norm(dim=1) + tiny)
-        of = base if self.norms is Norms.ROWS_OF_BASE else changed
-        return magnitude / (of.flatten(1).norm(dim=1) + tiny)
+            rows = changed.transpose(0, 1)
+        else:
+            rows = base if self.norms is Norms.ROWS_OF_BASE else changed
+        norms: Tensor = torch.linalg.vector_norm(rows.flatten(1), dim=1)
+        return magnitude / (norms + tiny)
 
 
 def _along(factors: Tensor, norms: Norms, weight: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ def _of_parts(a: Term | Change, b: Term | Change) -> float:
 
 
 def _is_plain(part: Term | Change) -> TypeGuard[Kronecker]:
-    return isinstance(part, Kronecker) and part.rows is part.inputs is part.outputs is None
+    return isinstance(part, Kronecker) and not (part.rows or part.inputs is not None or part.outputs is not None)
 
 
 def _terms(part: Term | Change) -> tuple[Term, ...]:
@@ -61,7 +61,10 @@ def _terms(part: Term | Change) -> tuple[Term, ...]:
 
 def _right(change: Kronecker) -> Term:
     """The right factor as a term of scaling 1."""
-    return from_difference(change.right[0]) if len(change.right) == 1 else Term(*change.right)
+    if len(change.right) == 1:
+        return from_difference(change.right[0])
+    up, down = change.right
+    return Term(up, down)
 
 
 def _of_terms(a: Term, b: Term) -> float:

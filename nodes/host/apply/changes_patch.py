@@ -12,7 +12,7 @@ from torch import Tensor
 from ....qrlora_core import Layer
 
 
-class ChangesPatch(WeightAdapterBase):  # type: ignore[misc]
+class ChangesPatch(WeightAdapterBase):
     """``W + strength * sum_i scale_i (W_i' - W)``, with the weight W that it is given.
 
     The host makes some of its adapters anew from what is in ``weights``.

@@ -39,8 +39,7 @@ class LiveChange:
 
     def of(self, values: Tensor, *more: Any) -> Tensor:
         """What it makes of an input or an output, times its scale."""
-        act: Any = self.kind.act
-        made: Tensor = act(self.tensors, values, *more)
+        made = self.kind.act(self.tensors, values, *more)
         return made * self.scale.to(made.dtype)
 
 
