@@ -10,7 +10,7 @@ from ...qrlora_core import QRLoRAError, Reason
 _ADVICE = {
     Reason.OTHER_BASE: "Connect that model.",
     Reason.BASE_NEEDED: "Connect it to the input model of Load QR-LoRA.",
-    Reason.CONTAINS_BASE: "Merge it with merge_mode add; or put QR-LoRA Rebase with this model before, which makes a "
+    Reason.CONTAINS_BASE: "Merge it with mode add; or put QR-LoRA Rebase with this model before, which makes a "
     "low-rank adapter of it.",
     Reason.NOT_LOW_RANK: "Or put QR-LoRA Rebase before, with a rank: it says what of the adapter that keeps.",
     Reason.NOT_ON_ONE_BASIS: "Or put QR-LoRA Rebase before.",

@@ -2,7 +2,7 @@
 
 /**
  * @typedef {{ name: string, layers: number, applied: number, rank: string, basis: string, other_base: string, warnings: string[] }} Adapter
- * @typedef {{ product: number, energy_first: number, energy_second: number }} Neighbours
+ * @typedef {{ product: number | null, energy_first: number, energy_second: number }} Neighbours
  * @typedef {{ slots: number[], adapters: Adapter[], neighbours: Neighbours[] }} Told what a merge tells
  * @typedef {[string, string]} Line and its look
  */
@@ -56,6 +56,7 @@ export class Result {
     const [a, b] = slots.map((slot) => mix.sentScale(this.node, slot));
     if (first < 0 || !a || !b) return null;
     const { product, energy_first, energy_second } = this.told.neighbours[first];
+    if (product === null) return null;
     const energy = a * a * energy_first + b * b * energy_second;
     return energy ? (2 * a * b * product) / energy : null;
   }

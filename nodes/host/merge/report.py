@@ -87,7 +87,7 @@ def report_merge(
     if record.concatenated:
         lines.append(
             f"different bases in {len(record.concatenated)} layers: their deltas were added side by side, exactly. "
-            "They are ordinary LoRAs, or were trained on other base models or machines, at another rank, or with the "
+            "They are ordinary LoRAs or of other kinds, or were trained on other base models or machines, at another rank, or with the "
             "variant qr."
         )
     return lines
@@ -151,7 +151,7 @@ def overview(reports: Sequence[SourceReport], neighbours: Sequence[Neighbours], 
             for found in reports
         ],
         "neighbours": [
-            {name: value if math.isfinite(value) else 0.0 for name, value in asdict(pair).items()}  # for JSON
+            {name: value if math.isfinite(value) else None for name, value in asdict(pair).items()}  # for JSON
             for pair in neighbours
         ],
     }
@@ -189,6 +189,8 @@ def _basis(matched: Match, record: MergeRecord) -> str:
         return "alone on its layers"
     if not different:
         return "shared basis"
+    if any(layer.changes for layer in matched.adapter.layers.values()):
+        return "beside the others"
     return f"shared basis in {shared} layers, own basis in {different}" if shared else "own basis"
 
 
