@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from devtools.server import Server
 
-from ..support.desk import MERGE, Desk, compose, look_at
+from ..support.desk import Desk, compose, look_at
 
 pytestmark = [pytest.mark.web, pytest.mark.server]
 
