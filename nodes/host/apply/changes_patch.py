@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from comfy.weight_adapter import WeightAdapterBase
 from torch import Tensor
 
-from ....qrlora_core import Layer
+from ....qrlora_core.change import Change
 
 
 class ChangesPatch(WeightAdapterBase):
     """``W + strength * sum_i scale_i (W_i' - W)``, with the weight W that it is given.
 
-    The host makes some of its adapters anew from what is in ``weights``.
-
     Args:
-        layer: of changes alone.
-        scale_of_input: what the host's layer multiplies its input by, see `weights.input_scale`: the stored weight is
-            divided by it.
+        loaded_keys: as every adapter of the host's has, which makes others of them where a weight is not loaded.
+        weights: the changes of one layer; and what the host's layer multiplies its input by, or None, see
+            `weights.input_scale`: the stored weight is divided by it.
     """
 
     name = "qr_lora_changes"
 
-    def __init__(self, layer: Layer, scale_of_input: Tensor | None) -> None:
-        self.loaded_keys = set[str]()
-        self.weights = (layer, scale_of_input)
+    def __init__(self, loaded_keys: set[str], weights: tuple[Sequence[Change], Tensor | None]) -> None:
+        self.loaded_keys = loaded_keys
+        self.weights = weights
 
     def calculate_weight(
         self,
@@ -41,12 +39,9 @@ class ChangesPatch(WeightAdapterBase):
         _original_weight: Any = None,
     ) -> Tensor:
         """What the host calls; in place, since it may be given some rows of a weight."""
-        layer, scale_of_input = self.weights
-        base = weight.float()
-        if scale_of_input is None:
-            delta = layer.delta_weight(base)
-        else:
-            scale = scale_of_input.to(base)
-            delta = layer.delta_weight(base * scale) / scale
+        changes, scale_of_input = self.weights
+        scale = 1.0 if scale_of_input is None else scale_of_input.to(weight.device, torch.float32)
+        base = weight.float() * scale
+        delta = torch.stack([change.delta_weight(base) for change in changes]).sum(0) / scale
         weight += function((strength * delta).to(weight.dtype))
         return weight

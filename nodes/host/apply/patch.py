@@ -42,7 +42,7 @@ def add_layers(clone: Patcher, match: Match, scale: float) -> None:
     for path, target in match.targets.items():
         layer, scale_of_input = match.adapter.layers[path], _input_scale(clone, target)
         if layer.changes:
-            pending.append((target.patch_key, ChangesPatch(layer.with_terms((), layer.changes), scale_of_input)))
+            pending.append((target.patch_key, ChangesPatch(set(), (layer.changes, scale_of_input))))
         pending += [(target.patch_key, _as_lora(term, scale_of_input)) for term in layer.terms]
     while pending:  # a round takes one patch per key; terms of one layer, and names for one weight, need several
         patches: dict[Entry, WeightAdapterBase] = {}
