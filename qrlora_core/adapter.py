@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -130,17 +131,17 @@ class Layer:
         Raises:
             AdapterError: a change that cannot be for such a weight.
         """
-        if self.shape == shape:
+        shaped_changes = [change.in_shape(_own_shape(change, shape)) for change in self.changes]
+        if self.shape == shape and all(map(operator.is_, shaped_changes, self.changes)):
             return self
         terms, changes = list(self.terms), list[Change]()
-        for change in self.changes:
-            found = change.in_shape(shape)
+        for change, found in zip(self.changes, shaped_changes, strict=True):
             if found is not None:
                 changes.append(found)
             elif change.is_sum:
                 terms += change.terms()
             else:
-                raise AdapterError(f"{change.kind} for a weight {self.shape} is none for a weight {shape}.")
+                raise AdapterError(f"{change.kind} that does not fit a weight {shape}.")
         shaped = (replace(term, delta_r=term.delta_r.reshape(term.rank, *shape[1:])) for term in terms)
         return self.with_terms(shaped, changes)
 
@@ -158,6 +159,11 @@ class Layer:
             return torch.stack([term.delta_weight() for term in self.as_terms().terms]).sum(0)
         parts = [*(_delta_like(term, base) for term in self.terms), *(own.delta_weight(base) for own in self.changes)]
         return torch.stack([part.reshape(base.shape) for part in parts]).sum(0)
+
+
+def _own_shape(change: Change, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Of what it changes, in a weight of this shape."""
+    return shape if change.rows is None else (change.rows[1], *shape[1:])
 
 
 def _delta_like(term: Term, base: Tensor) -> Tensor:

@@ -51,10 +51,12 @@ class Dora(Change):
         if not all(change.is_sum for change in self.layer.changes) or self.layer.is_vector:
             raise AdapterError(f"{self.kind}: expected norms of a sum with a weight.")
         side = 1 if self.norms is Norms.COLUMNS else 0
-        if len(self.magnitude) != self.layer.shape[side]:
+        count, expected = len(self.magnitude), self.layer.shape[side]
+        # Of a convolution that is flattened each column is one of the input's, times the kernel's places.
+        is_flattened = self.norms is Norms.COLUMNS and len(self.layer.shape) == 2 and expected % max(count, 1) == 0
+        if count != expected and not is_flattened:
             raise AdapterError(
-                f"{self.kind}: expected {self.layer.shape[side]} magnitudes for a weight of "
-                f"{self.layer.shape}, found {len(self.magnitude)}."
+                f"{self.kind}: expected {expected} magnitudes for a weight of {self.layer.shape}, found {count}."
             )
 
     @property
@@ -88,7 +90,8 @@ class Dora(Change):
         """See `Change`."""
         if self.norms is Norms.COLUMNS and len(self.magnitude) != shape[1]:
             return None
-        return replace(self, layer=self.layer.in_shape(shape))
+        layer = self.layer.in_shape(shape)
+        return self if layer is self.layer else replace(self, layer=layer)
 
     def effect(self, base: Tensor) -> Tensor:
         """See `Change`."""
@@ -115,6 +118,10 @@ class Dora(Change):
         """``g``: (in,) or (out,)."""
         magnitude, tiny = self.magnitude.to(base), torch.finfo(torch.float32).eps
         if self.norms is Norms.COLUMNS:
+            if len(magnitude) != base.shape[1]:
+                raise AdapterError(
+                    f"{self.kind}: expected a weight of {len(magnitude)} inputs, found {tuple(base.shape)}."
+                )
             rows = changed.transpose(0, 1)
         else:
             rows = base if self.norms is Norms.ROWS_OF_BASE else changed
