@@ -25,12 +25,13 @@ def tensors_of(adapter: QRLoRA, dtype: torch.dtype | None = None) -> Iterator[tu
     kohya's names and endings, which every tool for SD1.5 and SDXL reads.
     """
     names = _Names(adapter.layers)
-    for stem, layer in _by_stem(adapter, names).items():
+    for stem, given in _by_stem(adapter, names).items():
+        layer = _as_low_rank(stem, given)
         if layer.is_vector:
             key = _difference_key(stem)
             yield key, rounded(key, layer.delta_weight().flatten(), dtype or torch.float32)
             continue
-        up, down = _balanced(*to_lora(_as_low_rank(stem, layer)))
+        up, down = _balanced(*to_lora(layer))
         is_kohyas = names.are_kohyas and "." not in stem
         endings = ("lora_up", "lora_down") if is_kohyas else ("lora_B", "lora_A")
         for ending, factor in zip(endings, (up, down), strict=True):

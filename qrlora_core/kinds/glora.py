@@ -45,4 +45,8 @@ def _is_old(a1: Tensor, a2: Tensor, b1: Tensor, b2: Tensor) -> bool:
     return fits_old and (not fits_new or a2.shape[0] >= a2.shape[1])
 
 
-GLORA = Kind("GLoRA", endings((*_FACTORS, "bm"), ".weight"), _layer)
+def _notes(tensors: Mapping[str, Tensor]) -> str:
+    return "GLoRA in Tucker form, whose core ComfyUI's own loader leaves out" if "bm" in tensors else ""
+
+
+GLORA = Kind("GLoRA", endings((*_FACTORS, "bm"), ".weight"), _layer, notes=_notes)

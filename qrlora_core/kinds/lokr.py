@@ -67,7 +67,10 @@ def _multiplied(factors: tuple[Tensor, ...]) -> Tensor:
 
 
 def _notes(tensors: Mapping[str, Tensor]) -> str:
-    return "LoKr in Tucker form, on which ComfyUI's own loader stops" if "lokr_t2" in tensors else ""
+    if "lokr_t2" in tensors:
+        return "LoKr in Tucker form, on which ComfyUI's own loader stops"
+    has_kernel = any(tensors[part].ndim > 2 for part in ("lokr_w2_a", "lokr_w2_b") if part in tensors)
+    return "LoKr of a product with a kernel, on which ComfyUI's own loader stops" if has_kernel else ""
 
 
 LOKR = Kind("LoKr", endings(_NAMES), _layer, notes=_notes)
