@@ -1,4 +1,4 @@
-"""Changes other than low-rank terms as one of the host's weight adapters."""
+"""Changes other than low-rank terms as one of the host's weight adapters: all of one weight together."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from comfy.weight_adapter import WeightAdapterBase
 from torch import Tensor
 
 from ....qrlora_core.change import Change
+from .part import Rows
+
+RowsChange = tuple[Rows | None, Change]
 
 
 class ChangesPatch(WeightAdapterBase):
@@ -17,13 +20,13 @@ class ChangesPatch(WeightAdapterBase):
 
     Args:
         loaded_keys: as every adapter of the host's has, which makes others of them where a weight is not loaded.
-        weights: the changes of one layer; and what the host's layer multiplies its input by, or None, see
-            `weights.input_scale`: the stored weight is divided by it.
+        weights: the changes of one weight, each with the rows that it is for, or None for all; and what the host's
+            layer multiplies its input by, or None, see `weights.input_scale`: the stored weight is divided by it.
     """
 
     name = "qr_lora_changes"
 
-    def __init__(self, loaded_keys: set[str], weights: tuple[Sequence[Change], Tensor | None]) -> None:
+    def __init__(self, loaded_keys: set[str], weights: tuple[Sequence[RowsChange], Tensor | None]) -> None:
         self.loaded_keys = loaded_keys
         self.weights = weights
 
@@ -42,6 +45,10 @@ class ChangesPatch(WeightAdapterBase):
         changes, scale_of_input = self.weights
         scale = 1.0 if scale_of_input is None else scale_of_input.to(weight.device, torch.float32)
         base = weight.float() * scale
-        delta = torch.stack([change.delta_weight(base) for change in changes]).sum(0) / scale
-        weight += function((strength * delta).to(weight.dtype))
+        delta = torch.zeros_like(base)
+        for rows, change in changes:
+            (delta if rows is None else delta.narrow(0, *rows)).add_(
+                change.delta_weight(base if rows is None else base.narrow(0, *rows))
+            )
+        weight += function((strength * delta / scale).to(weight.dtype))
         return weight

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import Any
+
 import torch
 from comfy.weight_adapter import LoRAAdapter, WeightAdapterBase
 from torch import Tensor
@@ -11,7 +14,7 @@ from ..model.host_types import Entry, Patcher
 from ..model.key_map import Target
 from ..model.matching import Match
 from ..model.weights import input_scale
-from .changes_patch import ChangesPatch
+from .changes_patch import ChangesPatch, RowsChange
 from .kept_results import keep_nothing
 
 
@@ -38,16 +41,29 @@ def add_layers(clone: Patcher, match: Match, scale: float) -> None:
     Raises:
         QRLoRAError: the host did not take every patch.
     """
-    pending: list[tuple[Entry, WeightAdapterBase]] = []
-    for path, target in match.targets.items():
-        layer, scale_of_input = match.adapter.layers[path], _input_scale(clone, target)
-        if layer.changes:
-            pending.append((target.patch_key, ChangesPatch(set(), (layer.changes, scale_of_input))))
-        pending += [(target.patch_key, _as_lora(term, scale_of_input)) for term in layer.terms]
+    changes = dict(_changes(clone, match))
+    if changes:
+        _add_all(clone, match.adapter, changes, scale)
+    pending = [
+        (target.patch_key, _as_lora(term, _input_scale(clone, target)))
+        for path, target in match.targets.items()
+        for term in match.adapter.layers[path].terms
+    ]
     while pending:  # a round takes one patch per key; terms of one layer, and names for one weight, need several
-        patches: dict[Entry, WeightAdapterBase] = {}
+        patches: dict[Entry, LoRAAdapter] = {}
         pending = [(key, lora) for key, lora in pending if patches.setdefault(key, lora) is not lora]
         _add_all(clone, match.adapter, patches, scale)
+
+
+def _changes(clone: Patcher, match: Match) -> Iterator[tuple[str, ChangesPatch]]:
+    """By weight: one of its rows must not see what another has added, and the whole of it nothing of either."""
+    changes: dict[str, list[RowsChange]] = {}
+    for path, target in match.targets.items():
+        changes.setdefault(target.key, []).extend((target.rows, own) for own in match.adapter.layers[path].changes)
+    targets = {target.key: target for target in match.targets.values()}
+    for key, own in changes.items():
+        if own:
+            yield key, ChangesPatch(set(), (own, _input_scale(clone, targets[key])))
 
 
 def _input_scale(patcher: Patcher, target: Target) -> Tensor | None:
@@ -57,7 +73,7 @@ def _input_scale(patcher: Patcher, target: Target) -> Tensor | None:
     return input_scale(patcher.model.get_submodule(target.module))
 
 
-def _add_all(clone: Patcher, adapter: QRLoRA, patches: dict[Entry, WeightAdapterBase], scale: float) -> None:
+def _add_all(clone: Patcher, adapter: QRLoRA, patches: Mapping[Any, WeightAdapterBase], scale: float) -> None:
     taken = clone.add_patches(patches, scale)
     if len(taken) != len(patches):
         refused = [str(key) for key in patches if key not in taken]
