@@ -104,12 +104,12 @@ class LiveChanges:
     def _for(self, change: LiveChange, x: Tensor) -> LiveChange:
         """On the device and in the dtype of x; autograd refuses to save what the host has moved in inference mode."""
 
-        def fit(tensor: Tensor) -> Tensor:
-            own = tensor.to(x.device, x.dtype)
+        def fit(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+            own = tensor.to(x.device, dtype)
             return own.clone() if torch.is_grad_enabled() and own.is_inference() else own
 
-        tensors = {name: fit(tensor) for name, tensor in change.tensors.items()}
-        return replace(change, tensors=tensors, scale=change.scale.to(x.device))
+        tensors = {name: fit(tensor, x.dtype) for name, tensor in change.tensors.items()}
+        return replace(change, tensors=tensors, scale=fit(change.scale, change.scale.dtype))
 
     def change(self, weight: Tensor) -> Tensor:
         """float32, in the shape of the layer's weight, for a model that multiplies with it by itself."""
