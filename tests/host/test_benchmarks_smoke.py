@@ -37,6 +37,7 @@ def run_quick(name: str) -> str:
         ("files", 12),
         ("libraries", 5),
         ("library", 1),
+        ("kinds", 1),
         ("train_start", 1),
     ],
 )
@@ -47,3 +48,8 @@ def test_quick_run_prints_claims_that_hold(name: str, claims: int) -> None:
 
 def test_quick_overhead_decides_nothing() -> None:
     assert run_quick("overhead").count("not decided with --quick") == 2
+
+
+def test_quick_times_of_kinds_are_a_table() -> None:
+    rows = [line for line in run_quick("kinds_time").splitlines() if line.startswith("| ")]
+    assert len(rows) > 10
