@@ -25,11 +25,13 @@ class LostLayer:
         why: in words, without its name.
         reason: see `Reason`.
         of_all: what is to be said where the whole file is refused for such layers; by default ``why``, with the name.
+        is_vital: whether the rest of the file is of no use without it.
     """
 
     why: str
     reason: Reason | None = None
     of_all: str = ""
+    is_vital: bool = False
 
 
 @dataclass
@@ -62,11 +64,13 @@ class LeftOut:
         return "; ".join(told)
 
     def refusal(self, served: Collection[str]) -> tuple[str, Reason | None] | None:
-        """Why the file is refused, and its reason: hardly anything of it serves. None where enough does.
+        """Why the file is refused, and its reason: hardly anything of it serves, or not what matters; or None.
 
         Args:
             served: names of the layers that serve. Tensors beside one of these do not count as lost.
         """
+        if vital := next((found for found in self.layers.values() if found.is_vital), None):
+            return vital.of_all or vital.why, vital.reason
         lost = len(self.layers) + sum(not _is_beside(key, served) for key in self.tensors)
         if served and LEAST_SHARE * len(served) >= len(served) + lost:
             return None

@@ -219,7 +219,7 @@ class _Group:
         if self.other is not None:
             kind, key = self.other
             told = f"{kind.name} ({key!r}), a kind that is not supported."
-            left_out.layers[self.stem] = LostLayer(told, Reason.OTHER_KIND, f"this is a {told}")
+            left_out.layers[self.stem] = LostLayer(told, Reason.OTHER_KIND, f"this is a {told}", kind.is_vital)
         elif self.clash:
             left_out.layers[self.stem] = LostLayer(self.clash, Reason.OTHER_KIND)
         return self.other is not None or bool(self.clash)

@@ -23,6 +23,7 @@ class Kind:
             gets, and the layer. None for a kind that is not served: files of it are refused by its name.
         ranked: the part whose first side is the rank; empty where a layer has none. A missing alpha is its rank then.
         beside: endings of keys that are parts of it where the layer has one that `part` knows, such as ``.weight``.
+        is_vital: of a kind that is not served, whether the rest of a file is of no use without its layers.
         notes: what is to be told of a layer with these parts, because other programs read it otherwise; empty: nothing.
     """
 
@@ -31,4 +32,5 @@ class Kind:
     layer: Callable[[str, Mapping[str, Tensor], float], tuple[str, Layer]] | None = None
     ranked: str = ""
     beside: Mapping[str, str] = field(default_factory=dict)
+    is_vital: bool = False
     notes: Callable[[Mapping[str, Tensor]], str] = lambda tensors: ""

@@ -7,14 +7,14 @@ import re
 from .kind import Kind
 
 
-def _refused(name: str, pattern: str) -> Kind:
+def _refused(name: str, pattern: str, *, is_vital: bool = False) -> Kind:
     found = re.compile(pattern)
 
     def part(key: str) -> tuple[str, str] | None:
         match = found.search(key)
         return (key[: match.start()], "refused") if match and match.start() else None
 
-    return Kind(name, part)
+    return Kind(name, part, is_vital=is_vital)
 
 
 REFUSED = [
@@ -22,5 +22,6 @@ REFUSED = [
     _refused("OFT of PEFT", r"\.b?oft_"),
     _refused("IA3 of PEFT", r"\.ia3_"),
     _refused("VeRA", r"\.vera_"),
-    _refused("LoRA that reshapes weights", r"\.reshape_weight$"),
+    # FLUX's canny and depth: the first layer gets room for a picture, without which they control nothing.
+    _refused("LoRA that reshapes weights", r"\.reshape_weight$", is_vital=True),
 ]

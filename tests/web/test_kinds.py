@@ -28,7 +28,7 @@ def kinds(web_server: Server, adapters: tuple[str, str]) -> Iterator[None]:
     """A LoKr and an OFT for a layer of the playground's model, and a file that is not read."""
     trained = web_server.output_dir / adapters[0].removeprefix("output/")
     with safe_open(trained, "pt") as file:
-        key = next(key for key in file.keys() if key.endswith("to_q.lora.q.weight"))
+        key = next(key for key in file.keys() if key.endswith("to_q.lora.q.weight"))  # noqa: SIM118
         path, out = key.removesuffix(".lora.q.weight"), file.get_slice(key).get_shape()[0]
         width = file.get_slice(f"{path}.lora.delta_r.weight").get_shape()[1]
     torch.manual_seed(0)

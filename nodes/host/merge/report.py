@@ -87,8 +87,8 @@ def report_merge(
     if record.concatenated:
         lines.append(
             f"different bases in {len(record.concatenated)} layers: their deltas were added side by side, exactly. "
-            "They are ordinary LoRAs or of other kinds, or were trained on other base models or machines, at another rank, or with the "
-            "variant qr."
+            "They are ordinary LoRAs or of other kinds, or were trained on other base models or machines, at another "
+            "rank, or with the variant qr."
         )
     return lines
 

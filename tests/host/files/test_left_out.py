@@ -159,12 +159,6 @@ def of_integers(rng: random.Random, layer: str, tensors: Tensors) -> Tensors:
     return {**tensors, f"{layer}.lora_down.weight": torch.ones_like(tensors[f"{layer}.lora_down.weight"]).char()}
 
 
-def reshaping(rng: random.Random, layer: str, tensors: Tensors) -> Tensors:
-    """To the shape that it has."""
-    up, down = (tensors[f"{layer}.lora_{part}.weight"] for part in ("up", "down"))
-    return {**tensors, f"{layer}.reshape_weight": torch.tensor([up.shape[0], *down.shape[1:]])}
-
-
 def vera(rng: random.Random, layer: str, tensors: Tensors) -> Tensors:
     return {**tensors, f"{layer}.vera_lambda_b": torch.ones(3)}
 
@@ -186,7 +180,6 @@ LOST = {
     "nan": (with_a_number(float("nan")), ""),
     "infinity": (with_a_number(float("-inf")), ""),
     "integers": (of_integers, "ComfyUI's own LoRA loader applies it"),
-    "reshapes weights": (reshaping, "ComfyUI's own LoRA loader applies it"),
     "VeRA": (vera, "ComfyUI's own LoRA loader applies a part of it"),
     "norms of another size": (wrong_norms, ""),
     "torn LoKr": (torn_lokr, ""),
@@ -211,7 +204,7 @@ def test_layers_that_are_lost(name: str, kind: str) -> None:
     require_as_stock(name, file, rest, note)
 
 
-@pytest.mark.parametrize("kind", ["reshapes weights", "VeRA"])
+@pytest.mark.parametrize("kind", ["VeRA"])
 def test_what_is_said_of_the_stock_loader_is_so(kind: str) -> None:
     """It changes the picture with such a layer where the note says so; and only the rest where it takes a part."""
     make, of_stock = LOST[kind]
@@ -232,6 +225,26 @@ def test_a_kind_that_nobody_takes_is_not_sent_to_the_stock_loader(ending: str) -
     base = predict("sd3", model("sd3"))
     assert torch.equal(predict("sd3", by_stock(model("sd3"), file, 1.0)), base)
     with pytest.raises(AdapterFileError, match="ComfyUI's own LoRA loader does not apply it either"):
+        load(file)
+
+
+def reshaping(rng: random.Random, layer: str, tensors: Tensors) -> Tensors:
+    """To the shape that it has."""
+    up, down = (tensors[f"{layer}.lora_{part}.weight"] for part in ("up", "down"))
+    return {**tensors, f"{layer}.reshape_weight": torch.tensor([up.shape[0], *down.shape[1:]])}
+
+
+def test_a_lora_that_widens_a_layer_is_of_no_use_without_it() -> None:
+    """As FLUX's canny and depth: one such layer among many, and the whole file is for the stock loader."""
+    rng = random.Random(2)
+    layers = some_layers("sd3", rng)
+    first = next(iter(layers))
+    file = saved(
+        joined({layer: reshaping(rng, layer, own) if layer == first else own for layer, own in layers.items()})
+    )
+    base = predict("sd3", model("sd3"))
+    assert not torch.equal(predict("sd3", by_stock(model("sd3"), file, 1.0)), base)
+    with pytest.raises(AdapterFileError, match=r"reshapes weights.*Load it with ComfyUI's own LoRA loader"):
         load(file)
 
 
