@@ -23,7 +23,7 @@ class Butterfly(Change):
 
     Args:
         blocks: (m, count, size, size), size even; ``count * size`` outputs. Of rotations they are ``R - I``.
-        factors: (out,) of the rescaling after it, or None.
+        factors: (out,) of the rescaling after it, as in the file with ones for the other sides; or None.
     """
 
     tag = "butterfly"
@@ -40,8 +40,8 @@ class Butterfly(Change):
                 f"{self.kind}: expected blocks (stages, count, size, size) of an even size, with count a multiple of "
                 f"2^(stages - 1), found {tuple(self.blocks.shape)}."
             )
-        if self.factors is not None and len(self.factors) != count * size:
-            raise AdapterError(f"{self.kind}: expected {count * size} factors, found {len(self.factors)}.")
+        if self.factors is not None and self.factors.numel() != count * size:
+            raise AdapterError(f"{self.kind}: expected {count * size} factors, found {tuple(self.factors.shape)}.")
 
     @property
     def own_shape(self) -> tuple[int, ...]:
@@ -61,8 +61,8 @@ class Butterfly(Change):
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], kind: str, scale: float) -> Self:
         """See `Change`."""
-        require_tensors(kind, tensors, {"blocks": 4, **({"factors": 1} if "factors" in tensors else {})})
         factors = tensors.get("factors")
+        require_tensors(kind, tensors, {"blocks": 4, **({} if factors is None else {"factors": factors.ndim})})
         blocks = usual(tensors["blocks"])
         return cls(kind=kind, scale=scale, blocks=blocks, factors=None if factors is None else usual(factors))
 
@@ -81,7 +81,7 @@ class Butterfly(Change):
         for stage, own in enumerate(blocks):
             mixed = mixed + _mixed(own, mixed, half * 2**stage)
         if "factors" in tensors:
-            mixed = mixed * tensors["factors"].to(wide)
+            mixed = mixed * tensors["factors"].to(wide).flatten()
         return (mixed - start).to(outputs.dtype)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..adapter import Layer, QRLoRA
 from ..errors import AdapterFileError
 from ..metadata import FORMAT_VERSION, KINDS_KEY, VARIANT, VERSION_KEY
-from . import compact, full, lora, lora_writing
+from . import compact, full, lora, lora_writing, lycoris
 from .basis_store import BasisStore
 from .left_out import Elsewhere, LeftOut
 from .saved_metadata import KOHYAS_ALPHA, KOHYAS_RANK, OUR_ALPHA, OUR_RANK, with_truth
@@ -150,7 +150,17 @@ LORA = Format(
     lambda keys, _metadata: lora.kinds_of(keys),
     hashed=True,
 )
-FORMATS: list[Format] = [FULL, COMPACT, LORA]
+# Read as ordinary LoRAs are.
+LYCORIS = Format(
+    "lycoris",
+    lambda keys: False,
+    lora.header,
+    _read_lora,
+    lambda adapter, wanted: lycoris.tensors_of(adapter, wanted.dtype),
+    _lora_metadata,
+    hashed=True,
+)
+FORMATS: list[Format] = [FULL, COMPACT, LORA, LYCORIS]
 
 
 def format_named(name: str, what: str) -> Format:

@@ -41,6 +41,11 @@ def tensors_of(adapter: QRLoRA, dtype: torch.dtype | None = None) -> Iterator[tu
             yield f"{stem}.alpha", torch.tensor(float(down.shape[0]))
 
 
+def named_layers(adapter: QRLoRA) -> dict[str, Layer]:
+    """Layers by their name in the file."""
+    return _by_stem(adapter, _Names(adapter.layers))
+
+
 def _as_low_rank(stem: str, layer: Layer) -> Layer:
     """In terms, exactly: what is larger than the weight itself is no ordinary LoRA of any use."""
     if not layer.changes:

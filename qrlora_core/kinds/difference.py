@@ -36,4 +36,8 @@ def _layer(name: str, tensors: Mapping[str, Tensor], _alpha: float) -> tuple[str
     return name.removesuffix(".weight"), Layer((term,))
 
 
-DIFFERENCE = Kind("whole difference", _part, _layer)
+def _tensors(layer: Layer) -> dict[str, Tensor] | None:
+    return {"diff": layer.delta_weight().flatten()} if layer.is_vector and not layer.contains_base else None
+
+
+DIFFERENCE = Kind("whole difference", _part, _layer, write=_tensors)

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..adapter import Layer
 from ..changes.dora import Dora, Norms
 from ..errors import AdapterError
+from .tensors import lone_change
 
 _KEY = re.compile(r"^(?P<layer>.+)\.(?P<part>dora_scale|lora_magnitude_vector)(?:\.(?!bias$)[^.]+)?(?:\.weight)?$")
 PARTS = ("dora_scale", "lora_magnitude_vector")
@@ -55,6 +56,19 @@ def _norms(magnitude: Tensor, layer: Layer) -> Norms:
     if magnitude.ndim < 2 or magnitude.numel() != max(magnitude.shape):
         raise AdapterError(f"dora_scale: expected (1, in) or (out, 1), found {tuple(magnitude.shape)}.")
     return Norms.ROWS_OF_BASE if magnitude.shape[0] == layer.shape[0] else Norms.COLUMNS
+
+
+def magnitudes_of(layer: Layer) -> tuple[Layer, dict[str, Tensor]] | None:
+    """What is brought to norms, and the tensors of these by how their keys end; None where that is not all it is."""
+    change = lone_change(layer, Dora)
+    if change is None or change.scale != 1:
+        return None
+    kernel = (1,) * (len(change.shape) - 2)
+    values = change.magnitude.float()
+    if change.norms is Norms.ROWS:
+        return change.layer, {"lora_magnitude_vector": values}
+    shape = (1, -1) if change.norms is Norms.COLUMNS else (-1, 1)
+    return change.layer, {"dora_scale": values.reshape(*shape, *kernel)}
 
 
 def notes(tensors: Mapping[str, Tensor]) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from ..adapter import Layer
@@ -14,6 +15,7 @@ from ..changes.scales import ColumnScale, RowScale
 from ..errors import AdapterError
 from .keys import endings
 from .kind import Kind
+from .tensors import lone_change
 
 
 def _layer(name: str, tensors: Mapping[str, Tensor], _alpha: float) -> tuple[str, Layer]:
@@ -26,10 +28,21 @@ def _layer(name: str, tensors: Mapping[str, Tensor], _alpha: float) -> tuple[str
     return name, Layer((), changes=(own.of({"values": values.flatten()}, IA3.name, 1.0),))
 
 
+def _tensors(layer: Layer) -> dict[str, Tensor] | None:
+    change = lone_change(layer, RowScale) or lone_change(layer, ColumnScale)
+    if change is None:
+        return None
+    return {
+        "weight": change.scale * change.values.float(),
+        "on_input": torch.tensor(int(change.tag == ColumnScale.tag)),
+    }
+
+
 IA3 = Kind(
     "IA3",
     endings(("on_input",)),
     _layer,
     beside={".weight": "weight"},
+    write=_tensors,
     notes=lambda tensors: "IA3, which ComfyUI's own loader does not know",
 )

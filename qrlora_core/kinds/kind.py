@@ -24,6 +24,7 @@ class Kind:
         ranked: the part whose first side is the rank; empty where a layer has none. A missing alpha is its rank then.
         beside: endings of keys that are parts of it where the layer has one that `part` knows, such as ``.weight``.
         is_vital: of a kind that is not served, whether the rest of a file is of no use without its layers.
+        write: the tensors of a layer by how their keys end; None where the layer is not exactly one of this kind.
         notes: what is to be told of a layer with these parts, because other programs read it otherwise; empty: nothing.
     """
 
@@ -33,4 +34,5 @@ class Kind:
     ranked: str = ""
     beside: Mapping[str, str] = field(default_factory=dict)
     is_vital: bool = False
+    write: Callable[[Layer], dict[str, Tensor] | None] = lambda layer: None
     notes: Callable[[Mapping[str, Tensor]], str] = lambda tensors: ""

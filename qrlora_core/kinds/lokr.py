@@ -18,7 +18,7 @@ from ..changes.kronecker import Kronecker
 from ..errors import AdapterError
 from .keys import endings
 from .kind import Kind
-from .tensors import require_parts, require_room
+from .tensors import lone_change, require_parts, require_room
 
 _NAMES = ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")
 
@@ -66,6 +66,18 @@ def _multiplied(factors: tuple[Tensor, ...]) -> Tensor:
     return first.float() @ second.float()
 
 
+def _tensors(layer: Layer) -> dict[str, Tensor] | None:
+    """A kernel is flattened, as ComfyUI reads it in every form."""
+    change = lone_change(layer, Kronecker)
+    if change is None or change.inputs is not None or change.outputs is not None:
+        return None
+    if len(change.right) == 1:
+        return {"lokr_w1": change.scale * change.left.float(), "lokr_w2": change.right[0]}
+    up, down = change.right
+    alpha = torch.tensor(change.scale * len(down))
+    return {"lokr_w1": change.left, "lokr_w2_a": up, "lokr_w2_b": down.flatten(1), "alpha": alpha}
+
+
 def _notes(tensors: Mapping[str, Tensor]) -> str:
     if "lokr_t2" in tensors:
         return "LoKr in Tucker form, on which ComfyUI's own loader stops"
@@ -73,4 +85,4 @@ def _notes(tensors: Mapping[str, Tensor]) -> str:
     return "LoKr of a product with a kernel, on which ComfyUI's own loader stops" if has_kernel else ""
 
 
-LOKR = Kind("LoKr", endings(_NAMES), _layer, notes=_notes)
+LOKR = Kind("LoKr", endings(_NAMES), _layer, write=_tensors, notes=_notes)

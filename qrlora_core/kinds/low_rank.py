@@ -6,10 +6,11 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 
+import torch
 from torch import Tensor
 
 from ..adapter import Layer
-from ..functional.lora import from_lora
+from ..functional.lora import from_lora, to_lora
 from .kind import Kind
 from .tensors import require_parts
 
@@ -39,4 +40,11 @@ def _layer(name: str, tensors: Mapping[str, Tensor], alpha: float) -> tuple[str,
     return name, Layer((from_lora(tensors["up"], tensors["down"], alpha, tensors.get("mid")),))
 
 
-LOW_RANK = Kind("LoRA", _part, _layer, ranked="down")
+def _tensors(layer: Layer) -> dict[str, Tensor] | None:
+    if layer.changes or layer.is_vector:
+        return None
+    up, down = to_lora(layer)
+    return {"lora_up.weight": up, "lora_down.weight": down, "alpha": torch.tensor(float(len(down)))}
+
+
+LOW_RANK = Kind("LoRA", _part, _layer, ranked="down", write=_tensors)

@@ -21,9 +21,10 @@ from ..changes.butterfly import Butterfly
 from ..errors import AdapterError
 from .keys import endings
 from .kind import Kind
-from .tensors import require_parts
+from .tensors import lone_change, require_parts
 
 _BUTTERFLY = 4  # dimensions
+_ROUNDING = 1e-5  # of what is a rotation in float32
 
 
 def _layer(name: str, tensors: Mapping[str, Tensor], alpha: float) -> tuple[str, Layer]:
@@ -63,7 +64,31 @@ def _factors(tensors: Mapping[str, Tensor], out: int) -> Tensor | None:
     rescale = tensors.get("rescale")
     if rescale is not None and rescale.numel() != out:
         raise AdapterError(f"rescale: expected {out} numbers, found {tuple(rescale.shape)}.")
-    return None if rescale is None else rescale.flatten()
+    return rescale
+
+
+def _tensors(layer: Layer) -> dict[str, Tensor] | None:
+    """``B = Q / 2`` with ``Q = (R - I) (R + I)^-1``, of what this kind made: other matrices are no rotations."""
+    blocks, wings = lone_change(layer, BlockProduct), lone_change(layer, Butterfly)
+    if blocks is not None and blocks.scale == 1:
+        own = blocks.blocks.double() + torch.eye(blocks.blocks.shape[-1], dtype=torch.float64)
+        factors = torch.linalg.vector_norm(own, dim=-1)
+        turned, rescale = (own / factors[..., None]).transpose(1, 2), factors.flatten()[:, None]
+    elif wings is not None and wings.scale == 1:
+        turned = wings.blocks.double() + torch.eye(wings.blocks.shape[-1], dtype=torch.float64)
+        rescale = torch.ones(1) if wings.factors is None else wings.factors.double()
+    else:
+        return None
+    identity = torch.eye(turned.shape[-1], dtype=torch.float64)
+    if float((turned @ turned.transpose(-1, -2) - identity).abs().max()) > _ROUNDING:
+        return None
+    try:
+        skew = torch.linalg.solve(turned + identity, turned - identity, left=False)
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        return None
+    is_rescaled = float((rescale - 1).abs().max()) > _ROUNDING
+    own_tensors = {"oft_blocks": (skew / 2).float(), "alpha": torch.zeros(())}
+    return {**own_tensors, **({"rescale": rescale.float()} if is_rescaled else {})}
 
 
 def _notes(tensors: Mapping[str, Tensor]) -> str:
@@ -77,4 +102,4 @@ def _notes(tensors: Mapping[str, Tensor]) -> str:
     )
 
 
-OFT = Kind("OFT", endings(("oft_blocks",)), _layer, beside={".rescale": "rescale"}, notes=_notes)
+OFT = Kind("OFT", endings(("oft_blocks",)), _layer, beside={".rescale": "rescale"}, write=_tensors, notes=_notes)

@@ -35,4 +35,13 @@ def _layer(name: str, tensors: Mapping[str, Tensor], _alpha: float) -> tuple[str
     return name.removesuffix(".weight"), Layer((term,), changes=(minus_base,))
 
 
-REPLACEMENT = Kind("replaced weight", _part, _layer)
+def _tensors(layer: Layer) -> dict[str, Tensor] | None:
+    if len(layer.changes) != 1 or not isinstance(change := layer.changes[0], RowScale) or change.rows is not None:
+        return None
+    if not layer.terms or change.scale != 1 or not bool((change.values == -1).all()):
+        return None
+    new = layer.with_terms(layer.terms).delta_weight()
+    return {"set_weight": new.flatten() if layer.is_vector else new}
+
+
+REPLACEMENT = Kind("replaced weight", _part, _layer, write=_tensors)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from ..adapter import Layer
+from ..change import Change
 from ..errors import AdapterError, Reason
 
 _FLOATING = {
@@ -22,6 +25,17 @@ def require_parts(parts: Mapping[str, Tensor], names: Sequence[str]) -> None:
     for name, tensor in parts.items():
         if name != "alpha" and tensor.dtype not in _FLOATING:
             raise AdapterError(f"{name}: expected a floating dtype, found {tensor.dtype}.", Reason.OTHER_KIND)
+
+
+Kind_ = TypeVar("Kind_", bound=Change)
+
+
+def lone_change(layer: Layer, kind: type[Kind_]) -> Kind_ | None:
+    """The one change that a layer consists of, where it is of this class and for all rows."""
+    if layer.terms or layer.is_vector or len(layer.changes) != 1:
+        return None
+    (change,) = layer.changes
+    return change if isinstance(change, kind) and change.rows is None else None
 
 
 # Factors are multiplied out where that is how they are used; no weight of a model has so many entries.
