@@ -68,7 +68,8 @@ class Case:
             "schedule": self._scheduled,
             "blocks": self._by_blocks,
             "full": self._full,
-            "lora": self._lora,
+            "lora": lambda: self._for_others("lora"),
+            "lycoris": lambda: self._for_others("lycoris"),
             "stock": self._stock,
         }
         return {name: column() for name, column in columns.items()}
@@ -123,14 +124,17 @@ class Case:
     def _full(self) -> float:
         return self._of_layers(load_adapter(save_adapter(self.adapter, self._folder / "full.safetensors")))
 
-    def _lora(self) -> Cell:
-        path = self.file.path.with_name(f"lora_{self.file.path.name}")
+    def _for_others(self, format: str) -> Cell:
+        """Of the stock loader given the file; of our own where that is one that the stock loader does not apply."""
+        path = self.file.path.with_name(f"{format}_{self.file.path.name}")
         try:
-            save_adapter(self.adapter, path, format="lora", dtype=torch.float32)
+            save_adapter(self.adapter, path, format=format, dtype=torch.float32)
         except AdapterError as error:
             if error.reason is not Reason.NOT_LOW_RANK:
                 raise
             return REFUSED
+        if format == "lycoris" and not self._in_stock:
+            return self._of_layers(load_adapter(path))
         return self._of_weights(stock(self.model.patcher, path))
 
     def _stock(self) -> Cell:
@@ -175,8 +179,8 @@ def main() -> None:
     names = NAMES[2:3] if parser.parse_args().quick else NAMES
     print(f"{machine()}, ComfyUI {host_version(Path(comfy.sd.__file__).resolve().parents[1])}; {', '.join(names)}")
     print("float32; errors relative to the adapter's effect, the largest over the models")
-    print("| kind | models | load | live | patch | schedule | blocks | full | lora | live against stock |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print("| kind | models | load | live | patch | schedule | blocks | full | lora | lycoris | live against stock |")
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
     found = measured(names)
     for name in names:
         cells = [cell for own in found.values() if name in own for cell in own[name].values()]

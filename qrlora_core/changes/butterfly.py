@@ -16,21 +16,21 @@ from ..errors import AdapterError
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Butterfly(Change):
-    """``W' = diag(factors) B_m ... B_1 W`` (BOFT: Liu et al., arXiv 2311.06243, eq. 5).
+    """``W' = (I + diag(extra)) B_m ... B_1 W`` (BOFT: Liu et al., arXiv 2311.06243, eq. 5).
 
     Each ``B_i = P_i^T (I + diag(blocks_i)) P_i`` mixes outputs within blocks; P_i brings together pairs of groups that
     lie ``2^(i-1)`` half blocks apart.
 
     Args:
         blocks: (m, count, size, size), size even; ``count * size`` outputs. Of rotations they are ``R - I``.
-        factors: (out,) of the rescaling after it, as in the file with ones for the other sides; or None.
+        extra: (out,), with ones for the other sides as in the file: the rescaling after it, less one; or None.
     """
 
     tag = "butterfly"
     stage = Stage.OUTPUT
 
     blocks: Tensor
-    factors: Tensor | None = None
+    extra: Tensor | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -40,31 +40,25 @@ class Butterfly(Change):
                 f"{self.kind}: expected blocks (stages, count, size, size) of an even size, with count a multiple of "
                 f"2^(stages - 1), found {tuple(self.blocks.shape)}."
             )
-        if self.factors is not None and self.factors.numel() != count * size:
-            raise AdapterError(f"{self.kind}: expected {count * size} factors, found {tuple(self.factors.shape)}.")
+        if self.extra is not None and self.extra.numel() != count * size:
+            raise AdapterError(f"{self.kind}: expected {count * size} factors, found {tuple(self.extra.shape)}.")
 
     @property
     def own_shape(self) -> tuple[int, ...]:
         """See `Change`."""
         return (self.blocks.shape[1] * self.blocks.shape[2], ANY)
 
-    @property
-    def is_zero(self) -> bool:
-        """See `Change`."""
-        is_one = self.factors is None or bool((self.factors == 1).all())
-        return self.scale == 0 or (is_one and not bool(self.blocks.any()))
-
     def tensors(self) -> dict[str, Tensor]:
         """See `Change`."""
-        return {"blocks": self.blocks, **({} if self.factors is None else {"factors": self.factors})}
+        return {"blocks": self.blocks, **({} if self.extra is None else {"extra": self.extra})}
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], kind: str, scale: float) -> Self:
         """See `Change`."""
-        factors = tensors.get("factors")
-        require_tensors(kind, tensors, {"blocks": 4, **({} if factors is None else {"factors": factors.ndim})})
+        extra = tensors.get("extra")
+        require_tensors(kind, tensors, {"blocks": 4, **({} if extra is None else {"extra": extra.ndim})})
         blocks = usual(tensors["blocks"])
-        return cls(kind=kind, scale=scale, blocks=blocks, factors=None if factors is None else usual(factors))
+        return cls(kind=kind, scale=scale, blocks=blocks, extra=None if extra is None else usual(extra))
 
     def effect(self, base: Tensor) -> Tensor:
         """See `Change`."""
@@ -80,8 +74,8 @@ class Butterfly(Change):
         half = blocks.shape[2] // 2
         for stage, own in enumerate(blocks):
             mixed = mixed + _mixed(own, mixed, half * 2**stage)
-        if "factors" in tensors:
-            mixed = mixed * tensors["factors"].to(wide).flatten()
+        if "extra" in tensors:
+            mixed = mixed + mixed * tensors["extra"].to(wide).flatten()
         return (mixed - start).to(outputs.dtype)
 
 

@@ -35,7 +35,7 @@ class Dora(Change):
 
     Args:
         layer: of D.
-        magnitude: m, (in,) or (out,).
+        magnitude: m, (in,) or (out,), with ones for the other sides as in the file.
         norms: see `Norms`.
     """
 
@@ -51,7 +51,7 @@ class Dora(Change):
         if not all(change.is_sum for change in self.layer.changes) or self.layer.is_vector:
             raise AdapterError(f"{self.kind}: expected norms of a sum with a weight.")
         side = 1 if self.norms is Norms.COLUMNS else 0
-        count, expected = len(self.magnitude), self.layer.shape[side]
+        count, expected = self.magnitude.numel(), self.layer.shape[side]
         # Of a convolution that is flattened each column is one of the input's, times the kernel's places.
         is_flattened = self.norms is Norms.COLUMNS and len(self.layer.shape) == 2 and expected % max(count, 1) == 0
         if count != expected and not is_flattened:
@@ -77,7 +77,9 @@ class Dora(Change):
     def of(cls, tensors: Mapping[str, Tensor], kind: str, scale: float, layer: Layer | None = None) -> Self:
         """See `Change`."""
         norms = next((own for own in Norms if own.value in tensors), Norms.COLUMNS)
-        require_tensors(kind, tensors, {norms.value: 1})
+        require_tensors(
+            kind, tensors, {norms.value: max(1, tensors[norms.value].ndim if norms.value in tensors else 1)}
+        )
         if layer is None:
             raise AdapterError(f"{kind}: expected the change that its magnitudes are for, found none.")
         return cls(kind=kind, scale=scale, layer=layer, magnitude=usual(tensors[norms.value]), norms=norms)
@@ -88,7 +90,7 @@ class Dora(Change):
 
     def in_shape(self, shape: tuple[int, ...]) -> Self | None:
         """See `Change`."""
-        if self.norms is Norms.COLUMNS and len(self.magnitude) != shape[1]:
+        if self.norms is Norms.COLUMNS and self.magnitude.numel() != shape[1]:
             return None
         layer = self.layer.in_shape(shape)
         return self if layer is self.layer else replace(self, layer=layer)
@@ -116,7 +118,7 @@ class Dora(Change):
 
     def _factors(self, base: Tensor, changed: Tensor) -> Tensor:
         """``g``: (in,) or (out,)."""
-        magnitude, tiny = self.magnitude.to(base), torch.finfo(torch.float32).eps
+        magnitude, tiny = self.magnitude.to(base).flatten(), torch.finfo(torch.float32).eps
         if self.norms is Norms.COLUMNS:
             if len(magnitude) != base.shape[1]:
                 raise AdapterError(

@@ -41,7 +41,7 @@ def with_magnitudes(layer: Layer, tensors: Mapping[str, Tensor], kind: str) -> L
         raise AdapterError(f"expected {NAME} of a LoRA, LoKr or LoHa, found it of {kind}.")
     magnitude = tensors[found]
     norms = Norms.ROWS if found == "lora_magnitude_vector" else _norms(magnitude, layer)
-    change = Dora.of({norms.value: magnitude.flatten()}, name_of(kind, tensors), 1.0, layer)
+    change = Dora.of({norms.value: magnitude}, name_of(kind, tensors), 1.0, layer)
     return Layer((), changes=(change,))
 
 
@@ -63,12 +63,8 @@ def magnitudes_of(layer: Layer) -> tuple[Layer, dict[str, Tensor]] | None:
     change = lone_change(layer, Dora)
     if change is None or change.scale != 1:
         return None
-    kernel = (1,) * (len(change.shape) - 2)
-    values = change.magnitude.float()
-    if change.norms is Norms.ROWS:
-        return change.layer, {"lora_magnitude_vector": values}
-    shape = (1, -1) if change.norms is Norms.COLUMNS else (-1, 1)
-    return change.layer, {"dora_scale": values.reshape(*shape, *kernel)}
+    name = "lora_magnitude_vector" if change.norms is Norms.ROWS else "dora_scale"
+    return change.layer, {name: change.magnitude.float()}
 
 
 def notes(tensors: Mapping[str, Tensor]) -> str:

@@ -33,15 +33,12 @@ def _layer(name: str, tensors: Mapping[str, Tensor], alpha: float) -> tuple[str,
     if blocks.ndim not in (3, _BUTTERFLY) or blocks.shape[-1] != blocks.shape[-2] or 0 in blocks.shape:
         raise AdapterError(f"expected square oft_blocks with 3 or 4 dimensions, found {tuple(blocks.shape)}.")
     turned = _rotations(blocks.double(), 0.0 if math.isnan(alpha) else alpha)
-    factors = _factors(tensors, blocks.shape[-3] * blocks.shape[-1])
+    rescale = tensors.get("rescale")
+    more = {} if rescale is None else {"extra": (rescale.double() - 1).float()}
     if blocks.ndim == _BUTTERFLY:
-        parts = {"blocks": turned.float(), **({} if factors is None else {"factors": factors})}
-        return name, Layer((), changes=(Butterfly.of(parts, "BOFT", 1.0),))
-    turned = turned.transpose(1, 2)
-    if factors is not None:  # diag(c) (I + T) - I
-        own = factors.double().view(*blocks.shape[:2], 1)
-        turned = own * turned + torch.diag_embed(own.squeeze(-1) - 1)
-    return name, Layer((), changes=(BlockProduct.of({"blocks": turned.float()}, OFT.name, 1.0),))
+        return name, Layer((), changes=(Butterfly.of({"blocks": turned.float(), **more}, "BOFT", 1.0),))
+    own = {"blocks": turned.transpose(1, 2).float(), **more}
+    return name, Layer((), changes=(BlockProduct.of(own, OFT.name, 1.0),))
 
 
 def _rotations(blocks: Tensor, constraint: float) -> Tensor:
@@ -60,35 +57,22 @@ def _rotations(blocks: Tensor, constraint: float) -> Tensor:
     return turned
 
 
-def _factors(tensors: Mapping[str, Tensor], out: int) -> Tensor | None:
-    rescale = tensors.get("rescale")
-    if rescale is not None and rescale.numel() != out:
-        raise AdapterError(f"rescale: expected {out} numbers, found {tuple(rescale.shape)}.")
-    return rescale
-
-
 def _tensors(layer: Layer) -> dict[str, Tensor] | None:
-    """``B = Q / 2`` with ``Q = (R - I) (R + I)^-1``, of what this kind made: other matrices are no rotations."""
-    blocks, wings = lone_change(layer, BlockProduct), lone_change(layer, Butterfly)
-    if blocks is not None and blocks.scale == 1:
-        own = blocks.blocks.double() + torch.eye(blocks.blocks.shape[-1], dtype=torch.float64)
-        factors = torch.linalg.vector_norm(own, dim=-1)
-        turned, rescale = (own / factors[..., None]).transpose(1, 2), factors.flatten()[:, None]
-    elif wings is not None and wings.scale == 1:
-        turned = wings.blocks.double() + torch.eye(wings.blocks.shape[-1], dtype=torch.float64)
-        rescale = torch.ones(1) if wings.factors is None else wings.factors.double()
-    else:
+    """``B = Q / 2`` with ``Q = (R - I) (R + I)^-1``, of rotations R: other matrices are none of this kind."""
+    change = lone_change(layer, BlockProduct) or lone_change(layer, Butterfly)
+    if change is None or change.scale != 1:
         return None
-    identity = torch.eye(turned.shape[-1], dtype=torch.float64)
+    identity = torch.eye(change.blocks.shape[-1], dtype=torch.float64)
+    turned = change.blocks.double() + identity
+    turned = turned.transpose(1, 2) if isinstance(change, BlockProduct) else turned
     if float((turned @ turned.transpose(-1, -2) - identity).abs().max()) > _ROUNDING:
         return None
     try:
         skew = torch.linalg.solve(turned + identity, turned - identity, left=False)
     except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
         return None
-    is_rescaled = float((rescale - 1).abs().max()) > _ROUNDING
-    own_tensors = {"oft_blocks": (skew / 2).float(), "alpha": torch.zeros(())}
-    return {**own_tensors, **({"rescale": rescale.float()} if is_rescaled else {})}
+    more = {} if change.extra is None else {"rescale": (change.extra.double() + 1).float()}
+    return {"oft_blocks": (skew / 2).float(), "alpha": torch.zeros(()), **more}
 
 
 def _notes(tensors: Mapping[str, Tensor]) -> str:
