@@ -68,6 +68,10 @@ class Layer:
         return layers[0].with_terms((term for own in layers for term in own.terms), changes)
 
     @property
+    def _parts(self) -> tuple[Term | Change, ...]:
+        return (*self.terms, *self.changes)
+
+    @property
     def rank(self) -> int:
         """Sum of all ranks: an upper bound of that of the delta, where that is the same for every base weight."""
         return sum(part.rank for part in self._parts)

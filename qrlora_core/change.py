@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import ClassVar, Self
 
-import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -18,6 +17,8 @@ from .term import Term, is_finite
 
 # A side of a shape that a change fits whatever it is.
 ANY = 0
+# No weight of a model has so many; a file may claim any number.
+_MOST_ROWS = 2**20
 # The layer's own product, of an input and a weight of another shape: linear, or a convolution as the layer has it.
 Product = Callable[[Tensor, Tensor], Tensor]
 
@@ -60,6 +61,15 @@ class Change(ABC):
     def __post_init__(self) -> None:
         if not math.isfinite(self.scale):
             raise AdapterError(f"{self.kind}: expected a finite scale, found {self.scale}.")
+        if self.rows is not None:
+            self._check_rows(*self.rows)
+
+    def _check_rows(self, start: int, length: int, total: int) -> None:
+        own = self.own_shape[0] or length
+        if not (0 <= start < start + length <= total <= _MOST_ROWS and length == own):
+            raise AdapterError(
+                f"{self.kind}: expected {own} rows of a weight, found {length} from {start} on of {total}."
+            )
 
     @property
     @abstractmethod
@@ -95,9 +105,11 @@ class Change(ABC):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the whole weight."""
+        """Of the whole weight; (out, in, `ANY`) where rows of it are known, and of a kernel nothing."""
         own = self.own_shape
-        return own if self.rows is None else (self.rows[2], *own[1:])
+        if self.rows is None:
+            return own
+        return (self.rows[2], *own[1:], *([ANY] if own[0] == ANY else []))
 
     @property
     def is_zero(self) -> bool:
@@ -195,9 +207,3 @@ def require_tensors(kind: str, tensors: Mapping[str, Tensor], expected: Mapping[
         if tensor is None or tensor.ndim != dimensions or 0 in tensor.shape or not tensor.is_floating_point():
             found = "none" if tensor is None else f"{tuple(tensor.shape)}, {tensor.dtype}"
             raise AdapterError(f"{kind}: expected {name} with {dimensions} dimensions, floating, found {found}.")
-
-
-def usual(tensor: Tensor) -> Tensor:
-    """In a dtype that everything else can compute with."""
-    known = (torch.float32, torch.bfloat16, torch.float16)
-    return tensor.detach() if tensor.dtype in known else tensor.detach().float()

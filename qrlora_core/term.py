@@ -16,6 +16,8 @@ from .errors import AdapterError
 # What is left of an orthonormal basis that was stored in bfloat16, and read again: 4e-4 where it is large.
 _ROUNDED = 1e-3
 _HALVES = (torch.float16, torch.bfloat16)
+# No weight of a model has so many; a product of small factors may, and is never multiplied out then.
+MOST_ENTRIES = 2**28
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +93,37 @@ class Term:
         if self.base_r is not None and not is_finite(self.base_r):
             return False
         bound = largest(self.q) * largest(self.delta_r) * abs(self.alpha)  # of rank products, by alpha / rank
-        return bound <= torch.finfo(torch.float32).max or (math.isfinite(bound) and is_finite(self.delta_weight()))
+        is_small = math.isfinite(bound) and len(self.q) * self.delta_r[0].numel() <= MOST_ENTRIES
+        return bound <= torch.finfo(torch.float32).max or (is_small and is_finite(self.delta_weight()))
+
+
+def from_difference(difference: Tensor) -> Term:
+    """The term that equals a whole difference ``d``: ``I d`` or ``d I``, with the smaller of the two identities.
+
+    Args:
+        difference: (n,), or (out, in, ...).
+
+    Returns:
+        A term for a weight (n, 1), or of the difference's shape, in its dtype.
+
+    Raises:
+        AdapterError: no entry, or a single number without a dimension.
+    """
+    if difference.ndim == 0 or difference.numel() == 0:
+        raise AdapterError(f"expected a difference with entries, found shape {tuple(difference.shape)}.")
+    whole = usual(difference)
+    whole = whole[:, None] if whole.ndim == 1 else whole
+    matrix = whole.flatten(1)  # (out, in)
+    identity = torch.eye(min(matrix.shape), dtype=whole.dtype, device=whole.device)
+    if matrix.shape[0] < matrix.shape[1]:
+        return Term(identity, whole)
+    return Term(matrix, identity.reshape(-1, *whole.shape[1:]))
+
+
+def usual(tensor: Tensor) -> Tensor:
+    """In a dtype that everything else can compute with."""
+    known = (torch.float32, torch.bfloat16, torch.float16)
+    return tensor.detach() if tensor.dtype in known else tensor.detach().float()
 
 
 def largest(tensor: Tensor) -> float:

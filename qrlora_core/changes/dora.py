@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ..adapter import Layer
-from ..change import Change, Stage, require_tensors, usual
+from ..change import Change, Stage, require_tensors
 from ..errors import AdapterError
-from ..term import Term
+from ..term import Term, usual
 from .kronecker import Kronecker
 from .scales import ColumnScale, RowScale
 

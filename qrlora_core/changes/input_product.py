@@ -8,8 +8,9 @@ from typing import Self
 
 from torch import Tensor
 
-from ..change import ANY, Change, Stage, require_tensors, usual
+from ..change import ANY, Change, Stage, require_tensors
 from ..errors import AdapterError
+from ..term import usual
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -11,10 +11,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ..change import Change, Product, Stage, require_tensors, term_in_rows, usual
+from ..change import Change, Product, Stage, require_tensors, term_in_rows
 from ..errors import AdapterError
-from ..functional.lora import from_difference
-from ..term import Term, largest
+from ..term import MOST_ENTRIES, Term, from_difference, largest, usual
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -103,7 +102,10 @@ class Kronecker(Change):
             return False
         peaks = [largest(tensor) for tensor in self.tensors().values()]
         bound = math.prod(peaks) * abs(self.scale) * (self.right[0].shape[1] if len(self.right) == 2 else 1)
-        return bound <= torch.finfo(torch.float32).max or bool(torch.isfinite(self.delta_weight(_like_none())).all())
+        is_small = math.isfinite(bound) and math.prod(self.own_shape) <= MOST_ENTRIES
+        return bound <= torch.finfo(torch.float32).max or (
+            is_small and bool(torch.isfinite(self.scale * self.effect(_like_none())).all())
+        )
 
     def effect(self, base: Tensor) -> Tensor:
         """See `Change`; of ``base`` the dtype and the device count."""
@@ -142,6 +144,8 @@ class Kronecker(Change):
         has_factors = self.inputs is not None or self.outputs is not None
         rank = min(self.left.shape) * self._right_rank
         if has_factors or rank >= min(out, math.prod(inner)):
+            if math.prod(self.own_shape) > MOST_ENTRIES:
+                raise AdapterError(f"{self.kind}: no weight is as large as {self.own_shape}.")
             return from_difference(self.scale * self.effect(_like_none()))
         up, down = self._right_pair()
         if self.left.shape[0] <= self.left.shape[1]:

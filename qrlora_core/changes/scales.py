@@ -8,7 +8,8 @@ from typing import Self
 
 from torch import Tensor
 
-from ..change import ANY, Change, Stage, require_tensors, usual
+from ..change import ANY, Change, Stage, require_tensors
+from ..term import usual
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

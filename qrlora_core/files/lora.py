@@ -10,12 +10,14 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..adapter import Layer, Origin, QRLoRA
+from ..changes.dora import Dora
 from ..errors import AdapterError, AdapterFileError, Reason
 from ..functional.lora import is_nearly_orthonormal
 from ..kinds import dora
@@ -32,9 +34,9 @@ from .safetensors_io import shown
 
 # Embeddings that some trainers put into the file. They are loaded elsewhere; the report says so.
 _EMBEDDING = "bundle_emb."
-# Convolutions in Tucker form are multiplied out, to so many numbers in all, or so many per byte of the file: a kernel
-# of 3 x 3 makes at most nine of one that is stored.
-_SMALL, _LARGEST_GROWTH = 2**22, 4
+# What is multiplied out grows by so many numbers in all, or so many per byte of the file: a kernel of 3 x 3 in Tucker
+# form makes at most nine of one that is stored. LoHa of rank r makes r / 2, LoKr of two products nearly as many.
+_SMALL, _LARGEST_GROWTH, _SHARE_OF_OTHER_KINDS = 2**22, 4, 1 / 16
 # Parts that a layer of any kind may have.
 _OF_ANY = ("alpha", *dora.PARTS)
 _WHOLE = (DIFFERENCE, REPLACEMENT)
@@ -95,10 +97,10 @@ def read(
         left_out: gets what cannot be read.
 
     Raises:
-        AdapterFileError: convolutions that no trainer makes.
+        AdapterFileError: products that no trainer makes.
     """
     settings = PeftSettings(metadata)
-    room = max(_SMALL, _LARGEST_GROWTH * source.stat().st_size)
+    room: float = max(_SMALL, _LARGEST_GROWTH * source.stat().st_size)
     layers: dict[str, Layer] = {}
     kinds, told = Counter[str](), Counter[str]()
     replaces_core = not any(key.startswith(METADATA_PREFIX) for key in metadata)  # ours say what they are
@@ -115,13 +117,22 @@ def read(
         layers[name] = layer
         kinds.update({change.kind for change in layer.changes} or {group.kind.name})
         told.update(filter(None, (group.kind.notes(tensors), dora.notes(tensors))))
-        room -= layer.terms[0].delta_r.numel() if "mid" in tensors and layer.terms else 0
+        growth = _entries(layer) - sum(tensor.numel() for tensor in tensors.values())
+        room -= max(growth, 0) * (1 if group.kind is LOW_RANK else _SHARE_OF_OTHER_KINDS)
         if room < 0:
             raise AdapterFileError(_explain_growth(source))
         replaces_core = replaces_core and group.kind is LOW_RANK and not layer.changes and _replaces_core(tensors)
     notes = (*settings.notes(), *(f"{count} of its layers are {text}" for text, count in told.items()))
     origin = Origin(True, tuple(_told(kinds)), may_replace_core=bool(layers) and replaces_core, notes=notes)
     return QRLoRA(layers, metadata, origin=origin)
+
+
+def _entries(layer: Layer) -> int:
+    """How many numbers it holds."""
+    inner = sum(_entries(change.layer) for change in layer.changes if isinstance(change, Dora))
+    of_terms = (tensor for term in layer.terms for tensor in (term.q, term.delta_r))
+    of_changes = (tensor for change in layer.changes for tensor in change.tensors().values())
+    return inner + sum(tensor.numel() for tensor in chain(of_terms, of_changes))
 
 
 def _replaces_core(tensors: Mapping[str, Tensor]) -> bool:
@@ -183,7 +194,8 @@ def _renamed_with_content(
 
 def _explain_growth(source: Path) -> str:
     return (
-        f"{source.name}: its convolutions in Tucker form are many times larger than the file when multiplied out. "
+        f"{source.name}: its layers, such as convolutions in Tucker form, are many times larger than the file when "
+        "multiplied out. "
         "No trainer makes such a file; download it again from a source that you trust."
     )
 

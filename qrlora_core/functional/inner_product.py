@@ -12,8 +12,7 @@ from torch import Tensor
 from ..adapter import Layer, QRLoRA
 from ..change import Change
 from ..changes.kronecker import Kronecker
-from ..term import Term
-from .lora import from_difference
+from ..term import Term, from_difference
 from .merge import group_by_basis
 
 

@@ -11,13 +11,12 @@ from torch import Tensor
 
 from ..adapter import Layer, QRLoRA
 from ..errors import AdapterError
-from ..term import Term, orthonormality_error
+from ..term import Term, orthonormality_error, usual
 from .decompose import Factors
 
 # A convolution in Tucker form is multiplied out; larger than any in use, it is refused rather than allocated.
 _LARGEST_KERNEL = 2**22
 _NEARLY_ORTHONORMAL = 0.05
-_USUAL = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def from_lora(up: Tensor, down: Tensor, alpha: float = math.nan, mid: Tensor | None = None) -> Term:
@@ -38,35 +37,8 @@ def from_lora(up: Tensor, down: Tensor, alpha: float = math.nan, mid: Tensor | N
         AdapterError: shapes that do not fit together.
     """
     _check(up, down, mid)
-    delta_r = _usual(down) if mid is None else _multiply_out(mid.detach().float(), down.detach().float())
-    return Term(_usual(up).flatten(1), delta_r, alpha)
-
-
-def from_difference(difference: Tensor) -> Term:
-    """The term that equals a whole difference ``d``: ``I d`` or ``d I``, with the smaller of the two identities.
-
-    Args:
-        difference: (n,), or (out, in, ...).
-
-    Returns:
-        A term for a weight (n, 1), or of the difference's shape, in its dtype.
-
-    Raises:
-        AdapterError: no entry, or a single number without a dimension.
-    """
-    if difference.ndim == 0 or difference.numel() == 0:
-        raise AdapterError(f"expected a difference with entries, found shape {tuple(difference.shape)}.")
-    whole = _usual(difference)
-    whole = whole[:, None] if whole.ndim == 1 else whole
-    matrix = whole.flatten(1)  # (out, in)
-    identity = torch.eye(min(matrix.shape), dtype=whole.dtype, device=whole.device)
-    if matrix.shape[0] < matrix.shape[1]:
-        return Term(identity, whole)
-    return Term(matrix, identity.reshape(-1, *whole.shape[1:]))
-
-
-def _usual(tensor: Tensor) -> Tensor:
-    return tensor.detach() if tensor.dtype in _USUAL else tensor.detach().float()
+    delta_r = usual(down) if mid is None else _multiply_out(mid.detach().float(), down.detach().float())
+    return Term(usual(up).flatten(1), delta_r, alpha)
 
 
 def _check(up: Tensor, down: Tensor, mid: Tensor | None) -> None:

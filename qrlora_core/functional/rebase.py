@@ -53,8 +53,8 @@ def rebase_layer(layer: Layer, factors: Factors, *, name: str = "layer") -> Reba
         AdapterError: a basis for a weight of another shape, a basis whose alpha is not positive, or NaN or
             infinity in the layer.
     """
-    _check_fit(layer, factors, name)
     layer = layer.as_terms()
+    _check_fit(layer, factors, name)
     q, d = orthonormal_form(layer, name=name)
     projected = (factors.q.to(d).T @ q) @ d
     energy, kept = _energy(d), _energy(projected)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..adapter import Layer
 from ..errors import AdapterError
-from ..functional.lora import from_difference
+from ..term import from_difference
 from .kind import Kind
 from .tensors import require_parts
 

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from ..adapter import Layer
 from ..errors import AdapterError
-from ..functional.lora import from_difference
-from ..term import Term
+from ..term import Term, from_difference
 from .keys import endings
 from .kind import Kind
 from .tensors import require_parts, require_room
@@ -39,6 +38,7 @@ def _layer(name: str, tensors: Mapping[str, Tensor], alpha: float) -> tuple[str,
         require_room(out * inner)
         whole = (up @ down.flatten(1)) * (other_up @ other_down.flatten(1))
         return name, Layer((from_difference(scaling * whole.reshape(out, *down.shape[1:])),))
+    require_room(rank * (out + inner))
     q = rearrange(torch.einsum("or,os->ors", up, other_up), "o r s -> o (r s)")
     delta_r = rearrange(torch.einsum("r...,s...->rs...", down, other_down), "r s ... -> (r s) ...")
     return name, Layer((Term(q, delta_r, scaling * rank),))

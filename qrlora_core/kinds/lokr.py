@@ -39,9 +39,12 @@ def _side(tensors: Mapping[str, Tensor], name: str) -> tuple[Tensor, ...]:
         return (tensors[name],)
     require_parts(tensors, (f"{name}_a", f"{name}_b"))
     first, second = tensors[f"{name}_a"], tensors[f"{name}_b"]
+    if first.ndim < 2 or second.ndim < 2 or 0 in (*first.shape, *second.shape):
+        raise AdapterError(
+            f"expected {name}_a (rows, rank) and {name}_b (rank, columns), found {tuple(first.shape)} and "
+            f"{tuple(second.shape)}."
+        )
     core = tensors.get(f"lokr_t{name[-1]}")
-    if 0 in (*first.shape, *second.shape):
-        raise AdapterError(f"a dimension is zero: {name}_a {tuple(first.shape)}, {name}_b {tuple(second.shape)}.")
     if core is None:
         return first, second
     if core.ndim < 3 or first.ndim != 2 or second.ndim != 2 or core.shape[:2] != (len(first), len(second)):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..adapter import Layer
 from ..changes.scales import RowScale
-from ..functional.lora import from_difference
+from ..term import from_difference
 from .kind import Kind
 from .tensors import require_parts
 

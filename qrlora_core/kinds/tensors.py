@@ -11,6 +11,7 @@ from torch import Tensor
 from ..adapter import Layer
 from ..change import Change
 from ..errors import AdapterError, Reason
+from ..term import MOST_ENTRIES
 
 _FLOATING = {
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2,
@@ -38,15 +39,11 @@ def lone_change(layer: Layer, kind: type[Kind_]) -> Kind_ | None:
     return change if isinstance(change, kind) and change.rows is None else None
 
 
-# Factors are multiplied out where that is how they are used; no weight of a model has so many entries.
-_LARGEST = 2**28
-
-
 def require_room(entries: int) -> None:
-    """Refuse what would be multiplied out to more than any weight holds.
+    """Refuse factors that would be multiplied out, as they are used, to more than any weight holds.
 
     Raises:
         AdapterError: see above.
     """
-    if entries > _LARGEST:
-        raise AdapterError(f"expected a product of at most {_LARGEST} entries, found {entries}.")
+    if entries > MOST_ENTRIES:
+        raise AdapterError(f"expected a product of at most {MOST_ENTRIES} entries, found {entries}.")

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ....qrlora_core import Layer
 from ....qrlora_core.change import Stage
-from ....qrlora_core.functional.lora import from_difference
+from ....qrlora_core.term import from_difference
 from .host_types import Patcher
 from .key_map import Target
 from .matching import Match

@@ -23,7 +23,7 @@ from ....qrlora_core import (
     require_captured,
 )
 from ....qrlora_core.functional.as_terms import as_terms
-from ....qrlora_core.functional.lora import from_difference
+from ....qrlora_core.term import from_difference
 from ..advice import advised
 from ..text import paths_as_text
 from .bases import KeptBases, basis_store

@@ -89,21 +89,29 @@ NAMINGS = {
 }  # fmt: skip
 
 
-# What else may stand in such a file, and as what it is left out: of a layer, or a tensor by itself.
-OTHER_KINDS = {
-    ".dora_scale": "DoRA",
-    ".lora_magnitude_vector": "DoRA",
-    ".lora_magnitude_vector.weight": "DoRA",
-    ".lora_magnitude_vector.default.weight": "DoRA",
-    ".hada_w1_a": "LoHa",
-    ".lokr_w1": "LoKr",
-    ".oft_blocks": "OFT",
-    ".oft_diag": "OFT",
-    ".a1.weight": "GLoRA",
-    ".on_input": "IA3",
-    ".set_weight": "replaces or reshapes weights",
-    ".reshape_weight": "replaces or reshapes weights",
+# What else may stand in such a file, and as what it is left out.
+REFUSED = {
+    ".magnitude": "DoRA in a layout that no common trainer writes",
+    ".oft_diag": "OFT of PEFT",
+    ".oft_R.weight": "OFT of PEFT",
+    ".boft_R": "OFT of PEFT",
+    ".ia3_l": "IA3 of PEFT",
+    ".vera_lambda_b": "VeRA",
+    ".reshape_weight": "LoRA that reshapes weights",
 }
+# A part of a kind that is served, alone or beside up and down; what is said of a layer that has no other.
+PARTS = {
+    ".hada_w1_a": ("LoHa", "found no hada_w1_b and no hada_w2_a and no hada_w2_b"),
+    ".lokr_w1": ("LoKr", "found no lokr_w2_a and no lokr_w2_b"),
+    ".oft_blocks": ("OFT", "expected square oft_blocks"),
+    ".a1.weight": ("GLoRA", "found no a2 and no b1 and no b2"),
+    ".on_input": ("IA3", "expected weight as a vector beside on_input"),
+}
+# Parts that are one beside others alone.
+BESIDE = (
+    ".dora_scale", ".lora_magnitude_vector", ".lora_magnitude_vector.weight", ".lora_magnitude_vector.default.weight",
+    ".rescale", ".weight", ".alpha",
+)  # fmt: skip
 UNKNOWN = (
     ".unknown", ".lora_A.bias", ".lora_B.bias", ".lora_B.default.bias", ".lora_up.bias", ".lora_embedding_A.weight",
     ".diff_m", ".bias_indices",
@@ -149,12 +157,36 @@ class TestEveryTrainersNames:
                 loaded = leaves_out(saved(tmp_path, tensors), f"tensor {place}{ending}", keeps=[layer])
                 assert oracle.error(delta(loaded, layer), DELTA) < EXACT
 
-    def test_a_layer_of_another_kind_is_left_out_and_named(self, tmp_path, layer, up, down):
+    def test_a_layer_of_a_kind_that_is_not_served_is_left_out_and_named(self, tmp_path, layer, up, down):
         good = {f"{layer}{up}": UP, f"{layer}{down}": DOWN}
-        for ending, kind in OTHER_KINDS.items():
+        for ending, kind in REFUSED.items():
             tensors = {**good, f"zz.other{ending}": torch.ones(OUT)}
             leaves_out(saved(tmp_path, tensors), "layer zz.other (", kind, f"'zz.other{ending}'", keeps=[layer])
-            refuses(saved(tmp_path, {**good, f"{layer}{ending}": torch.ones(OUT)}), kind, "no low-rank sum")
+            refuses(saved(tmp_path, {**good, f"{layer}{ending}": torch.ones(OUT)}), kind, "not supported")
+
+    def test_a_part_of_another_kind_is_left_out_and_named(self, tmp_path, layer, up, down):
+        good = {f"{layer}{up}": UP, f"{layer}{down}": DOWN}
+        for ending, (kind, words) in PARTS.items():
+            tensors = {**good, f"zz.other{ending}": torch.ones(OUT)}
+            leaves_out(saved(tmp_path, tensors), "layer zz.other (", words, keeps=[layer])
+            both = {**good, f"{layer}{ending}": torch.ones(OUT)}
+            refuses(saved(tmp_path, both), f"layer {layer}: expected one kind", "LoRA", kind, f"('{layer}")
+
+    def test_a_part_without_a_layer_is_left_out_and_named(self, tmp_path, layer, up, down):
+        for ending in BESIDE:
+            tensors = {f"{layer}{up}": UP, f"{layer}{down}": DOWN, f"zz.other{ending}": torch.ones(OUT)}
+            loaded = leaves_out(saved(tmp_path, tensors), f"tensor zz.other{ending}", keeps=[layer])
+            assert oracle.error(delta(loaded, layer), DELTA) < EXACT
+
+    def test_norms_that_do_not_fit_leave_the_layer_out(self, tmp_path, layer, up, down):
+        good = {f"{layer}{up}": UP, f"{layer}{down}": DOWN}
+        expected = f"expected {OUT} magnitudes for a weight of {(OUT, WIDTH)}, found {WIDTH}"
+        for ending, norms, words in (
+            (".dora_scale", (OUT,), f"expected (1, in) or (out, 1), found {(OUT,)}"),
+            (".dora_scale", (1, OUT), f"expected {WIDTH} magnitudes for a weight of {(OUT, WIDTH)}, found {OUT}"),
+            (".lora_magnitude_vector", (WIDTH,), expected),
+        ):
+            refuses(saved(tmp_path, {**good, f"{layer}{ending}": torch.ones(norms)}), f"layer {layer}:", words)
 
 
 class TestWholeDifferences:
@@ -212,30 +244,10 @@ class TestWholeDifferences:
 class TestOtherKinds:
     """Files that hold no up and down at all."""
 
-    @pytest.mark.parametrize(
-        ("kind", "keys"),
-        [
-            ("LoHa", ["hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "alpha"]),
-            ("LoHa", ["hada_t1", "hada_w1_a", "hada_w1_b", "hada_t2", "hada_w2_a", "hada_w2_b"]),
-            ("LoKr", ["lokr_w1", "lokr_w2", "alpha"]),
-            ("LoKr", ["lokr_w1_a", "lokr_w1_b", "lokr_w2_a", "lokr_w2_b", "lokr_t2"]),
-            ("OFT", ["oft_blocks", "alpha"]),
-            ("OFT", ["oft_blocks", "rescale"]),  # BOFT: four dimensions
-            ("OFT", ["oft_diag"]),
-            ("OFT", ["oft_R.weight"]),
-            ("OFT", ["boft_R"]),
-            ("GLoRA", ["a1.weight", "a2.weight", "b1.weight", "b2.weight", "alpha"]),
-            ("IA3", ["weight", "on_input"]),
-            ("IA3", ["ia3_l"]),
-            ("DoRA", ["lora_A.weight", "lora_B.weight", "lora_magnitude_vector"]),
-            ("DoRA", ["lora_down.weight", "lora_up.weight", "dora_scale", "alpha"]),
-            ("replaces or reshapes weights", ["set_weight"]),
-        ],
-    )
     @pytest.mark.parametrize("layer", ["lora_unet_blocks_0_attn_qkv", "diffusion_model.blocks.0.attn.qkv"])
-    def test_are_refused_by_name_with_what_to_do(self, tmp_path, kind, keys, layer):
-        tensors = {f"{layer}.{key}": torch.ones(2, 2) if key != "alpha" else torch.tensor(1.0) for key in keys}
-        message = refuses(saved(tmp_path, tensors), kind, f"'{layer}.", "no low-rank sum")
+    @pytest.mark.parametrize(("ending", "kind"), REFUSED.items())
+    def test_are_refused_by_name(self, tmp_path, kind, ending, layer):
+        message = refuses(saved(tmp_path, {f"{layer}{ending}": torch.ones(2, 2)}), kind, f"'{layer}.", "not supported")
         assert len(message) < 500
 
     def test_embeddings_alone(self, tmp_path):

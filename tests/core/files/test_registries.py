@@ -10,10 +10,11 @@ from safetensors.torch import load_file, save_file
 
 from comfyui_qr_lora.qrlora_core import AdapterFileError, Layer, QRLoRA, load_adapter, merge, save_adapter
 from comfyui_qr_lora.qrlora_core.files.formats import FORMATS, Format, format_of
-from comfyui_qr_lora.qrlora_core.functional.lora import from_difference, from_lora
+from comfyui_qr_lora.qrlora_core.functional.lora import from_lora
 from comfyui_qr_lora.qrlora_core.kinds.kind import Kind
 from comfyui_qr_lora.qrlora_core.kinds.registry import KINDS
 from comfyui_qr_lora.qrlora_core.kinds.tensors import require_parts
+from comfyui_qr_lora.qrlora_core.term import from_difference
 from comfyui_qr_lora.tests.support import oracle
 from comfyui_qr_lora.tests.support.oracle import normal
 
