@@ -55,7 +55,6 @@ class Case:
     def __init__(self, model: SmallModel, kind: str, folder: Path) -> None:
         self.model, self.file = model, model.file(kind)
         self.adapter, self._folder = self.file.adapter, folder
-        self._in_stock = KINDS[kind].in_stock
         self._changed = model.new_weights((self.file, 1.0))
 
     def cells(self) -> dict[str, Cell]:
@@ -138,8 +137,9 @@ class Case:
         return self._of_weights(stock(self.model.patcher, path))
 
     def _stock(self) -> Cell:
-        if not self._in_stock:
-            return "; ".join(note.partition(" are ")[2] for note in self.adapter.origin.notes)
+        if not self.file.in_stock:
+            notes = [note.partition(" are ")[2] for note in self.adapter.origin.notes]
+            return "; ".join(notes) or "unknown names"
         expected = self.model.predict(stock(self.model.patcher, self.file.path))
         return relative_error(self._output, expected, self.model.base)
 

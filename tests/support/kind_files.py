@@ -13,6 +13,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+import comfy.lora
 import comfy.sample
 import folder_paths
 import torch
@@ -64,11 +65,14 @@ class KindFile:
     Attributes:
         adapter: as loaded from it.
         layers: what its equation is, by target.
+        in_stock: whether the host's own loader makes the same of it at strength 1: it must know the names of all layers
+            (older hosts know none of slices of Z-Image), and what the kind does.
     """
 
     path: Path
     adapter: QRLoRA
     layers: Mapping[Target, Made]
+    in_stock: bool
 
 
 class SmallModel:
@@ -116,7 +120,7 @@ class SmallModel:
             tensors |= layers[target].keyed(layer)
         path = _loras() / f"kind_{self.name}_{seed}_{kind.replace(' ', '_').replace(',', '')}.safetensors"
         save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path)
-        return KindFile(path, load(path), layers)
+        return KindFile(path, load(path), layers, KINDS[kind].in_stock and targets.keys() <= self._stock_names)
 
     def kinds(self) -> list[str]:
         """The kinds that fit some layer of it."""
@@ -132,6 +136,14 @@ class SmallModel:
     @cached_property
     def _key_map(self) -> KeyMap:
         return KeyMap(self.patcher.model)
+
+    @cached_property
+    def _stock_names(self) -> set[str]:
+        model = self.patcher.model
+        names = (
+            comfy.lora.model_lora_keys_unet if hasattr(model, "diffusion_model") else comfy.lora.model_lora_keys_clip
+        )
+        return set(names(model, {}))
 
     @cached_property
     def _matrices(self) -> dict[str, Target]:

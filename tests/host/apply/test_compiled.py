@@ -24,6 +24,7 @@ from comfyui_qr_lora.qrlora_core.schedule import make_curve
 from devtools import tiny_models
 
 from ...support.adapters import merged, random_adapter, relative_error
+from ...support.kind_files import small_model
 from ...support.sampling import sample
 
 BLOCK = "diffusion_model.joint_blocks.0"
@@ -123,6 +124,29 @@ def test_a_compiled_model_equals_the_plain_one_whatever_is_merged(
     for again in (merge(("small", 0.2)), merge(("A", 1.0)), bare):
         assert pair.check(again) == (0, 0)
     assert "was exported" not in caplog.text
+
+
+@ways
+def test_other_kinds_of_adapters_are_compiled_once(model: Any, backend: str, part: str) -> None:
+    """None breaks a program in two, and a new scale or another file of the same kinds makes no new one."""
+    kinds = ("LoKr, both whole", "LoKr, right a product", "DoRA of LoRA by column", "DoRA of PEFT", "OFT, rescaled")
+    kinds = (*kinds, "BOFT, alpha 0, rescaled", "GLoRA", "replaced weight")
+    files = [[small_model("sd3").file(kind, seed).adapter for kind in kinds] for seed in (1, 2)]
+    pair = Pair(model, backend, part)
+
+    def merge(number: int, scale: float) -> Callable[[Any], Any]:
+        return lambda patcher: merged(patcher, *((adapter, scale) for adapter in files[number]))
+
+    def bare(patcher: Any) -> Any:
+        return patcher
+
+    _, breaks = pair.check(bare)
+    programs, breaks_live = pair.check(merge(0, 0.3))
+    assert programs > 0
+    assert breaks_live <= breaks
+    pair.check(bare)  # once with the hooks in it, and off
+    for again in (merge(0, -0.2), merge(1, 0.3), bare):
+        assert pair.check(again) == (0, 0)
 
 
 @ways

@@ -21,6 +21,7 @@ from comfyui_qr_lora.qrlora_core.schedule import make_curve
 from devtools import tiny_models
 
 from ...support.adapters import merged, random_adapter
+from ...support.kind_files import small_model
 from ...support.sampling import sample
 
 STEPS = 20
@@ -130,3 +131,20 @@ def test_convolutions_and_slices_keep_the_pattern(name: str) -> None:
             tiny_models.predict(live, inputs)
         seen.append(mode.names)
     assert seen[0] == seen[1] == seen[2]
+
+
+@pytest.mark.parametrize("name", ["sdxl", "flux"])
+def test_other_kinds_keep_the_pattern_and_their_places(name: str) -> None:
+    small = small_model(name)
+    kinds = ("LoKr, both whole", "DoRA of LoKr by column", "DoRA of PEFT", "OFT", "BOFT", "GLoRA", "replaced weight")
+    files = [[small.file(kind, seed).adapter for kind in kinds] for seed in (1, 2)]
+    inputs, seen = tiny_models.sample_inputs(name, small.patcher), []
+    for adapters, scale in ((files[0], 0.3), (files[0], -1.0), (files[1], 0.1)):
+        live = merged(small.patcher, *((adapter, scale) for adapter in adapters))
+        tiny_models.predict(live, inputs)
+        with Operators() as mode:
+            tiny_models.predict(live, inputs)
+        seen.append((mode.names, buffers(live)))
+        del live
+    assert seen[0][0] == seen[1][0] == seen[2][0]
+    assert seen[0][1] == seen[1][1]
