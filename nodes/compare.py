@@ -23,8 +23,8 @@ class Compare(io.ComfyNode):
             node_id="QRLoRA_Compare",
             display_name="QR-LoRA Compare",
             category=CATEGORY,
-            description="Compares two adapters, also ordinary LoRAs: how alike Q, dR and R are, how far their column "
-            "and row spaces overlap, where their energy lies, and what a merge gains or loses.",
+            description="Compares two adapters, also ordinary LoRAs, LoKr and LoHa: how alike Q, dR and R are, how far "
+            "their column and row spaces overlap, where their energy lies, and what a merge gains or loses.",
             inputs=[
                 QRLoRASocket.Input("adapter_1", tooltip="The first adapter."),
                 QRLoRASocket.Input("adapter_2", tooltip="The second adapter."),

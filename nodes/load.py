@@ -26,8 +26,8 @@ class Load(io.ComfyNode):
             node_id="QRLoRA_Load",
             display_name="Load QR-LoRA",
             category=CATEGORY,
-            description="Loads a QR-LoRA adapter or an ordinary LoRA from models/qr_loras, models/loras or "
-            "output/qr_loras. Connect it to QR-LoRA Merge.",
+            description="Loads an adapter from models/qr_loras, models/loras or output/qr_loras: a QR-LoRA, an "
+            "ordinary LoRA, or another kind such as LoKr, LoHa, DoRA or OFT. Connect it to QR-LoRA Merge.",
             inputs=[
                 io.Combo.Input(
                     "adapter_name",

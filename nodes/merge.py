@@ -69,8 +69,8 @@ class Merge(io.ComfyNode):
                 io.Clip.Input(
                     "clip",
                     optional=True,
-                    tooltip="The text encoder, for ordinary LoRAs that change it too; take the output clip for the "
-                    "prompts.",
+                    tooltip="The text encoder, for LoRAs and other kinds that change it too; take the output clip for "
+                    "the prompts.",
                 ),
                 io.Float.Input(
                     "clip_scale",

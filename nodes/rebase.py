@@ -29,7 +29,8 @@ class Rebase(io.ComfyNode):
                 io.Model.Input(
                     "model",
                     optional=True,
-                    tooltip="The model whose basis to use. Leave free to find the best basis for the adapter itself.",
+                    tooltip="The model whose basis to use. Leave free to find the best basis for the adapter itself. "
+                    "DoRA, OFT and other kinds that change with the weights need it.",
                 ),
                 io.Int.Input(
                     "rank",

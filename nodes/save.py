@@ -36,9 +36,10 @@ class Save(io.ComfyNode):
                     options=[own.name for own in FORMATS],
                     default=FORMATS[0].name,
                     optional=True,
-                    tooltip="full: all of it. compact: about half the size of an ordinary LoRA; the basis is kept once "
-                    "per base model in models/qr_lora_bases. lora: an ordinary LoRA for every other tool. lycoris: "
-                    "LoKr, DoRA, OFT and others each as what it is, for ComfyUI's own loader and LyCORIS.",
+                    tooltip="full: all of it, of every kind. compact: about half the size of an ordinary LoRA; the "
+                    "basis is kept once per base model in models/qr_lora_bases. lora: an ordinary LoRA for every other "
+                    "tool. lycoris: LoKr, DoRA, OFT and others each as what it is, for ComfyUI's own loader and "
+                    "LyCORIS.",
                 ),
                 io.Combo.Input(
                     "dtype",
