@@ -86,8 +86,8 @@ def test_everything_that_is_named_in_a_file_is_defined_there(path: Path) -> None
 @pytest.mark.parametrize(
     ("name", "file", "defined"),
     [
-        ("Term.delta_weight", "qrlora_core/adapter.py", True),
-        ("Term.gone", "qrlora_core/adapter.py", False),
+        ("Term.delta_weight", "qrlora_core/term.py", True),
+        ("Term.gone", "qrlora_core/term.py", False),
         ("delta_weight", "qrlora_core/adapter.py", False),
         ("PRESETS", "qrlora_core/train/targets.py", True),
         ("Row.set", "web/merge/row.js", True),
