@@ -97,7 +97,6 @@ REFUSED = {
     ".boft_R": "OFT of PEFT",
     ".ia3_l": "IA3 of PEFT",
     ".vera_lambda_b": "VeRA",
-    ".reshape_weight": "LoRA that reshapes weights",
 }
 # A part of a kind that is served, alone or beside up and down; what is said of a layer that has no other.
 PARTS = {
@@ -116,6 +115,13 @@ UNKNOWN = (
     ".unknown", ".lora_A.bias", ".lora_B.bias", ".lora_B.default.bias", ".lora_up.bias", ".lora_embedding_A.weight",
     ".diff_m", ".bias_indices",
 )  # fmt: skip
+
+
+def test_one_layer_that_is_to_be_wider_stops_the_file(tmp_path):
+    tensors = {
+        f"{number}.lora_{part}.weight": UP if part == "up" else DOWN for number in "abcd" for part in ("up", "down")
+    }
+    refuses(saved(tmp_path, {**tensors, "a.reshape_weight": torch.tensor([9, 9])}), "LoRA that reshapes weights")
 
 
 @pytest.mark.parametrize(("layer", "up", "down"), NAMINGS.values(), ids=NAMINGS)

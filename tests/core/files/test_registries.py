@@ -134,7 +134,7 @@ class TestAFormat:
 
     def test_is_found_by_its_keys(self):
         assert format_of(["x.dense_delta"]) is DENSE
-        assert [own.name for own in FORMATS] == ["full", "compact", "lora", "dense"]
+        assert [own.name for own in FORMATS] == ["full", "compact", "lora", "lycoris", "dense"]
 
 
 def test_a_format_that_is_not_there(tmp_path):

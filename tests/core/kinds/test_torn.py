@@ -65,7 +65,7 @@ def check_layer(layer):
     weight = normal(*shape, seed=9, dtype=torch.float64)
     for change in layer.changes:
         if isinstance(change, Dora) and change.norms is Norms.COLUMNS and len(shape) == 2:
-            weight = weight.reshape(shape[0], len(change.magnitude), -1)  # the file may have flattened a kernel
+            weight = weight.reshape(shape[0], change.magnitude.numel(), -1)  # the file may have flattened a kernel
     assert torch.isfinite(layer.in_shape(tuple(weight.shape)).delta_weight(weight)).all()
     if not layer.contains_base and layer.as_terms().is_finite():  # terms do without the scale till the end
         assert torch.isfinite(layer.delta_weight()).all()
