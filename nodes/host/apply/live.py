@@ -85,7 +85,7 @@ def _patch_rest(clone: Patcher, sources: Sequence[Source], bindings: Sequence[Bi
     targets = {name: target for own in rest for name, target in own.targets.items()}
     if targets:
         merged = merge(zip(adapters, (source.scale for source in sources), strict=True))
-        add_layers(clone, replace(rest[0], adapter=merged, targets=targets), 1.0)
+        add_layers(clone, replace(rest[0], adapter=merged, targets=targets))
 
 
 def _refuse_baking(patcher: Patcher, _device: Any, _memory: Any, force_patch_weights: bool, *_args: Any) -> None:

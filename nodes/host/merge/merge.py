@@ -15,7 +15,7 @@ from ....qrlora_core.functional.inner_product import inner_product
 from ....qrlora_core.functional.merge import group_by_basis
 from ..apply.device_factors import patched_layers, unrun_layers
 from ..apply.live import apply_live
-from ..apply.patch import apply_patch
+from ..apply.patch import apply_patch, patched_by_others
 from ..apply.source import Groups, Source
 from ..model.base_check import other_base
 from ..model.host_types import Clip, Patcher
@@ -162,11 +162,25 @@ class _Merge:
         """The names of an adapter's layers that no hook can serve."""
         return patched_layers(self.patcher, self.matches[index])
 
+    def containing_patches(self, index: int, mode: str) -> list[str]:
+        """The names of layers that contain the weight, where other nodes have patched that."""
+        matched = self.matches[index]
+        return [
+            name
+            for path, target in matched.targets.items()
+            if matched.adapter.layers[path].contains_base and _is_patched(self.patcher, target.key, mode)
+            for name in matched.own_names[path]
+        ]
+
     def apply(self, mode: str, tell: Callable[[list[str]], None]) -> Patcher:
         """A clone of the model with the merge on it."""
         if mode == "live":
             return apply_live(self.patcher, self._active, self._groups, self._names, tell)
         return apply_patch(self.patcher, match(self.patcher, self.merged, self._names))
+
+
+def _is_patched(patcher: Patcher, key: str, mode: str) -> bool:
+    return key in patcher.patches if mode == "live" else patched_by_others(patcher, key)
 
 
 def _product(first: QRLoRA, second: QRLoRA) -> float:
@@ -200,6 +214,7 @@ def _report(index: int, source: Source, on_model: _Merge, on_clip: _Merge | None
         idle=on_model.is_idle(index) and (on_clip is None or on_clip.is_idle(index)),
         unrun=tuple(name for part in live for name in part.unrun(index)),
         patched=tuple(name for part in live if source.scale for name in part.patched(index)),
+        containing=tuple(on_model.containing_patches(index, mode)) if source.scale else (),
     )
 
 

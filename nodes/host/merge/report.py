@@ -33,6 +33,7 @@ class SourceReport:
         idle: whether it is on and changes nothing.
         unrun: names of its layers that did not run when it was last live on this model.
         patched: names of its layers that were patched in, though the others are live.
+        containing: names of its layers that contain the weight, where nodes before have patched that.
     """
 
     source: Source
@@ -42,6 +43,7 @@ class SourceReport:
     idle: bool = False
     unrun: tuple[str, ...] = ()
     patched: tuple[str, ...] = ()
+    containing: tuple[str, ...] = ()
 
     @property
     def unfit(self) -> dict[str, str]:
@@ -205,6 +207,11 @@ def _warnings(found: SourceReport) -> list[str]:
         warnings.append(
             f"note: {label}: {len(found.patched)} of its layers cannot be changed while the model runs and were "
             f"patched into its weights{constant}: {paths_as_text(found.patched)}"
+        )
+    if found.containing:
+        warnings.append(
+            f"note: {label}: {len(found.containing)} of its layers act on weights as nodes before have patched them, "
+            f"and so not as on the base alone: {paths_as_text(found.containing)}"
         )
     warnings += [f"note: {label}: {note}" for note in found.source.adapter.origin.notes]
     if found.other_base:

@@ -5,7 +5,7 @@ Whatever else one of them has is asked for with ``hasattr`` where it is used.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -66,7 +66,7 @@ class Patcher(Protocol):
     load_device: torch.device
     offload_device: torch.device
     model_options: Mapping[str, Any]
-    patches: Mapping[str, Sequence[tuple[Any, ...]]]
+    patches: MutableMapping[str, Sequence[tuple[Any, ...]]]
     backup: Mapping[str, Any]
     object_patches: Mapping[str, Any]
     wrappers: Mapping[str, Mapping[Any, Any]]

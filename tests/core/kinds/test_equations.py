@@ -1,7 +1,7 @@
 """Every kind of adapter against its published equation in float64, from a file on: see `support.adapter_kinds`."""
 
-import math
 import itertools
+import math
 
 import pytest
 import torch

@@ -107,8 +107,27 @@ def test_effects_of_mixed_kinds_add_in_any_order(name: str, seed: int) -> None:
         for mode in MODES:
             found = small.predict(merged(small.patcher, *pairs(order), apply=mode))
             assert relative_error(found, expected, small.base) < TOLERANCE, mode
-        in_a_row = merged(merged(small.patcher, *pairs(order[:2])), *pairs(order[2:]))
-        assert relative_error(small.predict(in_a_row), expected, small.base) < TOLERANCE
+        for mode in MODES:  # and in several nodes in a row
+            in_a_row = merged(small.patcher, *pairs(order[:2]), apply=mode)
+            in_a_row = merged(in_a_row, *pairs(order[2:3]), apply=mode)
+            in_a_row = merged(in_a_row, *pairs(order[3:]), apply=mode)
+            assert relative_error(small.predict(in_a_row), expected, small.base) < TOLERANCE, mode
+
+
+def test_on_weights_that_others_have_patched_it_is_said() -> None:
+    small, own, other = small_model("sd3"), file("sd3", "OFT"), file("sd3", "LoKr, both whole", 1)
+    said = "act on weights as nodes before have patched them"
+
+    def report(patcher: Any, mode: str) -> str:
+        told: str = Merge.execute(model=patcher, adapter_1=own.adapter, apply=mode).args[2]
+        return told
+
+    for mode in MODES:
+        assert said not in report(small.patcher, mode)
+        assert said in report(stock(small.patcher, other.path), mode)
+    ours = merged(small.patcher, (other.adapter, 1.0), apply="patch")
+    assert said in report(ours, "live")
+    assert said not in report(ours, "patch")
 
 
 @pytest.mark.parametrize("kind", ["DoRA of LoRA by column", "DoRA of PEFT", "OFT", "GLoRA", "IA3 on input", "LoHa"])
