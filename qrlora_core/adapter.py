@@ -76,10 +76,6 @@ class Layer:
         """Sum of all ranks: an upper bound of that of the delta, where that is the same for every base weight."""
         return sum(part.rank for part in self._parts)
 
-    @property
-    def _parts(self) -> Sequence[Term | Change]:
-        return (*self.terms, *self.changes)
-
     @cached_property
     def shape(self) -> tuple[int, ...]:
         """Shape of the weight that this layer belongs to: (out, in) or (out, in, kh, kw).
