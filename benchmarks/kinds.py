@@ -132,7 +132,7 @@ class Case:
             if error.reason is not Reason.NOT_LOW_RANK:
                 raise
             return REFUSED
-        if format == "lycoris" and not self._in_stock:
+        if format == "lycoris" and not self.file.in_stock:
             return self._of_layers(load_adapter(path))
         return self._of_weights(stock(self.model.patcher, path))
 

@@ -166,6 +166,18 @@ class Change(ABC):
         return all(map(is_finite, self.tensors().values()))
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class OutputChange(Change):
+    """A change of a layer's outputs ``W x``, and so the same of the rows of W."""
+
+    stage = Stage.OUTPUT
+
+    def effect(self, base: Tensor) -> Tensor:
+        """See `Change`."""
+        own = {name: tensor.to(base) for name, tensor in self.tensors().items()}
+        return self.act(own, base.movedim(0, -1)).movedim(-1, 0)
+
+
 def _among(part: Tensor, start: int, total: int) -> Tensor:
     return pad(part, (0, 0) * (part.ndim - 1) + (start, total - start - len(part)))
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from ..change import Change
-from .block_product import BlockProduct
-from .butterfly import Butterfly
+from .blocks import BlockProduct, Butterfly
 from .dora import Dora
 from .input_product import InputProduct
 from .kronecker import Kronecker

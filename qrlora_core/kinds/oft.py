@@ -2,7 +2,7 @@
 
 Each block B of ``oft_blocks`` stands for the rotation ``R = (I + Q) (I - Q)^-1`` with ``Q = B - B^T``; where alpha is
 above 0 and Q of all blocks longer than that, Q is shortened to it. OFT, of three dimensions: ``W' = diag(rescale)
-diag(R_1^T, R_2^T, ...) W``. BOFT, of four: ``W' = diag(rescale) B_m ... B_1 W``, see `changes.butterfly`.
+diag(R_1^T, R_2^T, ...) W``. BOFT, of four: ``W' = diag(rescale) B_m ... B_1 W``, see `changes.blocks`.
 
 ComfyUI ignores the rescaling of OFT, and ends in an error that it logs where BOFT has no alpha.
 """
@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from ..adapter import Layer
-from ..changes.block_product import BlockProduct
-from ..changes.butterfly import Butterfly
+from ..changes.blocks import BlockProduct, Butterfly
 from ..errors import AdapterError
 from .keys import endings
 from .kind import Kind
