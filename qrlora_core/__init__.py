@@ -5,6 +5,7 @@ Generation", ICCV 2025 (arXiv 2507.04599). Not to be confused with arXiv 2508.21
 """
 
 from .adapter import Layer, Origin, QRLoRA
+from .change import Change, Stage
 from .errors import (
     AdapterError,
     AdapterFileError,
@@ -20,15 +21,16 @@ from .files.basis_store import BasisStore
 from .files.formats import FORMATS
 from .files.text_encoder_names import is_of_text_encoder
 from .files.training_state import TrainingState, load_training, save_training
+from .functional.as_terms import as_terms
 from .functional.compare import Comparison, as_table, compare
 from .functional.decompose import Factors, decompose
-from .functional.merge import merge
+from .functional.merge import group_by_basis, merge
 from .functional.null_space import null_space
 from .functional.rebase import Rebased, overall_energy, rebase_layer, reduce_layer, require_captured
 from .functional.ties import ties
 from .metadata import BASE_FINGERPRINT, json_object
 from .schedule import Schedule
-from .term import Term
+from .term import Term, from_difference
 from .text import UNREADABLE, listed
 from .train.delta import TrainableDelta
 from .train.objective import ObjectiveSettings
@@ -44,6 +46,7 @@ __all__ = [
     "AdapterError",
     "AdapterFileError",
     "BasisStore",
+    "Change",
     "Comparison",
     "DecompositionError",
     "Factors",
@@ -57,6 +60,7 @@ __all__ = [
     "Rebased",
     "Schedule",
     "ScheduleError",
+    "Stage",
     "TargetError",
     "Term",
     "TrainableDelta",
@@ -64,8 +68,11 @@ __all__ = [
     "TrainingError",
     "TrainingState",
     "as_table",
+    "as_terms",
     "compare",
     "decompose",
+    "from_difference",
+    "group_by_basis",
     "is_of_text_encoder",
     "json_object",
     "listed",

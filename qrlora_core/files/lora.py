@@ -195,8 +195,7 @@ def _renamed_with_content(
 def _explain_growth(source: Path) -> str:
     return (
         f"{source.name}: its layers, such as convolutions in Tucker form, are many times larger than the file when "
-        "multiplied out. "
-        "No trainer makes such a file; download it again from a source that you trust."
+        "multiplied out. No trainer makes such a file; download it again from a source that you trust."
     )
 
 

@@ -24,12 +24,6 @@ def _cannot_tell() -> bool:
 _is_exporting = getattr(torch.compiler, "is_exporting", _cannot_tell)
 
 
-def _note_run(addend: Addend) -> None:
-    addend.ran = True
-    if _is_exporting() and not torch.compiler.is_dynamo_compiling():  # which calls itself exporting, too
-        addend.is_recorded = True
-
-
 class Branch(Uncopied):
     """A forward hook of a module. It has no say in what is added, and reads nothing that changes within a sampling.
 
@@ -49,13 +43,15 @@ class Branch(Uncopied):
 
     def __call__(self, module: Any, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """What PyTorch calls after the module."""
+        for addend in self.addends:
+            addend.ran = True
+            if _is_exporting() and not torch.compiler.is_dynamo_compiling():  # which calls itself exporting, too
+                addend.is_recorded = True
         bare = output
         for changes in self._changes:
-            _note_run(changes)
             output = output + changes.added(module, args[0], bare)
-        for addend in self._others:
-            _note_run(addend)
-            output = addend.added(module, args[0], output)
+        for other in self._others:
+            output = other.added(module, args[0], output)
         return output
 
     def put(self, merge: object, addends: tuple[Addend, ...]) -> None:

@@ -8,7 +8,7 @@ from weakref import ref
 import torch
 from torch import Tensor
 
-from ....qrlora_core.change import Change
+from ....qrlora_core import Change
 from ....qrlora_core.functional.lora import balancing_exponent
 from .branch import Addend
 from .held import Copied

@@ -9,7 +9,7 @@ import torch
 from comfy.weight_adapter import WeightAdapterBase
 from torch import Tensor
 
-from ....qrlora_core.change import Change
+from ....qrlora_core import Change
 from .part import Rows
 
 RowsChange = tuple[Rows | None, Change]

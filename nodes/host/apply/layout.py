@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ....qrlora_core.change import Change
+from ....qrlora_core import Change
 from ....qrlora_core.functional.merge import Member
 from ..model.key_map import Target
 from .device_factors import Binding, Deltas

@@ -10,8 +10,7 @@ from typing import Any
 import comfy.model_patcher
 from comfy.patcher_extension import CallbacksMP
 
-from ....qrlora_core import merge
-from ....qrlora_core.functional.merge import group_by_basis
+from ....qrlora_core import group_by_basis, merge
 from ..model.host_types import Patcher
 from ..model.matching import Names
 from ..model.memo import Note, remembered_of_all

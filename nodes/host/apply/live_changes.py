@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ....qrlora_core.change import Change, Stage
+from ....qrlora_core import Change, Stage
 from ....qrlora_core.term import largest
 from .part import Rows
 

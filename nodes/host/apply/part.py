@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ....qrlora_core.change import Change
+from ....qrlora_core import Change
 
 Rows = tuple[int, int]  # start, length
 

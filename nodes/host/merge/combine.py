@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from ....qrlora_core import QRLoRA
-from ....qrlora_core.functional.as_terms import as_terms
+from ....qrlora_core import QRLoRA, as_terms
 from ..advice import advised
 from ..apply.source import Source
 from ..model.host_types import Patcher

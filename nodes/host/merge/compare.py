@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ....qrlora_core import Comparison, QRLoRA, TargetError, compare
-from ....qrlora_core.functional.as_terms import as_terms
+from ....qrlora_core import Comparison, QRLoRA, TargetError, as_terms, compare
 from ..advice import advised
 from ..model.host_types import Patcher
 from ..model.matching import Names, match, require_some

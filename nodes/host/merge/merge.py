@@ -10,9 +10,17 @@ from itertools import pairwise
 from types import MappingProxyType
 from typing import Any
 
-from ....qrlora_core import Layer, QRLoRA, QRLoRAError, ScheduleError, TargetError, is_of_text_encoder, merge
+from ....qrlora_core import (
+    Layer,
+    QRLoRA,
+    QRLoRAError,
+    ScheduleError,
+    TargetError,
+    group_by_basis,
+    is_of_text_encoder,
+    merge,
+)
 from ....qrlora_core.functional.inner_product import inner_product
-from ....qrlora_core.functional.merge import group_by_basis
 from ..apply.device_factors import patched_layers, unrun_layers
 from ..apply.live import apply_live
 from ..apply.patch import apply_patch, patched_by_others

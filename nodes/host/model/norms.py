@@ -6,9 +6,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from ....qrlora_core import Layer
-from ....qrlora_core.change import Stage
-from ....qrlora_core.term import from_difference
+from ....qrlora_core import Layer, Stage, from_difference
 from .host_types import Patcher
 from .key_map import Target
 from .matching import Match

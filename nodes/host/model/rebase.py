@@ -17,13 +17,13 @@ from ....qrlora_core import (
     Origin,
     QRLoRA,
     Rebased,
+    as_terms,
+    from_difference,
     overall_energy,
     rebase_layer,
     reduce_layer,
     require_captured,
 )
-from ....qrlora_core.functional.as_terms import as_terms
-from ....qrlora_core.term import from_difference
 from ..advice import advised
 from ..text import paths_as_text
 from .bases import KeptBases, basis_store
