@@ -132,7 +132,8 @@ class Case:
             if error.reason is not Reason.NOT_LOW_RANK:
                 raise
             return REFUSED
-        if format == "lycoris" and not self.file.in_stock:
+        is_read = self.file.in_stock if format == "lycoris" else self.file.is_named_in_stock
+        if not is_read:
             return self._of_layers(load_adapter(path))
         return self._of_weights(stock(self.model.patcher, path))
 

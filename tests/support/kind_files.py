@@ -65,13 +65,15 @@ class KindFile:
     Attributes:
         adapter: as loaded from it.
         layers: what its equation is, by target.
-        in_stock: whether the host's own loader makes the same of it at strength 1: it must know the names of all layers
-            (older hosts know none of slices of Z-Image), and what the kind does.
+        is_named_in_stock: whether the host's own loader knows the names of all its layers: older hosts know none of
+            slices of Z-Image.
+        in_stock: whether that makes the same of it at strength 1: it must know what the kind does, too.
     """
 
     path: Path
     adapter: QRLoRA
     layers: Mapping[Target, Made]
+    is_named_in_stock: bool
     in_stock: bool
 
 
@@ -120,7 +122,8 @@ class SmallModel:
             tensors |= layers[target].keyed(layer)
         path = _loras() / f"kind_{self.name}_{seed}_{kind.replace(' ', '_').replace(',', '')}.safetensors"
         save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path)
-        return KindFile(path, load(path), layers, KINDS[kind].in_stock and targets.keys() <= self._stock_names)
+        is_named = targets.keys() <= self._stock_names
+        return KindFile(path, load(path), layers, is_named, is_named and KINDS[kind].in_stock)
 
     def kinds(self) -> list[str]:
         """The kinds that fit some layer of it."""
