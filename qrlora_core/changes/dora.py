@@ -76,12 +76,10 @@ class Dora(Change):
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], kind: str, scale: float, layer: Layer | None = None) -> Self:
         """See `Change`."""
-        norms = next((own for own in Norms if own.value in tensors), Norms.COLUMNS)
-        require_tensors(
-            kind, tensors, {norms.value: max(1, tensors[norms.value].ndim if norms.value in tensors else 1)}
-        )
-        if layer is None:
-            raise AdapterError(f"{kind}: expected the change that its magnitudes are for, found none.")
+        norms = next((own for own in Norms if own.value in tensors), None)
+        if norms is None or layer is None:
+            raise AdapterError(f"{kind}: expected magnitudes, and what they are for; found one without the other.")
+        require_tensors(kind, tensors, {norms.value: max(1, tensors[norms.value].ndim)})
         return cls(kind=kind, scale=scale, layer=layer, magnitude=usual(tensors[norms.value]), norms=norms)
 
     def is_finite(self) -> bool:

@@ -22,7 +22,7 @@ def tensors_of(adapter: QRLoRA, dtype: torch.dtype | None = None) -> Iterator[tu
         AdapterError: a layer that is none of one kind: several side by side, or at a scale at which there is none.
     """
     for name, layer in named_layers(adapter).items():
-        stem, tensors = split_parameter(name)[0] if layer.is_vector else name, _tensors(layer)
+        tensors = _tensors(layer)
         if tensors is None:
             kinds = " and ".join(dict.fromkeys(change.kind for change in layer.changes))
             raise AdapterError(
@@ -31,9 +31,17 @@ def tensors_of(adapter: QRLoRA, dtype: torch.dtype | None = None) -> Iterator[tu
                 Reason.NOT_LOW_RANK,
             )
         for ending, tensor in tensors.items():
-            key = f"{stem}.{'diff_b' if name.endswith('.bias') else ending}"
+            key = _key(name, ending) if layer.is_vector else f"{name}.{ending}"
             is_number = tensor.ndim == 0 or not tensor.is_floating_point()
             yield key, tensor if is_number else rounded(key, tensor, _dtype(layer, dtype))
+
+
+def _key(name: str, ending: str) -> str:
+    """Of a vector, whose name has that of its parameter; there is no ending for a bias that is replaced."""
+    stem, parameter = split_parameter(name)
+    if parameter != ".bias":
+        return f"{stem}.{ending}"
+    return f"{stem}.diff_b" if ending == "diff" else f"{name}.{ending}"
 
 
 def _tensors(layer: Layer) -> dict[str, Tensor] | None:

@@ -8,7 +8,7 @@ another input of W has it from the layer's own product, which also reads quantiz
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -20,6 +20,9 @@ from torch import Tensor
 from ....qrlora_core import Change, Stage
 from ....qrlora_core.term import largest
 from .part import Rows
+
+# Of a sum: the rows of the layer's output that it is for, None for all.
+_Part = tuple[Rows | None, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,22 +86,16 @@ class LiveChanges:
         """What belongs to the layer's input x and to what it gave itself, in the shape of the latter."""
         if x.dtype is not self._dtype:
             self.cast = x.dtype
-        changes = [self._for(change, x) for change in self.changes]
         axis = 1 if hasattr(module, "kernel_size") else -1
-        product = partial(_convolved, module) if axis == 1 else F.linear
         bias = None if self._bias is None else _along(self._bias.to(bare.device, bare.dtype), bare, axis)
-        plain = bare if bias is None else bare - bias
-        parts = [(own.rows, own.of(x, product)) for own in changes if own.kind.stage is Stage.INPUT]
-        for own in changes:
-            if own.kind.stage is Stage.OUTPUT:
-                outputs = plain if own.rows is None else plain.narrow(axis, *own.rows)
-                parts.append((own.rows, own.of(outputs.movedim(axis, -1)).movedim(-1, axis)))
-        for rows in dict.fromkeys(own.rows for own in changes if own.kind.stage is Stage.BASE):
-            same = (own for own in changes if own.kind.stage is Stage.BASE and own.rows == rows)
-            inputs = [own.of(x.movedim(axis, -1)) for own in same]
-            outputs = module.forward(sum(inputs[1:], inputs[0]).movedim(-1, axis))
-            outputs = outputs if bias is None else outputs - bias
-            parts.append((rows, outputs if rows is None else outputs.narrow(axis, *rows)))
+        of_stage: dict[Stage, list[LiveChange]] = {stage: [] for stage in Stage}
+        for change in self.changes:
+            of_stage[change.kind.stage].append(self._for(change, x))
+        parts = [
+            *_of_inputs(of_stage[Stage.INPUT], module, x, axis),
+            *_of_outputs(of_stage[Stage.OUTPUT], bare if bias is None else bare - bias, axis),
+            *_of_base(of_stage[Stage.BASE], module, x, bias, axis),
+        ]
         return _summed([(rows, part.to(bare.dtype)) for rows, part in parts], bare, axis)
 
     def _for(self, change: LiveChange, x: Tensor) -> LiveChange:
@@ -121,6 +118,28 @@ class LiveChanges:
                 change = change.in_rows(*own.rows, len(weight))
             total += change.delta_weight(base)
         return total
+
+
+def _of_inputs(changes: Sequence[LiveChange], module: Any, x: Tensor, axis: int) -> Iterator[_Part]:
+    product = partial(_convolved, module) if axis == 1 else F.linear
+    for own in changes:
+        yield own.rows, own.of(x, product)
+
+
+def _of_outputs(changes: Sequence[LiveChange], plain: Tensor, axis: int) -> Iterator[_Part]:
+    """Of ``W x``, without the bias."""
+    for own in changes:
+        outputs = plain if own.rows is None else plain.narrow(axis, *own.rows)
+        yield own.rows, own.of(outputs.movedim(axis, -1)).movedim(-1, axis)
+
+
+def _of_base(changes: Sequence[LiveChange], module: Any, x: Tensor, bias: Tensor | None, axis: int) -> Iterator[_Part]:
+    """By the layer's own product, once for all of the same rows."""
+    for rows in dict.fromkeys(own.rows for own in changes):
+        inputs = [own.of(x.movedim(axis, -1)) for own in changes if own.rows == rows]
+        outputs = module.forward(sum(inputs[1:], inputs[0]).movedim(-1, axis))
+        outputs = outputs if bias is None else outputs - bias
+        yield rows, outputs if rows is None else outputs.narrow(axis, *rows)
 
 
 def _gauges(factors: Sequence[Tensor]) -> list[float]:
@@ -147,7 +166,7 @@ def _along(vector: Tensor, y: Tensor, axis: int) -> Tensor:
     return vector if axis == -1 else vector.view(-1, *(1 for _ in y.shape[2:]))
 
 
-def _summed(parts: Sequence[tuple[Rows | None, Tensor]], like: Tensor, axis: int) -> Tensor:
+def _summed(parts: Sequence[_Part], like: Tensor, axis: int) -> Tensor:
     """The sum, with zeros in rows of which no part is."""
     whole = [part for rows, part in parts if rows is None]
     total = sum(whole[1:], whole[0]) if whole else torch.zeros_like(like)

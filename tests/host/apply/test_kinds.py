@@ -22,6 +22,7 @@ from comfyui_qr_lora.nodes.blocks import Blocks
 from comfyui_qr_lora.nodes.host.files.load import load
 from comfyui_qr_lora.nodes.merge import Merge
 from comfyui_qr_lora.nodes.sweep import Sweep
+from comfyui_qr_lora.qrlora_core import save_adapter
 from comfyui_qr_lora.qrlora_core.schedule import parse_points
 from devtools import tiny_models
 
@@ -363,3 +364,29 @@ def test_norms_of_another_number_of_inputs_leave_their_layer_out() -> None:
     save_file({**tensors, key: tensors[key][:, ::2].contiguous()}, path)
     report = Merge.execute(model=small.patcher, adapter_1=load(path)).args[2]
     assert "1 of 7 layers were left out (DoRA that does not fit a weight (128, 128))" in report
+
+
+@of_sd3
+def test_saved_as_lycoris_from_a_merge_it_is_the_same_to_the_stock_loader(kind: str) -> None:
+    small, own = small_model("sd3"), file("sd3", kind)
+    whole = Merge.execute(model=small.patcher, adapter_1=own.adapter).args[1]
+    path = save_adapter(whole, own.path.with_name(f"lycoris_{own.path.name}"), format="lycoris")
+    expected = small.expected((own, 1.0))
+    assert relative_error(small.predict(merged(small.patcher, (load(path), 1.0))), expected, small.base) < TOLERANCE
+    if own.in_stock:
+        assert relative_error(small.predict(stock(small.patcher, path)), expected, small.base) < TOLERANCE
+
+
+def test_a_replaced_bias_is_one_also_when_it_was_saved_as_lycoris() -> None:
+    """No ending of a key says that of a module's bias, but the bias has a name of its own."""
+    small, key = small_model("sd3"), "diffusion_model.joint_blocks.0.x_block.attn.qkv.bias"
+    first = file("sd3", "LoKr, both whole").path.with_name("bias.safetensors")
+    save_file({f"{key}.set_weight": torch.randn(small.weights[key].shape)}, first)
+    whole = Merge.execute(model=small.patcher, adapter_1=load(first)).args[1]
+    second = save_adapter(whole, first.with_name("bias_again.safetensors"), format="lycoris")
+    expected = small.predict(stock(small.patcher, first))
+    assert not torch.equal(expected, small.base)
+    for path in (first, second):
+        assert relative_error(small.predict(stock(small.patcher, path)), expected, small.base) < TOLERANCE
+        found = small.predict(merged(small.patcher, (load(path), 1.0)))
+        assert relative_error(found, expected, small.base) < TOLERANCE
