@@ -97,9 +97,9 @@ def report_merge(
 
 def _unlike_stock(active: Sequence[Source]) -> list[str]:
     """Once, where the host's own loaders in a row would give something else with the same files and strengths."""
-    several = [own for own in active if own.adapter.contains_base]
-    scaled = [own for own in several if own.scale != 1 and _OTHERWISE_SCALED.intersection(own.adapter.kinds)]
-    concerned = several if len(several) > 1 else scaled
+    containing = [own for own in active if own.adapter.contains_base]
+    scaled = [own for own in containing if own.scale != 1 and _OTHERWISE_SCALED.intersection(own.adapter.kinds)]
+    concerned = containing if len(active) > 1 else scaled
     if not concerned:
         return []
     names = ", ".join(f"{own.label} ({', '.join(own.adapter.kinds)})" for own in concerned)

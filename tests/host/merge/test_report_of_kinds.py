@@ -62,7 +62,7 @@ def test_each_is_called_by_its_name(kind: str) -> None:
         ([("OFT", 0.5)], True), ([("BOFT", -1.0)], True), ([("replaced weight", 0.3)], True),
         ([("DoRA", 0.5)], False), ([("GLoRA", 0.5)], False), ([("LoKr", 0.5)], False),
         ([("DoRA", 1.0), ("OFT", 1.0)], True), ([("DoRA", 1.0), ("OFT", 0.0)], False),
-        ([("DoRA", 1.0), ("LoRA", 0.4)], False), ([("LoKr", 0.2), ("LoRA", 0.4)], False),
+        ([("DoRA", 1.0), ("LoRA", 0.4)], True), ([("LoRA", 1.0), ("GLoRA", 1.0)], True), ([("LoKr", 0.2), ("LoRA", 0.4)], False),
     ],
 )  # fmt: skip
 def test_where_stock_loaders_differ_it_says_so_once(pairs: list[tuple[str, float]], differs: bool) -> None:
