@@ -63,7 +63,12 @@ def check_aspect(where: str, latent: Tensor, mask: Tensor) -> None:
 
 
 def _is_stretched(mask: Sequence[int], latent: Sequence[int]) -> bool:
-    """Whether the aspect ratios differ by more than the VAE cuts off, which is less than one row of the latent."""
+    """Whether the aspect ratios differ by more than the VAE cuts off, which is less than one row of the latent.
+
+    What is one row or column, such as a mask of time, is the same all along and has nothing that could be distorted.
+    """
+    if 1 in mask:
+        return False
     ratio = mask[0] * latent[1] / (mask[1] * latent[0])
     return max(ratio, 1 / ratio) > 1 + 1 / min(latent) + _OF_ASPECT
 

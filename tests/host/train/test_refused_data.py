@@ -282,6 +282,8 @@ def test_a_mask_of_another_aspect_ratio_is_refused_and_one_of_another_size_is_no
         )
         with pytest.raises(TrainingError, match=told):
             collect_examples([samples | {"noise_mask": wrong}], [caption(0)])
+    for line in (mask[:, :1], mask[:, :, :1]):  # the same all along, such as one of time over a sound
+        collect_examples([samples | {"noise_mask": line}], [caption(0)])
 
 
 @pytest.mark.parametrize("masks", ["one", "each"])
