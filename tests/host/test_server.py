@@ -271,7 +271,7 @@ def broken_files(folder: Path, good: Path) -> dict[str, str]:
     save_file(tensors | {key: torch.full_like(term.delta_r, float("nan"))}, folder / "nan.safetensors")
     half = {"lora_unet_x.lora_down.weight": torch.zeros(2, 2)}
     save_file(half, folder / "half_a_lora.safetensors")
-    save_file({**half, "lora_unet_x.dora_scale": torch.zeros(2, 1)}, folder / "dora.safetensors")
+    save_file({**half, "lora_unet_x.vera_lambda_b": torch.zeros(2)}, folder / "vera.safetensors")
     wrong_shape = Layer.single(torch.linalg.qr(torch.randn(64, 4)).Q, torch.randn(4, 32))
     save_adapter(QRLoRA({path: wrong_shape}), folder / "shape.safetensors")
     foreign = QRLoRA({"transformer.no.such.layer": layer}, {"qr_lora.base_model": "Flux"})
@@ -284,8 +284,8 @@ def broken_files(folder: Path, good: Path) -> dict[str, str]:
         "pickle.safetensors": "pickle file",
         "rank.safetensors": "rank mismatch",
         "nan.safetensors": "NaN or infinity",
-        "half_a_lora.safetensors": "layer lora_unet_x: expected up.weight and down.weight, found no up",
-        "dora.safetensors": "this is a DoRA",
+        "half_a_lora.safetensors": "layer lora_unet_x: expected up and down, found no up",
+        "vera.safetensors": "this is a VeRA",
         "shape.safetensors": "the adapter is for (64, 32)",
         "foreign.safetensors": "It was made for Flux",
         "../../secret.safetensors": "leads out of the folder",

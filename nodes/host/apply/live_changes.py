@@ -8,7 +8,7 @@ another input of W has it from the layer's own product, which also reads quantiz
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -88,13 +88,15 @@ class LiveChanges:
             self.cast = x.dtype
         axis = 1 if hasattr(module, "kernel_size") else -1
         bias = None if self._bias is None else _along(self._bias.to(bare.device, bare.dtype), bare, axis)
-        of_stage: dict[Stage, list[LiveChange]] = {stage: [] for stage in Stage}
-        for change in self.changes:
-            of_stage[change.kind.stage].append(self._for(change, x))
+        changes = [self._for(change, x) for change in self.changes]
+        # Not a dict of lists by stage: PyTorch's compiler (2.11) makes another program of that.
+        inputs, outputs, base = (
+            [own for own in changes if own.kind.stage is stage] for stage in (Stage.INPUT, Stage.OUTPUT, Stage.BASE)
+        )
         parts = [
-            *_of_inputs(of_stage[Stage.INPUT], module, x, axis),
-            *_of_outputs(of_stage[Stage.OUTPUT], bare if bias is None else bare - bias, axis),
-            *_of_base(of_stage[Stage.BASE], module, x, bias, axis),
+            *_of_inputs(inputs, module, x, axis),
+            *_of_outputs(outputs, bare if bias is None else bare - bias, axis),
+            *_of_base(base, module, x, bias, axis),
         ]
         return _summed([(rows, part.to(bare.dtype)) for rows, part in parts], bare, axis)
 
@@ -120,26 +122,29 @@ class LiveChanges:
         return total
 
 
-def _of_inputs(changes: Sequence[LiveChange], module: Any, x: Tensor, axis: int) -> Iterator[_Part]:
+def _of_inputs(changes: Sequence[LiveChange], module: Any, x: Tensor, axis: int) -> list[_Part]:
     product = partial(_convolved, module) if axis == 1 else F.linear
-    for own in changes:
-        yield own.rows, own.of(x, product)
+    return [(own.rows, own.of(x, product)) for own in changes]
 
 
-def _of_outputs(changes: Sequence[LiveChange], plain: Tensor, axis: int) -> Iterator[_Part]:
+def _of_outputs(changes: Sequence[LiveChange], plain: Tensor, axis: int) -> list[_Part]:
     """Of ``W x``, without the bias."""
+    parts: list[_Part] = []
     for own in changes:
         outputs = plain if own.rows is None else plain.narrow(axis, *own.rows)
-        yield own.rows, own.of(outputs.movedim(axis, -1)).movedim(-1, axis)
+        parts.append((own.rows, own.of(outputs.movedim(axis, -1)).movedim(-1, axis)))
+    return parts
 
 
-def _of_base(changes: Sequence[LiveChange], module: Any, x: Tensor, bias: Tensor | None, axis: int) -> Iterator[_Part]:
+def _of_base(changes: Sequence[LiveChange], module: Any, x: Tensor, bias: Tensor | None, axis: int) -> list[_Part]:
     """By the layer's own product, once for all of the same rows."""
-    for rows in dict.fromkeys(own.rows for own in changes):
+    parts: list[_Part] = []
+    for rows in dict.fromkeys([own.rows for own in changes]):
         inputs = [own.of(x.movedim(axis, -1)) for own in changes if own.rows == rows]
         outputs = module.forward(sum(inputs[1:], inputs[0]).movedim(-1, axis))
         outputs = outputs if bias is None else outputs - bias
-        yield rows, outputs if rows is None else outputs.narrow(axis, *rows)
+        parts.append((rows, outputs if rows is None else outputs.narrow(axis, *rows)))
+    return parts
 
 
 def _gauges(factors: Sequence[Tensor]) -> list[float]:
