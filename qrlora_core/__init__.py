@@ -5,7 +5,7 @@ Generation", ICCV 2025 (arXiv 2507.04599). Not to be confused with arXiv 2508.21
 """
 
 from .adapter import Layer, Origin, QRLoRA
-from .change import Change, Stage
+from .change import Change, Stage, are_one_shape
 from .errors import (
     AdapterError,
     AdapterFileError,
@@ -67,6 +67,7 @@ __all__ = [
     "Trainer",
     "TrainingError",
     "TrainingState",
+    "are_one_shape",
     "as_table",
     "as_terms",
     "compare",

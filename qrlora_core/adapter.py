@@ -13,7 +13,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from .change import Change, Stage, common_shape, term_in_rows
+from .change import Change, common_shape, term_in_rows
 from .errors import AdapterError
 from .term import Term
 
@@ -113,10 +113,9 @@ class Layer:
 
     def bound(self, base: Tensor) -> Layer:
         """The same on this base weight alone, with no change that must know it first (`Stage.UNBOUND`)."""
-        kept = [change for change in self.changes if change.stage is not Stage.UNBOUND]
-        made = [change.bound_on_rows(base) for change in self.changes if change.stage is Stage.UNBOUND]
-        own = [self.with_terms(self.terms, kept)] if self.terms or kept else []
-        return Layer.joined([*own, *(Layer(terms, changes=changes) for terms, changes in made)])
+        made = [change.bound_on_rows(base) for change in self.changes]
+        terms = (term for own, _ in made for term in own)
+        return self.with_terms((*self.terms, *terms), (change for _, own in made for change in own))
 
     def in_rows(self, start: int, length: int, total: int) -> Layer:
         """A layer for some rows of a weight of ``total`` rows as one for all of them: the others stay as they are."""

@@ -109,8 +109,7 @@ class Kronecker(Change):
 
     def effect(self, base: Tensor) -> Tensor:
         """See `Change`; of ``base`` the dtype and the device count."""
-        left, right = self.left.to(base), self._whole_right(base)
-        product = rearrange(torch.einsum("ab,cd...->acbd...", left, right), "a c b d ... -> (a c) (b d) ...")
+        product = _product(self.left.to(base), self._whole_right(base))
         kernel = (1,) * (product.ndim - 2)
         if self.outputs is not None:
             product = product * self.outputs.to(base).view(-1, 1, *kernel)

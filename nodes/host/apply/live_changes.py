@@ -19,7 +19,9 @@ from torch import Tensor
 
 from ....qrlora_core import Change, Stage
 from ....qrlora_core.term import largest
-from .part import Rows
+from .live_vector import along_channels
+from .part import Rows, among_rows
+from .stack import convolved
 
 # Of a sum: the rows of the layer's output that it is for, None for all.
 _Part = tuple[Rows | None, Tensor]
@@ -66,6 +68,10 @@ class LiveChanges:
         self.ran = self.is_recorded = False
         self.cast: torch.dtype | None = None
         self._dtype = next(iter(self.changes[0].tensors.values())).dtype
+        # Sorted here: a step on a fast GPU waits for whatever is done at each call.
+        self._by_stage = [
+            [own for own in changes if own.kind.stage is stage] for stage in (Stage.INPUT, Stage.OUTPUT, Stage.BASE)
+        ]
 
     def take(self, changes: Sequence[Change], bias: Tensor | None) -> None:
         """Copy their tensors, and the layer's bias; scales are set by themselves."""
@@ -87,12 +93,10 @@ class LiveChanges:
         if x.dtype is not self._dtype:
             self.cast = x.dtype
         axis = 1 if hasattr(module, "kernel_size") else -1
-        bias = None if self._bias is None else _along(self._bias.to(bare.device, bare.dtype), bare, axis)
-        changes = [self._for(change, x) for change in self.changes]
-        # Not a dict of lists by stage: PyTorch's compiler (2.11) makes another program of that.
-        inputs, outputs, base = (
-            [own for own in changes if own.kind.stage is stage] for stage in (Stage.INPUT, Stage.OUTPUT, Stage.BASE)
-        )
+        bias = None if self._bias is None else along_channels(module, self._bias.to(bare.device, bare.dtype), bare)
+        inputs, outputs, base = self._by_stage
+        if x.dtype is not self._dtype or x.device != self.changes[0].scale.device or torch.is_grad_enabled():
+            inputs, outputs, base = ([self._for(own, x) for own in changes] for changes in self._by_stage)
         parts = [
             *_of_inputs(inputs, module, x, axis),
             *_of_outputs(outputs, bare if bias is None else bare - bias, axis),
@@ -123,7 +127,7 @@ class LiveChanges:
 
 
 def _of_inputs(changes: Sequence[LiveChange], module: Any, x: Tensor, axis: int) -> list[_Part]:
-    product = partial(_convolved, module) if axis == 1 else F.linear
+    product = partial(convolved, module) if axis == 1 else F.linear
     return [(own.rows, own.of(x, product)) for own in changes]
 
 
@@ -161,23 +165,11 @@ def _gauges(factors: Sequence[Tensor]) -> list[float]:
     return [2.0**shift for shift in shifts]
 
 
-def _convolved(module: Any, x: Tensor, weight: Tensor) -> Tensor:
-    """As the layer does, with another weight."""
-    convolution = (F.conv1d, F.conv2d, F.conv3d)[weight.ndim - 3]
-    return convolution(x, weight, None, module.stride, module.padding, module.dilation)
-
-
-def _along(vector: Tensor, y: Tensor, axis: int) -> Tensor:
-    return vector if axis == -1 else vector.view(-1, *(1 for _ in y.shape[2:]))
-
-
 def _summed(parts: Sequence[_Part], like: Tensor, axis: int) -> Tensor:
     """The sum, with zeros in rows of which no part is."""
     whole = [part for rows, part in parts if rows is None]
     total = sum(whole[1:], whole[0]) if whole else torch.zeros_like(like)
     for rows, part in parts:
         if rows is not None:
-            start, length = rows
-            behind = (0, 0) * (like.ndim - 1 - axis % like.ndim)
-            total = total + F.pad(part, (*behind, start, like.shape[axis] - start - length))
+            total = total + among_rows(part, rows, like, axis)
     return total

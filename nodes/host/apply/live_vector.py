@@ -48,7 +48,7 @@ class LiveVector:
         if torch.is_grad_enabled() and values.is_inference():  # which autograd refuses to save
             values = values.clone()
         if self.name == ".bias":
-            return y + _along_channels(module, values, y)
+            return y + along_channels(module, values, y)
         return y + _normalized(module, x, values).to(y.dtype)
 
     def switches(self) -> tuple[Tensor, ...]:
@@ -60,7 +60,8 @@ class LiveVector:
         return self.values.to(parameter.device, torch.float32)
 
 
-def _along_channels(module: torch.nn.Module, values: Tensor, y: Tensor) -> Tensor:
+def along_channels(module: torch.nn.Module, values: Tensor, y: Tensor) -> Tensor:
+    """A number for each channel, in a shape that is added to the module's output."""
     is_second = hasattr(module, "kernel_size") or isinstance(module, torch.nn.GroupNorm)
     return values.view(-1, *(1 for _ in y.shape[2:])) if is_second else values
 

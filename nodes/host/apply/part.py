@@ -6,10 +6,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ....qrlora_core import Change
 
 Rows = tuple[int, int]  # start, length
+
+
+def among_rows(part: Tensor, rows: Rows, like: Tensor, axis: int) -> Tensor:
+    """What is for some rows of a layer's output, with zeros in the others.
+
+    Args:
+        like: the output.
+        axis: of it, along which the rows are.
+    """
+    start, length = rows
+    behind = (0, 0) * (like.ndim - 1 - axis % like.ndim)
+    return pad(part, (*behind, start, like.shape[axis] - start - length))
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .part import Rows
+from .part import Rows, among_rows
 
 
 class Up(NamedTuple):
@@ -86,11 +86,7 @@ class Stack:
 
     def _whole(self, part: Tensor, rows: Rows | None, y: Tensor) -> Tensor:
         """With zeros in the other rows of the output."""
-        if rows is None:
-            return part
-        start, length = rows
-        behind = (0, 0) * (y.ndim - 1 - self.axis % y.ndim)
-        return F.pad(part, (*behind, start, y.shape[self.axis] - start - length))
+        return part if rows is None else among_rows(part, rows, y, self.axis)
 
     def _converted(self, convert: Callable[[Tensor], Tensor]) -> Stack:
         """With other matrices, for one call."""
@@ -113,6 +109,12 @@ class Stack:
         return delta.view(weight.shape)
 
 
+def convolved(module: Any, x: Tensor, weight: Tensor) -> Tensor:
+    """As a convolution does, with another weight."""
+    convolution = (F.conv1d, F.conv2d, F.conv3d)[weight.ndim - 3]
+    return convolution(x, weight, None, module.stride, module.padding, module.dilation)
+
+
 class ConvStack(Stack):
     """Of a convolution: ``down`` (rank, in, ...) is a convolution like it, ``up`` one with a kernel of one."""
 
@@ -125,8 +127,7 @@ class ConvStack(Stack):
             part.baddbmm_(up.t().expand(len(y), -1, -1), own)
 
     def _inner(self, module: Any, x: Tensor) -> Tensor:
-        convolution = (F.conv1d, F.conv2d, F.conv3d)[self.down.ndim - 3]
-        return convolution(x, self.down, None, module.stride, module.padding, module.dilation)
+        return convolved(module, x, self.down)
 
     def _product(self, own: Tensor, up: Tensor) -> Tensor:
         return torch.einsum("ro,br...->bo...", up, own)

@@ -6,10 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-import torch
-from torch import Tensor
-
-from ....qrlora_core import Layer, QRLoRA
+from ....qrlora_core import Layer, QRLoRA, Term
+from ....qrlora_core.change import term_in_rows
 from ..model.host_types import Patcher
 from ..model.key_map import Target
 from ..model.matching import Names, match
@@ -53,15 +51,15 @@ def _whole(adapter: QRLoRA, targets: Mapping[str, Target], torn: frozenset[str],
         if target.key in torn:
             out = names.key_map.shape_of(target.key)[0]
             before = layers[target.module].terms if target.module in layers else ()
-            terms = (replace(term, q=_padded(term.q, target, out), base_r=None) for term in layer.as_terms().terms)
+            terms = (_among_all_rows(term, target, out) for term in layer.as_terms().terms)
             layers[target.module] = layer.with_terms((*before, *terms))
         else:
             layers[path] = layer
     return replace(adapter, layers=layers)
 
 
-def _padded(q: Tensor, target: Target, out: int) -> Tensor:
-    """q with rows of zeros where the target is not, in the order of the host's rows."""
-    own = q if target.reorder is None else target.reorder(q)
+def _among_all_rows(term: Term, target: Target, out: int) -> Term:
+    """With rows of zeros where the target is not, in the order of the host's rows."""
+    q = term.q if target.reorder is None else target.reorder(term.q)
     start = target.rows[0] if target.rows else 0
-    return torch.nn.functional.pad(own, (0, 0, start, out - start - own.shape[0]))
+    return term_in_rows(replace(term, q=q, base_r=None), (start, len(q), out))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ....qrlora_core import Comparison, QRLoRA, TargetError, as_terms, compare
+from ....qrlora_core import Comparison, QRLoRA, TargetError, are_one_shape, as_terms, compare
 from ..advice import advised
 from ..model.host_types import Patcher
 from ..model.matching import Names, match, require_some
@@ -41,7 +41,7 @@ def _by_name(first: QRLoRA, second: QRLoRA) -> tuple[Comparison, list[str]]:
             f"({next(iter(first.layers), 'none')}, {next(iter(second.layers), 'none')}). Connect the model to "
             "QR-LoRA Compare: it knows which of its layers each name means."
         )
-    different = [path for path in common if first.layers[path].shape != second.layers[path].shape]
+    different = [path for path in common if not are_one_shape(first.layers[path].shape, second.layers[path].shape)]
     if len(different) < len(common):
         first, second = _without(first, different), _without(second, different)
     with advised():

@@ -222,7 +222,12 @@ def _report(index: int, source: Source, on_model: _Merge, on_clip: _Merge | None
         idle=on_model.is_idle(index) and (on_clip is None or on_clip.is_idle(index)),
         unrun=tuple(name for part in live for name in part.unrun(index)),
         patched=tuple(name for part in live if source.scale for name in part.patched(index)),
-        containing=tuple(on_model.containing_patches(index, mode)) if source.scale else (),
+        containing=tuple(
+            name
+            for part in (on_model, on_clip)
+            if part is not None and source.scale
+            for name in part.containing_patches(index, mode)
+        ),
     )
 
 

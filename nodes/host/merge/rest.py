@@ -7,8 +7,9 @@ from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import combinations, starmap
 
-from ....qrlora_core import Layer, QRLoRA, is_of_text_encoder, merge
+from ....qrlora_core import Layer, QRLoRA, are_one_shape, is_of_text_encoder, merge
 from ....qrlora_core.files.text_encoder_names import dotted_names
 from ..apply.source import Source
 from ..text import paths_as_text
@@ -70,7 +71,7 @@ def _of_one_shape(sources: Sequence[Source]) -> list[Source]:
     for source in sources:
         for path, layer in source.adapter.layers.items():
             shapes.setdefault(path, set()).add(layer.shape)
-    torn = [path for path, found in shapes.items() if len(found) > 1]
+    torn = [path for path, found in shapes.items() if not all(starmap(are_one_shape, combinations(found, 2)))]
     if not torn:
         return list(sources)
     logging.warning(

@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from ....qrlora_core import AdapterError, Layer, QRLoRA, TargetError
-from ....qrlora_core.change import ANY, are_one_shape
+from ....qrlora_core import AdapterError, Layer, QRLoRA, TargetError, are_one_shape
+from ....qrlora_core.change import ANY
 from ..text import paths_as_text
 from .host_types import Patcher
 from .key_map import KeyMap, Target

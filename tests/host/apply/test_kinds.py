@@ -25,6 +25,7 @@ from comfyui_qr_lora.nodes.sweep import Sweep
 from comfyui_qr_lora.qrlora_core import save_adapter
 from comfyui_qr_lora.qrlora_core.schedule import parse_points
 from devtools import tiny_models
+from nodes import LoraLoader
 
 from ...support.adapters import merged, relative_error
 from ...support.kind_files import NAMES, KindFile, SmallModel, small_model, stock
@@ -306,6 +307,17 @@ def on_encoder(files: list[tuple[KindFile, float]], mode: str) -> Tensor:
     slots |= {f"scale_{slot}": scale for slot, (_, scale) in enumerate(files, 1)}
     made = Merge.execute(model=small_model("sd3").patcher, clip=clip_l(), apply=mode, **slots).args[3]
     return encode(made)
+
+
+def test_on_an_encoder_that_others_have_patched_it_is_said() -> None:
+    oft, lora = (encoder().file(kind, 3) for kind in ("OFT", "LoRA"))
+    said = "act on weights as nodes before have patched them"
+    for clip, expected in (
+        (clip_l(), False),
+        (LoraLoader().load_lora(None, clip_l(), lora.path.name, 0, 1.0)[1], True),
+    ):
+        told = Merge.execute(model=small_model("sd3").patcher, clip=clip, adapter_1=oft.adapter).args[2]
+        assert (said in told) is expected
 
 
 def of_encoder(files: list[tuple[KindFile, float]]) -> Tensor:

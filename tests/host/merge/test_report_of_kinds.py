@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -62,7 +63,8 @@ def test_each_is_called_by_its_name(kind: str) -> None:
         ([("OFT", 0.5)], True), ([("BOFT", -1.0)], True), ([("replaced weight", 0.3)], True),
         ([("DoRA", 0.5)], False), ([("GLoRA", 0.5)], False), ([("LoKr", 0.5)], False),
         ([("DoRA", 1.0), ("OFT", 1.0)], True), ([("DoRA", 1.0), ("OFT", 0.0)], False),
-        ([("DoRA", 1.0), ("LoRA", 0.4)], True), ([("LoRA", 1.0), ("GLoRA", 1.0)], True), ([("LoKr", 0.2), ("LoRA", 0.4)], False),
+        ([("DoRA", 1.0), ("LoRA", 0.4)], True), ([("LoRA", 1.0), ("GLoRA", 1.0)], True),
+        ([("LoKr", 0.2), ("LoRA", 0.4)], False),
     ],
 )  # fmt: skip
 def test_where_stock_loaders_differ_it_says_so_once(pairs: list[tuple[str, float]], differs: bool) -> None:
@@ -96,3 +98,19 @@ def test_rebase_with_the_model_makes_a_low_rank_adapter_of_any() -> None:
         assert rebased.ranks == [128]
         assert ("what it does to the weights of this model" in told) == (kind != "LoKr")
         Save.execute(rebased, "kinds", "lora")
+
+
+def test_layers_that_no_model_has_are_saved_together_though_one_kind_knows_one_side_alone() -> None:
+    """A rotation knows nothing of inputs, and fits beside a LoRA as on a layer of the model."""
+    elsewhere = {
+        kind: replace(adapter(kind), layers={"lora_unet_elsewhere": adapter(kind).layers[LAYER]})
+        for kind in ("LoRA", "OFT")
+    }
+    both = {kind: replace(own, layers={**own.layers, **adapter(kind).layers}) for kind, own in elsewhere.items()}
+    slots = {"adapter_1": both["LoRA"], "adapter_2": both["OFT"], "scale_1": 0.5}
+    layer = Merge.execute(model=model("sd3"), **slots).args[1].layers["lora_unet_elsewhere"]
+    base = torch.randn(OUT, INNER)
+    expected = 0.5 * adapter("LoRA").layers[LAYER].delta_weight(base) + adapter("OFT").layers[LAYER].delta_weight(base)
+    assert torch.allclose(layer.delta_weight(base), expected, atol=1e-5)
+    with pytest.raises(QRLoRAError, match=r"compare works on .* is OFT"):
+        Compare.execute(adapter("LoRA"), adapter("OFT"))
