@@ -12,6 +12,7 @@ from .host.page.library import register_library
 from .host.page.training import register_routes
 from .load import Load
 from .merge import Merge
+from .mixer import Mixer
 from .objective import Objective
 from .optimizer import Optimizer
 from .rebase import Rebase
@@ -28,7 +29,7 @@ class QRLoRAExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """All nodes, in the order of the menu."""
         return [
-            *(Load, Merge, Train, Save),
+            *(Load, Merge, Mixer, Train, Save),
             *(Objective, Optimizer, TrainingData),
             *(Schedule, Blocks, Sweep, Grid),
             *(Rebase, Compare),

@@ -7,11 +7,10 @@ from typing import Any
 from comfy_api.latest import io
 
 from .host.apply.source import Source
-from .host.merge.merge import APPLY_MODES, apply_adapters
-from .host.merge.report import as_text
+from .host.merge.merge import APPLY_MODES
 from .host.model.host_types import Clip, Patcher
-from .host.page.node_text import text_shower
 from .merge_mode import combination, mode_inputs
+from .shown_merge import apply_and_show
 from .sockets import CATEGORY, QRLoRASocket, ScheduleSocket
 
 SLOTS = range(1, 9)
@@ -116,16 +115,9 @@ class Merge(io.ComfyNode):
         connected = [slot for slot in SLOTS if given.get(f"adapter_{slot}") is not None]
         how = combination(mode, given, connected)
         sources = [_source(slot, given) for slot in connected]
-        show, shown = text_shower(cls), list[str]()
-
-        def tell(lines: list[str]) -> None:  # holds no model: the model holds it
-            show(as_text([*shown, *lines]))
-
-        applied = apply_adapters(model, sources, apply, how=how, clip=clip, clip_scale=clip_scale, tell=tell)
-        shown += applied.lines
-        show(applied.report)
+        applied, report = apply_and_show(cls, model, sources, apply, how, clip, clip_scale)
         told = {"slots": connected, **applied.overview}
-        return io.NodeOutput(applied.model, applied.merged, applied.report, applied.clip, ui={"qr_lora_merge": [told]})
+        return io.NodeOutput(applied.model, applied.merged, report, applied.clip, ui={"qr_lora_merge": [told]})
 
 
 def _source(slot: int, given: dict[str, Any]) -> Source:

@@ -40,12 +40,13 @@ PLACES = {
     "nodes/host/files/": "files",
     "nodes/host/apply/": "apply",
     "nodes/host/merge/": "merge",
+    "nodes/host/mix/": "mix",
     "nodes/host/train/": "train",
     "nodes/host/page/": "page",
     "nodes/host/page/server.py": "server",
 }
 CORE = {"core", "whole core", "functional", "kinds", "core files", "core train"}
-HOST = {"text", "advice", "model", "files", "apply", "merge", "train", "page"}
+HOST = {"text", "advice", "model", "files", "apply", "merge", "mix", "train", "page"}
 # Room: outside packages, and rooms of our own, that a file in it may import besides its own room.
 ROOMS = {
     "root": (set(), {"nodes"}),
@@ -61,12 +62,13 @@ ROOMS = {
     "files": (TENSORS | COMFY, CORE | {"text", "advice", "model"}),
     "apply": (TENSORS | COMFY, CORE | {"text", "advice", "model"}),
     "merge": (TENSORS | COMFY, CORE | {"text", "advice", "model", "apply"}),
+    "mix": (TENSORS | COMFY | {"PIL"}, CORE | {"text", "advice", "model", "files", "apply", "merge"}),
     "train": (TENSORS | COMFY | {"latent_preview"}, CORE | {"text", "advice", "model", "files"}),
     "page": ({"aiohttp", "comfy_api"}, CORE | HOST | {"server"}),
     "server": ({"server"}, set()),
     "sockets": ({"comfy_api"}, set()),
     "pictures": (TENSORS | {"PIL"}, {"core", "functional"}),
-    "nodes": ({"comfy_api"}, CORE | HOST | {"sockets", "pictures"}),
+    "nodes": ({"comfy_api", "comfy_execution"}, CORE | HOST | {"sockets", "pictures"}),
 }
 # No network, no other programs, no pickles, no imports by a computed name.
 NEVER_IMPORTED = {

@@ -79,7 +79,7 @@ def apply_adapters(
         mode: one of `APPLY_MODES`.
         how: the merge mode.
         clip: the host's CLIP, for adapters with layers of a text encoder. There each counts with
-            ``scale * clip_scale`` and without its schedule.
+            `Source.in_text_encoder` and without its schedule.
 
     Raises:
         TargetError: an adapter of which nothing, or hardly anything, fits; what was given stays as it is.
@@ -157,10 +157,13 @@ class _Merge:
         pairs = pairwise(matched.adapter for matched in self.matches)
         return [Neighbours(_product(a, b), _product(a, a), _product(b, b)) for a, b in pairs]
 
+    def is_on(self, index: int) -> bool:
+        """Whether an adapter counts here."""
+        return self._sources[index].scale != 0
+
     def is_idle(self, index: int) -> bool:
         """Whether nothing is left of an adapter that is on: it was zero before, or is in this mode."""
-        source = self._sources[index]
-        return source.scale != 0 and source.adapter.is_zero
+        return self.is_on(index) and self._sources[index].adapter.is_zero
 
     def unrun(self, index: int) -> list[str]:
         """The names of an adapter's layers that did not run when this was last live on the model."""
@@ -208,7 +211,7 @@ def _require_steady(sources: Sequence[Source], mode: str) -> None:
 
 
 def _for_text_encoder(sources: Sequence[Source], clip_scale: float) -> list[Source]:
-    return [replace(source, scale=source.scale * clip_scale, schedule=None) for source in sources]
+    return [replace(source, scale=source.in_text_encoder(clip_scale), schedule=None) for source in sources]
 
 
 def _report(index: int, source: Source, on_model: _Merge, on_clip: _Merge | None, mode: str) -> SourceReport:
@@ -221,11 +224,11 @@ def _report(index: int, source: Source, on_model: _Merge, on_clip: _Merge | None
         other_base(on_model.patcher, source.adapter, matched),
         idle=on_model.is_idle(index) and (on_clip is None or on_clip.is_idle(index)),
         unrun=tuple(name for part in live for name in part.unrun(index)),
-        patched=tuple(name for part in live if source.scale for name in part.patched(index)),
+        patched=tuple(name for part in live if part.is_on(index) for name in part.patched(index)),
         containing=tuple(
             name
             for part in (on_model, on_clip)
-            if part is not None and source.scale
+            if part is not None and part.is_on(index)
             for name in part.containing_patches(index, mode)
         ),
     )

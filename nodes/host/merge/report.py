@@ -85,7 +85,7 @@ def report_merge(
     lines += [_line_of_two(a, b, pair) for (a, b), pair in pairs if a.source.scale and b.source.scale]
     for found in reports:
         lines += _warnings(found)
-    lines += _unlike_stock([found.source for found in reports if found.source.scale])
+    lines += _unlike_stock([found.source for found in reports if not found.source.is_off])
     if record.concatenated:
         lines.append(
             f"different bases in {len(record.concatenated)} layers: their deltas were added side by side, exactly. "
@@ -162,7 +162,7 @@ def overview(reports: Sequence[SourceReport], neighbours: Sequence[Neighbours], 
 def _line(found: SourceReport, record: MergeRecord, clip_scale: float) -> str:
     source, total = found.source, len(found.source.adapter.layers)
     in_clip = len(found.text_encoder.own_names) if found.text_encoder else 0
-    text = f" ({in_clip} in the text encoder at {source.scale * clip_scale:.2f})" if in_clip else ""
+    text = f" ({in_clip} in the text encoder at {source.in_text_encoder(clip_scale):.2f})" if in_clip else ""
     layers = f"{found.applied} of {total} layers{text}, {_kind_and_rank(source.adapter)}"
     scheduled = ", scheduled (a saved merge has the scale alone)" if source.schedule is not None else ""
     return f"{source.label}: {layers}, scale {source.scale:.2f}{scheduled}; {_state(found, record)}"
@@ -182,7 +182,7 @@ def _line_of_two(first: SourceReport, second: SourceReport, pair: Neighbours) ->
 
 
 def _state(found: SourceReport, record: MergeRecord) -> str:
-    return "off" if found.source.scale == 0 else _basis(found.model, record)
+    return "off" if found.source.is_off else _basis(found.model, record)
 
 
 def _basis(matched: Match, record: MergeRecord) -> str:

@@ -47,8 +47,8 @@ def merge_of_rest(sources: Sequence[Source], how: Combination, clip_scale: float
 
 
 def _merged(sources: Sequence[Source], how: Combination, clip_scale: float) -> Mapping[str, Layer]:
-    named = _of_one_shape([replace(source, adapter=_dotted(source.adapter)) for source in sources if source.scale])
-    of_text = [replace(own, adapter=_part(own.adapter, True), scale=own.scale * clip_scale) for own in named]
+    named = _of_one_shape([replace(source, adapter=_dotted(source.adapter)) for source in sources if not source.is_off])
+    of_text = [replace(own, adapter=_part(own.adapter, True), scale=own.in_text_encoder(clip_scale)) for own in named]
     of_network = [replace(own, adapter=_part(own.adapter, False)) for own in named]
     parts = [
         merge([(own.adapter, own.scale) for own in combine_by_name(part, how)]).layers for part in (of_text, of_network)

@@ -1,0 +1,46 @@
+"""What is wrong with a mix, in a form that the page can say in its own language."""
+
+from __future__ import annotations
+
+from ....qrlora_core import QRLoRAError
+
+# The English texts of ``web/texts/en.json`` by their keys there.
+TEXTS = {
+    "mixer.error_empty": "mix: expected a JSON object with version and rows, found nothing.",
+    "mixer.error_field": "mix, row {row}: {field} is not known; a row has {known}.",
+    "mixer.error_file": "mix, row {row}, file: expected the name of an adapter file, found {found}.",
+    "mixer.error_flag": "mix{place}, {field}: expected true or false, found {found}.",
+    "mixer.error_json": "mix: not JSON at line {line}, column {column}: {reason}.",
+    "mixer.error_long": "mix: expected at most {most} characters, found {found}.",
+    "mixer.error_missing": "Files that are not there, of rows that are on: {rows}. Choose others, or switch these off.",
+    "mixer.error_number": "mix, row {row}, {field}: expected a number from {least} to {most}, found {found}.",
+    "mixer.error_object": "mix{place}: expected a JSON object, found {found}.",
+    "mixer.error_row": "mix, row {row} ({file}): {reason}",
+    "mixer.error_rows": "mix, rows: expected a list of at most {most} rows, found {found}.",
+    "mixer.error_several": "{reasons}",
+    "mixer.error_sha256": "mix, row {row}, sha256: expected 64 hexadecimal digits, found {found}.",
+    "mixer.error_size": "mix, row {row}, size: expected a number of bytes, found {found}.",
+    "mixer.error_text": "mix, row {row}, {field}: expected text of at most {most} characters, found {found}.",
+    "mixer.error_top": "mix: {field} is not known; a mix has {known}.",
+    "mixer.error_twice": "mix: {field} stands twice in one object.",
+    "mixer.error_version": "mix, version: expected {expected}, found {found}. A newer pack may have written it.",
+}
+_LONGEST = 80
+
+
+class MixError(QRLoRAError):
+    """A mix or recipe that cannot be read, or of which a row cannot be loaded.
+
+    Args:
+        key: of the message, see `TEXTS`. values: what stands in its braces.
+    """
+
+    def __init__(self, key: str, **values: object) -> None:
+        self.key, self.values = key, {name: str(value) for name, value in values.items()}
+        super().__init__(TEXTS[key].format(**self.values))
+
+
+def shown(found: object) -> str:
+    """What was found instead, short."""
+    text = repr(found)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

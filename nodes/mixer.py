@@ -1,0 +1,145 @@
+"""`QRLoRA_Mixer`: a whole mix of adapter files in one node."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+from comfy_execution.graph import ExecutionBlocker
+
+from ..qrlora_core import QRLoRAError
+from .host.merge.merge import APPLY_MODES
+from .host.merge.report import as_text
+from .host.mix.document import MOST_ROWS, parse_mix
+from .host.mix.loaded import Loaded
+from .host.mix.sources import half_lines, heard_rows, load_sources, stamps, trigger_words
+from .host.mix.stack import as_stack, describe_rest, rows_of_stack
+from .host.model.host_types import Clip, Patcher
+from .host.page.node_text import node_id, text_shower
+from .merge_mode import combination, mode_inputs
+from .shown_merge import apply_and_show
+from .sockets import CATEGORY, LoRAStackSocket, QRLoRASocket
+
+_NO_MODEL = "QR-LoRA Mixer: nothing is connected to its input model, so that it has no model to give: connect one."
+
+
+class Mixer(io.ComfyNode):
+    """Applies a mix of adapter files to a model."""
+
+    LOADED = Loaded()
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """See `io.Schema`."""
+        return io.Schema(
+            node_id="QRLoRA_Mixer",
+            display_name="QR-LoRA Mixer",
+            category=CATEGORY,
+            description=f"Applies up to {MOST_ROWS} adapter files to a model: a row each, with its scale, blocks and "
+            "schedule. The given model stays as it is; the output model carries the mix.",
+            inputs=[
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="The model that the adapters were trained on. Without one, only lora_stack and "
+                    "trigger_words are given.",
+                ),
+                io.Clip.Input(
+                    "clip",
+                    optional=True,
+                    tooltip="The text encoder, for LoRAs and other kinds that change it too; take the output clip for "
+                    "the prompts.",
+                ),
+                LoRAStackSocket.Input(
+                    "lora_stack",
+                    optional=True,
+                    tooltip="LoRAs from a stack node of another pack; they count beside the rows.",
+                ),
+                io.String.Input(
+                    "mix",
+                    default="",
+                    optional=True,
+                    tooltip="The rows as JSON; the page writes it. See the help of this node for how to write it "
+                    "yourself.",
+                ),
+                io.Combo.Input(
+                    "apply",
+                    options=list(APPLY_MODES),
+                    default=APPLY_MODES[0],
+                    optional=True,
+                    tooltip="live: the adapters run beside the model's layers, so a new scale acts at once; quantized "
+                    "and compiled models work. patch: the weights are changed, as LoRA loaders do; for saving a "
+                    "checkpoint and model merging.",
+                ),
+                *mode_inputs(MOST_ROWS),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="The model with the mix applied."),
+                io.Clip.Output(id="clip_out", display_name="clip", tooltip="The text encoder with the mix applied."),
+                QRLoRASocket.Output(
+                    id="merged", display_name="merged", tooltip="The mix as one adapter, for Save QR-LoRA."
+                ),
+                io.String.Output(
+                    id="report",
+                    display_name="report",
+                    tooltip="Which layers of each adapter were applied, and how.",
+                ),
+                io.String.Output(
+                    id="trigger_words",
+                    display_name="trigger_words",
+                    tooltip="What the files of the rows that are on tell of their trigger words.",
+                ),
+                LoRAStackSocket.Output(
+                    id="stack",
+                    display_name="lora_stack",
+                    tooltip="The rows that are on as (name, strength, strength), for stack nodes of other packs.",
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(cls, mix: str = "") -> bool | str:
+        """A mix that cannot be read, or rows without a file, before anything runs."""
+        try:
+            heard_rows(parse_mix(mix or ""))
+        except QRLoRAError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, mix: str = "", **_others: Any) -> str:
+        """Changes when a file does that is heard, so that it is loaded again."""
+        try:
+            return stamps(heard_rows(parse_mix(mix or "")))
+        except (QRLoRAError, OSError) as error:  # which the node says when it runs
+            return str(error)
+
+    @classmethod
+    def execute(
+        cls,
+        model: Patcher | None = None,
+        clip: Clip | None = None,
+        lora_stack: Any = None,
+        mix: str = "",
+        apply: str = APPLY_MODES[0],
+        mode: str | None = None,
+        **given: Any,
+    ) -> io.NodeOutput:
+        """Load what is heard, merge and apply it; ``given`` has what the mode asks for."""
+        parsed = parse_mix(mix)
+        rows = heard_rows(parsed, rows_of_stack(lora_stack))
+        stack, others = as_stack(own.row for own in rows)
+        lines = [*half_lines(rows), *describe_rest([own.row for own in rows], others)]
+        words = trigger_words(rows)
+        if model is None:
+            told = as_text(["no model connected: the rows are handed on as lora_stack alone", *lines])
+            text_shower(cls)(told)
+            nothing = ExecutionBlocker(_NO_MODEL)
+            return io.NodeOutput(nothing, nothing, nothing, told, words, stack)
+        how = combination(mode, given, [own.number for own in rows if own.is_in_mix])
+        sources = load_sources(rows, parsed, model, node_id(cls), cls.LOADED)
+        applied, report = apply_and_show(cls, model, sources, apply, how, clip, more=lines)
+        shown = {"slots": [own.number if own.is_in_mix else own.place for own in rows], **applied.overview}
+        outputs = (applied.model, applied.clip, applied.merged, report, words, stack)
+        return io.NodeOutput(*outputs, ui={"qr_lora_merge": [shown]})
