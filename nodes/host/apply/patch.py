@@ -18,19 +18,26 @@ from .changes_patch import ChangesPatch, RowsChange
 from .kept_results import keep_nothing
 
 
-def apply_patch(patcher: Patcher, match: Match) -> Patcher:
-    """A clone of the model with the adapter's layers as weight patches; the given model stays as it is.
+def apply_patch(patcher: Patcher, matches: Sequence[tuple[Match, float]]) -> Patcher:
+    """A clone of the model with adapters' layers as weight patches; the given model stays as it is.
+
+    Each adapter is a patch of its own with its scale as the host's strength, in their order: of ordinary LoRAs just
+    what the host's own loaders in a row make, to the last bit.
+
+    Args:
+        matches: adapters with their targets in this model, and their scales.
 
     Raises:
         QRLoRAError: the host did not take every patch.
     """
     clone = patcher.clone()
-    add_layers(clone, match)
+    for matched, scale in matches:
+        add_layers(clone, matched, scale)
     keep_nothing(clone, "qr_lora")
     return clone
 
 
-def add_layers(clone: Patcher, match: Match) -> None:
+def add_layers(clone: Patcher, match: Match, scale: float = 1.0) -> None:
     """Add an adapter's layers to a model as weight patches.
 
     Changes come first, while the weight that they contain is still that of the model as it was given, also where one
@@ -50,9 +57,9 @@ def add_layers(clone: Patcher, match: Match) -> None:
     while pending:  # a round takes one patch per key; terms of one layer, and names for one weight, need several
         patches: dict[Entry, LoRAAdapter] = {}
         pending = [(key, lora) for key, lora in pending if patches.setdefault(key, lora) is not lora]
-        _add_all(clone, match.adapter, patches)
+        _add_all(clone, match.adapter, patches, scale)
     if changes:
-        _add_all(clone, match.adapter, changes)
+        _add_all(clone, match.adapter, changes, scale)
     for key in clone.patches.keys() & {target.key for target in match.targets.values()}:
         clone.patches[key] = _changes_first(clone.patches[key])
 
@@ -102,8 +109,8 @@ def _input_scale(patcher: Patcher, target: Target) -> Tensor | None:
     return input_scale(patcher.model.get_submodule(target.module))
 
 
-def _add_all(clone: Patcher, adapter: QRLoRA, patches: Mapping[Any, WeightAdapterBase]) -> None:
-    taken = clone.add_patches(patches)
+def _add_all(clone: Patcher, adapter: QRLoRA, patches: Mapping[Any, WeightAdapterBase], scale: float) -> None:
+    taken = clone.add_patches(patches, scale)
     if len(taken) != len(patches):
         refused = [str(key) for key in patches if key not in taken]
         raise QRLoRAError(f"{adapter.name}: the host refused {len(refused)} of {len(patches)} patches: {refused[:3]}.")
