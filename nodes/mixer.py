@@ -131,15 +131,14 @@ class Mixer(io.ComfyNode):
         rows = heard_rows(parsed, rows_of_stack(lora_stack))
         stack, others = as_stack(own.row for own in rows)
         lines = [*half_lines(rows), *describe_rest([own.row for own in rows], others)]
-        words = trigger_words(rows)
         if model is None:
             told = as_text(["no model connected: the rows are handed on as lora_stack alone", *lines])
             text_shower(cls)(told)
             nothing = ExecutionBlocker(_NO_MODEL)
-            return io.NodeOutput(nothing, nothing, nothing, told, words, stack)
+            return io.NodeOutput(nothing, nothing, nothing, told, trigger_words(rows), stack)
         how = combination(mode, given, [own.number for own in rows if own.is_in_mix])
         sources = load_sources(rows, parsed, model, node_id(cls), cls.LOADED)
         applied, report = apply_and_show(cls, model, sources, apply, how, clip, more=lines)
         shown = {"slots": [own.number if own.is_in_mix else own.place for own in rows], **applied.overview}
-        outputs = (applied.model, applied.clip, applied.merged, report, words, stack)
+        outputs = (applied.model, applied.clip, applied.merged, report, trigger_words(rows), stack)
         return io.NodeOutput(*outputs, ui={"qr_lora_merge": [shown]})

@@ -17,7 +17,6 @@ A mix also has ``on``; false silences all rows.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass, fields
@@ -26,7 +25,7 @@ from typing import Any
 from ....qrlora_core import Schedule, ScheduleError, TargetError
 from ....qrlora_core.functional.scale_blocks import Rule, parse_rules
 from ....qrlora_core.schedule import make_curve, parse_points
-from .errors import MixError, shown
+from .errors import MixError, named, shown
 
 VERSION = 1
 MOST_ROWS = 64
@@ -192,7 +191,7 @@ def _scale(number: int, field: str, found: Any) -> float | None:
     if found is None and field == "clip_scale":
         return None
     is_number = isinstance(found, (int, float)) and not isinstance(found, bool)
-    if not is_number or not math.isfinite(found) or abs(found) > LARGEST_SCALE:
+    if not is_number or not abs(found) <= LARGEST_SCALE:  # NaN is on neither side
         limits = {"least": f"{-LARGEST_SCALE:g}", "most": f"{LARGEST_SCALE:g}"}
         raise MixError("mixer.error_number", row=number, field=field, found=shown(found), **limits)
     return float(found)
@@ -220,4 +219,4 @@ def _require_readable(number: int, row: Row) -> None:
     try:
         row.rules, row.curve  # noqa: B018 (they raise)
     except (TargetError, ScheduleError) as error:
-        raise MixError("mixer.error_row", row=number, file=shown(row.file), reason=error) from error
+        raise MixError("mixer.error_row", row=number, file=named(row.file), reason=error) from error

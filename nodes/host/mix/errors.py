@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ....qrlora_core import QRLoRAError
+from ....qrlora_core import UNREADABLE, QRLoRAError
 
 # The English texts of ``web/texts/en.json`` by their keys there.
 TEXTS = {
@@ -25,7 +25,7 @@ TEXTS = {
     "mixer.error_twice": "mix: {field} stands twice in one object.",
     "mixer.error_version": "mix, version: expected {expected}, found {found}. A newer pack may have written it.",
 }
-_LONGEST = 80
+_LONGEST, _LONGEST_NAME = 80, 300
 
 
 class MixError(QRLoRAError):
@@ -44,3 +44,9 @@ def shown(found: object) -> str:
     """What was found instead, short."""
     text = repr(found)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def named(file: str) -> str:
+    """The name of a file as far as it can be shown."""
+    plain = UNREADABLE.sub("", file)
+    return plain if len(plain) <= _LONGEST_NAME else f"{plain[:_LONGEST_NAME]}…"

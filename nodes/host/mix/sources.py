@@ -14,7 +14,7 @@ from ..files.header import in_short
 from ..files.pairs import half_of
 from ..model.host_types import Patcher
 from .document import Mix, Row
-from .errors import MixError
+from .errors import MixError, named
 from .loaded import Loaded, OneMix
 
 
@@ -50,7 +50,7 @@ def heard_rows(mix: Mix, stack: Sequence[Row] = ()) -> list[NumberedRow]:
         try:
             found.append(NumberedRow(number, row, adapter_path(row.file), is_in_mix))
         except AdapterFileError:
-            missing.append(f"{_place(number, is_in_mix)} ({row.file})")
+            missing.append(f"{_place(number, is_in_mix)} ({named(row.file)})")
     if missing:
         raise MixError("mixer.error_missing", rows=", ".join(missing))
     return found
@@ -96,7 +96,7 @@ def _source(own: NumberedRow, one_mix: OneMix) -> Source:
         with advised():
             adapter = one_mix.load(own.path, row.blocks)
     except QRLoRAError as error:
-        raise MixError("mixer.error_row", row=own.place, file=row.file, reason=error) from error
+        raise MixError("mixer.error_row", row=own.place, file=named(row.file), reason=error) from error
     return Source(adapter.label(own.place), adapter, row.scale, row.curve, row.clip_scale)
 
 
