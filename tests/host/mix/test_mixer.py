@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import comfy.lora
 import folder_paths
 import pytest
 import torch
@@ -22,6 +23,7 @@ from comfyui_qr_lora.nodes.mixer import Mixer
 from comfyui_qr_lora.nodes.save import Save
 from comfyui_qr_lora.nodes.schedule import Schedule
 from comfyui_qr_lora.qrlora_core import QRLoRAError
+from devtools import tiny_models
 
 from ...support.adapters import relative_error
 from ...support.lora_files import factors, matrices, model, predict, saved
@@ -52,6 +54,24 @@ def loras(name: str) -> list[str]:
     path = Path(folder_paths.get_full_path("loras", kept))
     save_file({key: tensor for key, tensor in load_file(path).items() if not key.endswith("alpha")}, path)
     return [lora(name, 1), lora(name, 2, dtype=torch.float16), kept]
+
+
+def parted(patcher: Any, seed: int) -> dict[str, Tensor]:
+    """A LoRA by the names that mean rows of a weight, where the host's table has such, and by others."""
+    generator, tensors = torch.Generator().manual_seed(seed), dict[str, Tensor]()
+    parameters = dict(patcher.model.named_parameters())
+    known = comfy.lora.model_lora_keys_unet(patcher.model, {})
+    by_rows = {
+        key: name for name, key in known.items() if isinstance(key, tuple) and key[0] in parameters
+    }  # one for each
+    for (key, part, *_), name in by_rows.items():
+        shape = parameters[key].shape
+        if name.endswith("qkv") or "to_qkv" in name:  # q, k and v have names of their own; no file has both
+            continue
+        tensors |= factors(name, (part[2] if part else shape[0], *shape[1:]), generator)
+    return tensors or {
+        k: t for name, shape in matrices(patcher).items() for k, t in factors(name, shape, generator).items()
+    }
 
 
 def mix(*rows: dict[str, Any], **more: Any) -> str:
@@ -285,3 +305,23 @@ class TestRefused:
         assert Mixer.validate_inputs() is True
         with pytest.raises(MixError, match="not JSON"):
             Mixer.execute(model("sd3"), mix="{")
+
+
+@pytest.mark.parametrize("name", ["flux", "z_image", "sd3", "qwen_image"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn], ids=str)
+def test_stock_loaders_in_a_row_on_rows_of_weights(name: str, dtype: torch.dtype) -> None:
+    """Names of trainers that part a fused weight, on weights in low precision: bit for bit in patch."""
+    patcher = tiny_models.build(name, dtype=dtype)
+    names = [saved(parted(patcher, seed)) for seed in range(3)]
+    expected = patcher
+    for file, scale in zip(names, SCALES, strict=True):
+        expected = host_nodes.LoraLoaderModelOnly().load_lora_model_only(expected, file, scale)[0]
+    found = Mixer.execute(patcher, mix=mix(*rows_of(names)), apply="patch").args[0]
+    assert found.patches.keys() == expected.patches.keys()
+    assert found.patches
+    for key in expected.patches:
+        weight = expected.model.get_parameter(key).detach()
+        by_stock, by_mixer = (
+            comfy.lora.calculate_weight(one.patches[key], weight.float(), key) for one in (expected, found)
+        )
+        assert torch.equal(by_mixer, by_stock), key
