@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from comfy_api.latest import io
-from comfy_execution.graph import ExecutionBlocker
 
 from ..qrlora_core import QRLoRAError
 from .host.merge.merge import APPLY_MODES
@@ -20,7 +19,7 @@ from .merge_mode import combination, mode_inputs
 from .shown_merge import apply_and_show
 from .sockets import CATEGORY, LoRAStackSocket, QRLoRASocket
 
-_NO_MODEL = "QR-LoRA Mixer: nothing is connected to its input model, so that it has no model to give: connect one."
+_OF_THE_MODEL = range(3)  # outputs that there are with a model alone
 
 
 class Mixer(io.ComfyNode):
@@ -95,7 +94,7 @@ class Mixer(io.ComfyNode):
                     tooltip="The rows that are on as (name, strength, strength), for stack nodes of other packs.",
                 ),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
         )
 
     @classmethod
@@ -132,13 +131,24 @@ class Mixer(io.ComfyNode):
         stack, others = as_stack(own.row for own in rows)
         lines = [*half_lines(rows), *describe_rest([own.row for own in rows], others)]
         if model is None:
+            cls._require_nothing_of_the_model()
             told = as_text(["no model connected: the rows are handed on as lora_stack alone", *lines])
             text_shower(cls)(told)
-            nothing = ExecutionBlocker(_NO_MODEL)
-            return io.NodeOutput(nothing, nothing, nothing, told, trigger_words(rows), stack)
+            return io.NodeOutput(None, None, None, told, trigger_words(rows), stack)
         how = combination(mode, given, [own.number for own in rows if own.is_in_mix])
         sources = load_sources(rows, parsed, model, node_id(cls), cls.LOADED)
         applied, report = apply_and_show(cls, model, sources, apply, how, clip, more=lines)
         shown = {"slots": [own.number if own.is_in_mix else own.place for own in rows], **applied.overview}
         outputs = (applied.model, applied.clip, applied.merged, report, trigger_words(rows), stack)
         return io.NodeOutput(*outputs, ui={"qr_lora_merge": [shown]})
+
+    @classmethod
+    def _require_nothing_of_the_model(cls) -> None:
+        own, prompt = node_id(cls), getattr(cls.hidden, "prompt", None) or {}
+        inputs = [value for node in prompt.values() for value in node.get("inputs", {}).values()]
+        links = [value for value in inputs if isinstance(value, list) and len(value) == 2]
+        if any(str(source) == own and output in _OF_THE_MODEL for source, output in links):
+            raise QRLoRAError(
+                "model: nothing is connected to it, and another node takes model, clip or merged of QR-LoRA Mixer. "
+                "Connect a model."
+            )

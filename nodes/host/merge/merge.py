@@ -109,8 +109,8 @@ def _require_some(patcher: Patcher, report: SourceReport) -> None:
     adapter = report.source.adapter
     if report.text_encoder is None and adapter.layers and _is_text_alone(report):
         raise TargetError(
-            f"{adapter.name}: all of its {len(adapter.layers)} layers are for a text encoder. Connect clip to QR-LoRA "
-            "Merge, and its output clip to the prompts."
+            f"{adapter.name}: all of its {len(adapter.layers)} layers are for a text encoder. Connect the input clip "
+            "of this node, and its output clip to the prompts."
         )
     in_text = sum(map(len, report.text_encoder.own_names.values())) if report.text_encoder else 0
     require_some(patcher, adapter, report.model, in_text)

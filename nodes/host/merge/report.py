@@ -111,7 +111,7 @@ def _unlike_stock(active: Sequence[Source]) -> list[str]:
 
 def as_text(lines: Sequence[str]) -> str:
     """The report of a merge as one text."""
-    return "\n".join(lines) or "no adapter connected: the model is unchanged"
+    return "\n".join(lines) or "no adapter is on: the model is unchanged"
 
 
 def unrun_lines(reports: Sequence[SourceReport]) -> list[str]:
@@ -227,8 +227,8 @@ def _left_out_lines(found: SourceReport, total: int) -> list[str]:
     other = [path for path in found.left_out if path not in set(text)]
     if text:
         lines.append(
-            f"note: {label}: {len(text)} of its layers are for the text encoder and were left out; connect clip to "
-            "QR-LoRA Merge, and its output clip to the prompts"
+            f"note: {label}: {len(text)} of its layers are for the text encoder and were left out; connect the "
+            "input clip of this node, and its output clip to the prompts"
         )
     if other:
         where = "this model" if found.text_encoder is None else "this model and its text encoder"
