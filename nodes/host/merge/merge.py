@@ -39,6 +39,7 @@ _ADD = Combination()
 _PRODUCT: Note[float] = Note("inner product")
 _GROUPS: Note[Groups] = Note("groups")
 _MODE_KEY, _CLIP_SCALE_KEY = "qr_lora.merge_mode", "qr_lora.merge_clip_scale"
+_OWN_CLIP_SCALES_KEY = "qr_lora.merge_own_clip_scales"
 
 
 @dataclass(frozen=True)
@@ -257,7 +258,14 @@ def _whole_merge(
     told = {**on_model.merged.metadata, _MODE_KEY: _mode_text(reports, how)}
     if clip_scale != 1:
         told[_CLIP_SCALE_KEY] = f"{clip_scale:g}"
+    if own := _own_clip_scales([report.source for report in reports]):
+        told[_OWN_CLIP_SCALES_KEY] = own
     return replace(on_model.merged, layers=MappingProxyType(layers), metadata=told)
+
+
+def _own_clip_scales(sources: Sequence[Source]) -> str:
+    """``cat.safetensors 0.5, ink.safetensors 0``, of those that have one."""
+    return ", ".join(f"{own.label} {own.clip_scale:g}" for own in sources if own.clip_scale is not None)
 
 
 def _mode_text(reports: Sequence[SourceReport], how: Combination) -> str:

@@ -189,10 +189,11 @@ def test_block_rules_and_schedules_are_those_of_their_nodes() -> None:
     assert not torch.equal(sample(found), sample(mixed("sd3", row | {"schedule": ""})))
 
 
-def test_the_merged_adapter_is_the_mix(tmp_path: Path) -> None:
+def test_the_merged_adapter_is_the_mix() -> None:
     """Saved and loaded again, as one adapter."""
     names = loras("sd3")
     given = Mixer.execute(model("sd3"), clip=clip_l(), mix=mix(*rows_of(names, {"clip_scale": 0.1}, {}, {}))).args
+    assert given[2].metadata["qr_lora.merge_own_clip_scales"] == f"{names[0]} 0.1"
     path = Save.execute(given[2], "mixed", "full").args[0]
     again = Load.execute(path).args[0]
     both = Merge.execute(model("sd3"), clip=clip_l(), adapter_1=again).args
