@@ -10,7 +10,7 @@ from devtools.server import Server
 from playground import assemble
 
 BROKEN = "broken.py"
-_FOLDERS = ("models", "input", "output", "temp", "user/default/workflows")
+_FOLDERS = ("models", "input", "output", "temp", "user/default/workflows", "user/default/qr_lora")
 
 
 _BLANK = {

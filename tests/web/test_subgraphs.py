@@ -223,7 +223,7 @@ def test_panels_of_file_curve_and_training_go_by_what_is_outside(
     in_page(page, LOOK, "QRLoRA_Load")
     expect(page.locator(".qr-lora-load-name")).to_have_text("style_00001_")
     page.locator(".qr-lora-load").get_by_role("button", name="Choose an adapter file").click()
-    page.locator(".qr-lora-load-card").filter(has_text="content_00001_").first.click()
+    page.locator(".qr-lora-picker-card").filter(has_text="content_00001_").first.click()
     expect(page.locator(".qr-lora-load-name")).to_have_text("content_00001_")
     in_page(page, LOOK, "QRLoRA_Train")
     expect(page.locator(".qr-lora-train-strip")).to_be_visible()

@@ -1,15 +1,14 @@
 /** What the Load node shows of its file. All heights are fixed, so that another file moves nothing. */
 
 /**
- * @typedef {import("./library.js").Facts} Facts
- * @typedef {import("./library.js").Picture} Picture
+ * @typedef {import("../lib/library.js").Facts} Facts
+ * @typedef {import("../lib/library.js").Picture} Picture
  */
 
 import { button, element, fill, plainText } from "../lib/dom.js";
+import { parted, pictureAddress } from "../lib/library.js";
 import { text } from "../lib/texts.js";
 import { copyText } from "./copy.js";
-import { pictureAddress } from "./library.js";
-import { parted } from "./picker.js";
 
 const HEIGHT = 211;
 const SETTINGS_HEIGHT = 124;
@@ -30,7 +29,7 @@ export class Card {
     this.strip = element("div", { class: "qr-lora-load-strip qr-lora-scroll", role: "group", "aria-label": text("load.pictures") });
     this.triggers = element("div", { class: "qr-lora-load-line qr-lora-load-triggers" });
     this.copy = button(text("load.copy"), text("load.copy_meaning"), () => this.#copy());
-    this.choose = button(text("load.choose"), text("load.choose_title"), onChoose);
+    this.choose = button(text("load.choose"), text("picker.one"), onChoose);
     this.more = button("", text("load.settings_meaning"), () => this.#toggle(), { "aria-expanded": "false" });
     this.settings = element("div", { class: "qr-lora-load-settings qr-lora-scroll", tabindex: 0, role: "group", "aria-label": text("load.settings") });
     this.report = element("div", { class: "qr-lora-load-report qr-lora-scroll qr-lora-text", role: "status", tabindex: 0 });
@@ -181,7 +180,7 @@ export class Card {
     if (address && this.picture.firstElementChild?.getAttribute("src") === address) return;
     const shown = address
       ? element("img", { src: address, alt: text("load.picture_of", { name: this.name.textContent }), draggable: "false" })
-      : element("span", { class: "qr-lora-load-letter", text: [...this.name.textContent][0]?.toUpperCase() ?? "" });
+      : element("span", { class: "qr-lora-letter", text: [...this.name.textContent][0]?.toUpperCase() ?? "" });
     this.picture.replaceChildren(shown);
   }
 

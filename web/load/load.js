@@ -1,13 +1,13 @@
 /** The panel on `QRLoRA_Load`. The list `adapter_name` stays: the panel shows its file, and chooses for it. */
 
-/** @typedef {import("./library.js").Facts} Facts */
+/** @typedef {import("../lib/library.js").Facts} Facts */
 
 import { chained, debounced, isLinked, onExecuted, onWidgetChange, recordChange, setWidget, widgetOf } from "../lib/graph.js";
+import { factsOf, listAdapters } from "../lib/library.js";
 import { addPanel, replaceHostText } from "../lib/panel.js";
 import { text } from "../lib/texts.js";
+import { pickAdapter } from "../picker/picker.js";
 import { Card } from "./card.js";
-import { factsOf, listAdapters } from "./library.js";
-import { pickAdapter } from "./picker.js";
 
 const NARROWEST = 340;
 const NAME = "adapter_name";

@@ -10,6 +10,9 @@ export interface Events {
 export const api: {
   apiURL(path: string): string;
   fetchApi(path: string, options?: RequestInit): Promise<Response>;
+  getUserData(file: string): Promise<Response>;
+  /** Written as JSON; throws where the server refuses it. */
+  storeUserData(file: string, content: unknown): Promise<Response>;
   addEventListener<Name extends keyof Events>(name: Name, listener: (event: CustomEvent<Events[Name]>) => unknown): void;
   dispatchCustomEvent<Name extends keyof Events>(name: Name, detail: Events[Name]): void;
 };

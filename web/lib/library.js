@@ -1,4 +1,4 @@
-/** What the server tells about adapter files. */
+/** What the server tells about adapter files, and what their names say. */
 
 /**
  * @typedef {{ name: string, picture: boolean, kind?: string, base?: string, triggers?: string }} AdapterFile `picture` says whether it has a preview
@@ -34,6 +34,15 @@ export function factsOf(name) {
  */
 export function pictureAddress(name, index = 0, version = "") {
   return api.apiURL(`/qr_lora/picture?${new URLSearchParams({ name, index: String(index), version: String(version) })}`);
+}
+
+/**
+ * Folder and name without its suffix.
+ * @param {string} name
+ */
+export function parted(name) {
+  const start = name.lastIndexOf("/") + 1;
+  return [name.slice(0, Math.max(0, start - 1)), name.slice(start).replace(/\.(safetensors|sft)$/i, "")];
 }
 
 /**
