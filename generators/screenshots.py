@@ -191,6 +191,7 @@ def _photograph_composing(studio: Studio, keep: Keep) -> None:
     studio.shoot("2")
     studio.page.set_viewport_size(_DIALOG_VIEW)
     studio.page.get_by_text("Choose…").first.click()
+    studio.page.locator(".qr-lora-picker-star").first.click()
     studio.page.wait_for_timeout(800)
     keep(studio.page.locator("dialog[open]").screenshot(), DOCUMENTS / "picker.jpg")
     studio.page.keyboard.press("Escape")
