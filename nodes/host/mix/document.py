@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from ....qrlora_core import Schedule, ScheduleError, TargetError
@@ -92,7 +92,7 @@ class Mix:
         return [(number, row) for number, row in numbered if self.on and row.on and (row.solo or not has_solo)]
 
 
-_DEFAULTS = {field.name: field.default for field in fields(Row)}
+_DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Row)}
 _FLAGS = ("on", "solo")
 _NUMBERS = ("scale", "clip_scale")
 _TEXTS = ("blocks", "schedule")
@@ -172,7 +172,7 @@ def _read_row(number: int, told: Any) -> Row:
     if not isinstance(told, dict):
         raise MixError("mixer.error_object", place=f", row {number}", found=shown(told))
     _require_known(told, tuple(_DEFAULTS), "mixer.error_field", row=number)
-    given = {name: default if default is not MISSING else "" for name, default in _DEFAULTS.items()} | told
+    given: dict[str, Any] = {**_DEFAULTS, "file": "", **told}
     file = given["file"]
     if not isinstance(file, str) or not 0 < len(file) <= _LONGEST_TEXT:
         raise MixError("mixer.error_file", row=number, found=shown(file))
@@ -182,7 +182,8 @@ def _read_row(number: int, told: Any) -> Row:
     scales = {name: _scale(number, name, given[name]) for name in _NUMBERS}
     for name in _TEXTS:
         _require_text(number, name, given[name])
-    row = Row(**(given | scales | {"size": _size(number, given["size"]), "sha256": _sha256(number, given["sha256"])}))
+    content: dict[str, Any] = {"size": _size(number, given["size"]), "sha256": _sha256(number, given["sha256"])}
+    row = Row(**(given | scales | content))
     _require_readable(number, row)
     return row
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from ....qrlora_core import AdapterFileError, QRLoRAError
@@ -44,9 +45,9 @@ def heard_rows(mix: Mix, stack: Sequence[Row] = ()) -> list[NumberedRow]:
         MixError: files that are not there; it names all of them.
     """
     found, missing = list[NumberedRow](), list[str]()
-    own = [(number, row, True) for number, row in mix.heard()]
-    others = [(number, row, False) for number, row in enumerate(stack, start=1)]
-    for number, row, is_in_mix in (*own, *others):
+    own = ((number, row, True) for number, row in mix.heard())
+    others = ((number, row, False) for number, row in enumerate(stack, start=1))
+    for number, row, is_in_mix in chain(own, others):
         try:
             found.append(NumberedRow(number, row, adapter_path(row.file), is_in_mix))
         except AdapterFileError:
@@ -67,16 +68,16 @@ def load_sources(rows: Sequence[NumberedRow], mix: Mix, patcher: Patcher, node_i
         MixError: a row that cannot be loaded; it names all of them.
     """
     one_mix = loaded.of(patcher, node_id, list(_silent(mix, rows)))
-    sources, errors = list[Source](), list[MixError]()
+    sources, refused = list[Source](), list[MixError]()
     for own in rows:
         try:
             sources.append(_source(own, one_mix))
         except MixError as error:
-            errors.append(error)
-    if len(errors) > 1:
-        raise MixError("mixer.error_several", reasons="\n".join(map(str, errors)))
-    for error in errors:
-        raise error
+            refused.append(error)
+    if len(refused) > 1:
+        raise MixError("mixer.error_several", reasons="\n".join(map(str, refused)))
+    if refused:
+        raise refused[0]
     return sources
 
 
