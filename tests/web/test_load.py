@@ -37,6 +37,13 @@ FILES = {
         "qr_lora.training": json.dumps({MARKUP: MARKUP, "steps_done": HOSTILE}),
     },
 }  # fmt: skip
+# What other programs write beside files.
+BESIDE: dict[str, dict[str, object]] = {
+    "style.json": {"notes": "Best at dusk", "preferred weight": 0.7},
+    "style.civitai.info": {"description": "<p>unheard</p>"},
+    "x.json": {"notes": HOSTILE, "description": HOSTILE, "preferred weight": HOSTILE},
+    "x.metadata.json": {"notes": HOSTILE, "usage_tips": json.dumps({"strength_min": 0.5, "strength_max": 1.5})},
+}
 HARM = (
     """() => ({ pwned: window.pwned ?? null, made: document.querySelectorAll('[data-hostile], [onerror]').length })"""
 )
@@ -59,8 +66,11 @@ def files(web_server: Server) -> Iterator[None]:
     pictures = [style.with_name(f"style{end}.png") for end in ("", "_sample_1", "_sample_2")]
     for number, path in enumerate(pictures):
         Image.new("RGB", (16 + number, 16)).save(path)
+    beside = [style.with_name(name) for name in BESIDE]
+    for path in beside:
+        path.write_text(json.dumps(BESIDE[path.name]), encoding="utf-8")
     yield
-    for path in [*(web_server.models_dir / name for name in FILES), *pictures]:
+    for path in [*(web_server.models_dir / name for name in FILES), *pictures, *beside]:
         path.unlink()
 
 
@@ -103,6 +113,9 @@ def test_the_panel_shows_the_file_and_copies_its_triggers(page: Page, load: Load
     panel.get_by_role("button", name="What the file tells").click()
     for told in ("steps_done", "1000", "learning_rate", "0.0001", "adamw"):
         expect(panel.get_by_role("group", name="Settings")).to_contain_text(told)
+    for told in ("recommended scale0.7", "notesBest at dusk", "told beside it bystyle.json"):
+        expect(panel.get_by_role("group", name="Settings")).to_contain_text(told)
+    expect(panel.get_by_role("group", name="Settings")).not_to_contain_text("unheard")
     panel.get_by_role("button", name="What the file tells").click()
 
     page.evaluate(WARN, "another base model: 7 of 48 layers")
@@ -118,10 +131,14 @@ def test_the_panel_shows_the_file_and_copies_its_triggers(page: Page, load: Load
     expect(panel.locator(".qr-lora-warning")).to_contain_text("no such adapter file")
     choose_by_list(page, HOSTILE_FILE)
     expect(panel).to_contain_text(MARKUP)
+    panel.get_by_role("button", name="What the file tells").click()
+    expect(panel.get_by_role("group", name="Settings")).to_contain_text("recommended scale0.5 – 1.5")
+    expect(panel.get_by_role("group", name="Settings")).to_contain_text(f"notes{MARKUP}")
     shown = panel.inner_text()
     assert len(shown) < 10_000
     assert not set(shown) & set("\u202e\u2066\x07")
     assert page.evaluate(HARM) == {"pwned": None, "made": 0}
+    panel.get_by_role("button", name="What the file tells").click()
     assert panel.bounding_box()["height"] == height  # type: ignore[index]
     assert seen == []
 

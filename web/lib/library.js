@@ -3,7 +3,7 @@
 /**
  * @typedef {{ name: string, picture: boolean, kind?: string, base?: string, triggers?: string }} AdapterFile `picture` says whether it has a preview
  * @typedef {{ name: string, version: number }} Picture
- * @typedef {{ kind: string, kinds: string[], bytes: number, layers: number, ranks: number[], base: string, triggers: string, tags: string[], about: [string, string][], training: [string, string][], pictures: Picture[] }} Facts
+ * @typedef {{ kind: string, kinds: string[], bytes: number, layers: number, ranks: number[], base: string, triggers: string, tags: string[], about: [string, string][], training: [string, string][], pictures: Picture[], notes: string, strength: number | null, strength_range: number[], beside: Record<string, string> }} Facts `beside` names the files that told what the file itself does not
  */
 
 import { api } from "../../../scripts/api.js";

@@ -68,7 +68,7 @@ export class Card {
     this.baseText = facts.base ? text("load.base", { base: plainText(facts.base, 200) }) : text("load.no_base");
     this.showWarning(this.warning ?? "");
     this.#showTriggers(facts.triggers, facts.tags);
-    this.#showSettings([...facts.about, ...facts.training]);
+    this.#showSettings([...toldBeside(facts), ...facts.about, ...facts.training]);
     this.#showPictures(name, facts.pictures);
   }
 
@@ -196,6 +196,19 @@ export class Card {
     this.more.setAttribute("aria-expanded", String(isOpen));
     this.more.textContent = `${text("load.settings")} ${isOpen ? "▴" : "▾"}`;
   }
+}
+
+/**
+ * What a person or a site told of the file, and in which files.
+ * @param {Facts} facts
+ * @returns {[string, string][]}
+ */
+function toldBeside(facts) {
+  const strength = facts.strength === null ? facts.strength_range.join(" – ") : String(facts.strength);
+  const files = [...new Set(Object.values(facts.beside))].join(", ");
+  /** @type {[string, string][]} */
+  const told = [["load.strength", strength], ["load.notes", facts.notes], ["load.beside", files]];
+  return told.filter(([, value]) => value).map(([key, value]) => [text(key), value]);
 }
 
 /**

@@ -1,98 +1,49 @@
-"""What all adapter files say of themselves, in short, remembered between starts of the host by path, size and time."""
+"""What all adapter files say of themselves, in short, and what lies beside those that leave something out."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import threading
-import time
-import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
-
-import folder_paths
 
 from ....qrlora_core import AdapterFileError
-from .header import could_be_in_short, in_short
+from .header import could_be_in_short, could_be_told, in_short
+from .remembered import Remembered, remembered_folder
+from .sidecars import sidecars_of_all, told_in_short_by
 
-_VERSION = 1  # another where other facts are read from the same files
-_MOST_FILES = 20_000
-_LONGEST = 64 * 2**20  # bytes of what is remembered
-# A file that was written so shortly before may be written again without another time.
-_SETTLED = 2 * 10**9  # nanoseconds
+_VERSION = 2  # another where other facts are read from the same files
 
 Card = dict[str, str]
-# Size, time in nanoseconds, and the card; None of a file that is no adapter.
-_Entry = tuple[int, int, Card | None]
 
 
 def remembered_file() -> Path:
-    """In a folder of the host's that is no user's and holds no models: ``user/__qr_lora/library.json``."""
-    return Path(folder_paths.get_user_directory()) / "__qr_lora" / "library.json"
+    """``user/__qr_lora/library.json``; what lies beside the files is remembered in ``library_beside.json``."""
+    return remembered_folder() / "library.json"
 
 
 class Cards:
-    """The cards of many files, see `in_short`. A header is read once, until its file has another size or time.
-
-    What is remembered is a convenience: damaged, lost or unwritable it costs time alone. Of two servers with one
-    file the last that wrote it is remembered; what the other read, and is still there, stays.
-    """
+    """The cards of many files, see `in_short`; base and triggers that a file lacks come from its sidecars."""
 
     def __init__(self, kept: Path) -> None:
-        self._kept = kept
-        self._lock = threading.Lock()
-        self._known: dict[str, _Entry] | None = None
+        self._cards = Remembered[Card | None](kept, _VERSION, _card, _could_be_card)
+        beside = kept.with_name(f"{kept.stem}_beside{kept.suffix}")
+        self._beside = Remembered[Card](beside, _VERSION, lambda path: (told_in_short_by(path), True), could_be_told)
 
     def of(self, files: Mapping[str, Path]) -> dict[str, Card | None]:
         """Name to card; None for a file that is no adapter or cannot be read."""
-        with self._lock:
-            before = self._known if self._known is not None else self._read()
-            entries, cards = dict[str, _Entry](), dict[str, Card | None]()
-            for name, path in files.items():
-                with contextlib.suppress(OSError):  # removed since it was listed
-                    entry, may_keep = _entry(path, before.get(str(path)))
-                    cards[name] = entry[2]
-                    if may_keep:
-                        entries[str(path)] = entry
-            if entries != before:
-                self._write(before, entries)
-            self._known = entries
-            return cards
-
-    def _read(self) -> dict[str, _Entry]:
-        try:
-            if self._kept.stat().st_size > _LONGEST:
-                return {}
-            told = json.loads(self._kept.read_bytes())
-            files = told["files"] if told["version"] == _VERSION else {}
-            return {path: (entry[0], entry[1], entry[2]) for path, entry in files.items() if _is_entry(entry)}
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            return {}
-
-    def _write(self, before: Mapping[str, _Entry], entries: Mapping[str, _Entry]) -> None:
-        others = {path: entry for path, entry in {**before, **self._read()}.items() if path not in entries}
-        there = {path: entry for path, entry in others.items() if _is_as(path, entry)}
-        kept = dict(list({**entries, **there}.items())[:_MOST_FILES])
-        text = json.dumps({"version": _VERSION, "files": kept}, separators=(",", ":"))
-        with contextlib.suppress(OSError), _temporary(self._kept) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(self._kept)
+        cards = self._cards.of(files)
+        lacking = [files[name] for name, card in cards.items() if card and not all(card.values())]
+        sidecars = sidecars_of_all(lacking)
+        told = self._beside.of({str(path): path for paths in sidecars.values() for path in paths})
+        return {
+            name: card and _completed(card, [told.get(str(path), {}) for path in sidecars.get(files[name], [])])
+            for name, card in cards.items()
+        }
 
 
-def _entry(path: Path, known: _Entry | None) -> tuple[_Entry, bool]:
-    """A file as it is now, and whether that may be remembered.
-
-    Raises:
-        OSError: the file is gone.
-    """
-    found = path.stat()
-    at = (found.st_size, found.st_mtime_ns)
-    if known is not None and known[:2] == at:
-        return known, True
-    card, may_keep = _card(path)
-    return (*at, card), may_keep and found.st_mtime_ns < time.time_ns() - _SETTLED
+def _completed(card: Card, beside: Iterable[Card]) -> Card:
+    for told in beside:
+        card = {name: text or told.get(name, "") for name, text in card.items()}
+    return card
 
 
 def _card(path: Path) -> tuple[Card | None, bool]:
@@ -103,25 +54,5 @@ def _card(path: Path) -> tuple[Card | None, bool]:
         return None, not isinstance(error.__cause__, OSError)
 
 
-def _is_entry(entry: Any) -> bool:
-    """Whether this was written by us, as far as anyone can tell: what a file may not say, this may not either."""
-    size, time_ns, card = entry
-    return type(size) is int and type(time_ns) is int and (card is None or could_be_in_short(card))
-
-
-def _is_as(path: str, entry: _Entry) -> bool:
-    try:
-        found = os.stat(path)  # noqa: PTH116 (of thousands)
-    except (OSError, ValueError):
-        return False
-    return (found.st_size, found.st_mtime_ns) == entry[:2]
-
-
-@contextlib.contextmanager
-def _temporary(target: Path) -> Iterator[Path]:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
+def _could_be_card(told: object) -> bool:
+    return told is None or could_be_in_short(told)

@@ -216,6 +216,18 @@ def is_inside(path: Path) -> bool:
     return any(real.is_relative_to(os.path.realpath(folder)) for _, folder in _roots())
 
 
+def is_file_beside(path: Path, largest: int) -> bool:
+    """Whether what is named beside an adapter is a file of at most so many bytes, there or in a folder of adapters.
+
+    A link may lead to the folder; one that leads from it to a file elsewhere may lead to anything.
+    """
+    try:
+        is_there = os.path.realpath(path) == os.path.join(os.path.realpath(path.parent), path.name)
+        return path.is_file() and (is_there or is_inside(path)) and path.stat().st_size <= largest
+    except OSError:  # gone, or not to be looked at
+        return False
+
+
 def require_inside(path: Path, what: str) -> Path:
     """The path, if `is_inside`.
 

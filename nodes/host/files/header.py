@@ -24,10 +24,16 @@ _KOHYA = {
     "ss_lr_scheduler": "schedule", "ss_num_epochs": "epochs", "ss_resolution": "resolution",
     "ss_sd_model_name": "trained_on",
 }  # fmt: skip
-_LONGEST_NAME, _LONGEST, _LONGEST_PROSE = 60, 200, 1000
+_LONGEST_NAME, LONGEST, LONGEST_PROSE = 60, 200, 1000
 _MOST_SETTINGS, _MOST_TAGS, _MOST_KINDS = 60, 12, 3
 # What one looks for among many files: where metadata have it, and how much of it is told.
-_IN_SHORT = {"base": (_BASE, _LONGEST), "triggers": (_TRIGGERS, _LONGEST_PROSE)}
+_IN_SHORT = {"base": (_BASE, LONGEST), "triggers": (_TRIGGERS, LONGEST_PROSE)}
+
+
+def cut(told: object, longest: int = LONGEST) -> str:
+    """What a file says, on one line and of bearable length."""
+    text = str(told)
+    return " ".join(text[:longest].split()) + ("…" if len(text) > longest else "")
 
 
 def facts_of(path: Path) -> dict[str, Any]:
@@ -47,7 +53,7 @@ def facts_of(path: Path) -> dict[str, Any]:
     ranked = [rank for rank in ranks.values() if rank]
     return {
         "file": path.name, "bytes": path.stat().st_size, "kind": own.name, "layers": len(ranks),
-        "kinds": [_cut(kind, _LONGEST_NAME) for kind in own.kinds(keys, metadata)][:_MOST_KINDS],
+        "kinds": [cut(kind, _LONGEST_NAME) for kind in own.kinds(keys, metadata)][:_MOST_KINDS],
         "ranks": [min(ranked), max(ranked)] if ranked else [], **_told_in_short(metadata), "tags": _tags(metadata),
         "about": _about(metadata), "training": _training(metadata),
     }  # fmt: skip
@@ -69,13 +75,19 @@ def in_short(path: Path) -> dict[str, str] | None:
 
 def could_be_in_short(told: object) -> bool:
     """Whether `in_short` could have said this: for what lay in a file, where anybody may have changed it."""
-    if not isinstance(told, dict) or told.keys() != {"kind", *_IN_SHORT}:
+    if not isinstance(told, dict) or told.get("kind") not in [own.name for own in FORMATS]:
         return False
-    is_cut = (
-        isinstance(told[name], str) and len(told[name]) <= longest + 1 and _cut(told[name], longest) == told[name]
+    return could_be_told({name: text for name, text in told.items() if name != "kind"})
+
+
+def could_be_told(told: object) -> bool:
+    """Whether this is what some file could say for ``base`` and ``triggers``, and nothing else."""
+    if not isinstance(told, dict) or told.keys() != _IN_SHORT.keys():
+        return False
+    return all(
+        isinstance(told[name], str) and len(told[name]) <= longest + 1 and cut(told[name], longest) == told[name]
         for name, (_, longest) in _IN_SHORT.items()
     )
-    return told["kind"] in [own.name for own in FORMATS] and all(is_cut)
 
 
 def _format(path: Path, keys: Sequence[str]) -> Format:
@@ -99,19 +111,13 @@ def _ranks(file: SafetensorsFile, keys: Iterable[str], own: Format) -> dict[str,
     return ranks
 
 
-def _cut(told: object, longest: int = _LONGEST) -> str:
-    """What a file says, on one line and of bearable length."""
-    text = str(told)
-    return " ".join(text[:longest].split()) + ("…" if len(text) > longest else "")
-
-
 def _first_told(metadata: Mapping[str, str], names: Iterable[str], longest: int) -> str:
-    return next((cut for name in names if (cut := _cut(metadata.get(name, ""), longest))), "")
+    return next((told for name in names if (told := cut(metadata.get(name, ""), longest))), "")
 
 
 def _about(metadata: Mapping[str, str]) -> list[list[str]]:
     told = {name: metadata.get(f"modelspec.{name}", "") for name in _ABOUT}
-    return [[name, _cut(text, _LONGEST_PROSE)] for name, text in told.items() if text.strip()]
+    return [[name, cut(text, LONGEST_PROSE)] for name, text in told.items() if text.strip()]
 
 
 def _training(metadata: Mapping[str, str]) -> list[list[str]]:
@@ -122,11 +128,11 @@ def _training(metadata: Mapping[str, str]) -> list[list[str]]:
     told |= {name: text for name, text in own.items() if text}
     ordered = {name: told[name] for name in (*_SETTINGS, *told) if name in told}
     plain = [(name, value) for name, value in ordered.items() if isinstance(value, (str, int, float)) and value != ""]
-    return [[_cut(name, _LONGEST_NAME), _written(value)] for name, value in plain[:_MOST_SETTINGS]]
+    return [[cut(name, _LONGEST_NAME), _written(value)] for name, value in plain[:_MOST_SETTINGS]]
 
 
 def _written(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else _cut(value)
+    return f"{value:.4g}" if isinstance(value, float) else cut(value)
 
 
 def _tags(metadata: Mapping[str, str]) -> list[str]:
@@ -136,4 +142,4 @@ def _tags(metadata: Mapping[str, str]) -> list[str]:
         for tag, count in folder.items() if isinstance(folder, dict) else ():
             if isinstance(count, int):
                 counts[tag] += count
-    return [_cut(tag, _LONGEST_NAME) for tag, _ in counts.most_common(_MOST_TAGS)]
+    return [cut(tag, _LONGEST_NAME) for tag, _ in counts.most_common(_MOST_TAGS)]

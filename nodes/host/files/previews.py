@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ....qrlora_core import AdapterFileError
-from .folders import SUFFIXES, adapter_path, is_inside
+from .folders import SUFFIXES, adapter_path, is_file_beside
 
 # Pixels alone: an SVG is a document, which can run code.
 TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
@@ -30,7 +30,7 @@ def pictures_beside(adapter: Path) -> list[Path]:
         if _is_picture(name) and _belongs(stem, own) and not any(_belongs(stem, other) for other in others):
             found.append((stem not in (own, own + _PREVIEW), len(stem), name))
     paths = [adapter.with_name(name) for *_, name in sorted(found)]
-    return [path for path in paths if _can_show(path)][:_MOST]
+    return [path for path in paths if is_file_beside(path, LARGEST)][:_MOST]
 
 
 def with_preview(names: Iterable[str]) -> set[str]:
@@ -71,9 +71,3 @@ def _belongs(stem: str, adapter: str) -> bool:
     """Whether a picture's name is an adapter's, or goes on after it with something that ends a word."""
     rest = stem.removeprefix(adapter)
     return stem.startswith(adapter) and not rest[:1].isalnum()
-
-
-def _can_show(path: Path) -> bool:
-    """A link may lead to the folder; one that leads from it to a picture elsewhere may lead to anything."""
-    is_beside = os.path.realpath(path) == os.path.join(os.path.realpath(path.parent), path.name)
-    return path.is_file() and (is_beside or is_inside(path)) and path.stat().st_size <= LARGEST

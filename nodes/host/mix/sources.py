@@ -11,8 +11,8 @@ from ....qrlora_core import AdapterFileError, QRLoRAError
 from ..advice import advised
 from ..apply.source import Source
 from ..files.folders import adapter_path
-from ..files.header import in_short
 from ..files.pairs import half_of
+from ..files.sidecars import triggers_of
 from ..model.host_types import Patcher
 from .document import Mix, Row
 from .errors import MixError, named
@@ -102,8 +102,8 @@ def _source(own: NumberedRow, one_mix: OneMix) -> Source:
 
 
 def trigger_words(rows: Sequence[NumberedRow]) -> str:
-    """What the files of rows tell of their trigger words, each once, with commas between."""
-    told = [(in_short(own.path) or {}).get("triggers", "") for own in rows]
+    """The trigger words of the files of rows, each once, with commas between."""
+    told = [triggers_of(own.path) for own in rows]
     return ", ".join(dict.fromkeys(filter(None, (words.strip(" ,") for words in told))))
 
 

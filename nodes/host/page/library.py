@@ -1,7 +1,7 @@
 """What lies in the folders of adapters, for the page: names, facts about one file, the pictures beside it.
 
 ``GET /qr_lora/adapters`` lists all, and with ``?cards=1`` also what each file says of itself, in short; ``GET
-/qr_lora/adapter?name=loras/cat.safetensors`` tells all that this file says, and ``GET
+/qr_lora/adapter?name=loras/cat.safetensors`` tells all that this file says and what lies beside it, and ``GET
 /qr_lora/picture?name=...&index=0`` is the first picture beside it. What cannot be had is ``{"error": message}``.
 """
 
@@ -19,6 +19,7 @@ from ..files.cards import Cards, remembered_file
 from ..files.folders import adapter_files, adapter_path
 from ..files.header import facts_of
 from ..files.previews import TYPES, pictures_beside, with_preview
+from ..files.sidecars import with_sidecars
 from .server import running_server
 
 _NAME_LENGTH = 300  # of what a picture is called
@@ -91,7 +92,7 @@ def _facts(name: str) -> dict[str, Any]:
     path = _path(name)
     try:
         with advised():
-            facts = facts_of(path)
+            facts = with_sidecars(path, facts_of(path))
     except AdapterFileError as error:
         raise _Refused(400, str(error)) from error
     pictures = pictures_beside(path)
