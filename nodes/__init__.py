@@ -9,6 +9,7 @@ from .compare import Compare
 from .grid import Grid
 from .host.files.folders import register_folders
 from .host.page.library import register_library
+from .host.page.mixes import register_mixes
 from .host.page.training import register_routes
 from .load import Load
 from .merge import Merge
@@ -41,4 +42,5 @@ async def comfy_entrypoint() -> QRLoRAExtension:
     register_folders()  # here, since not every supported host calls an extension's on_load
     register_routes()
     register_library()
+    register_mixes()
     return QRLoRAExtension()
