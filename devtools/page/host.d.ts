@@ -98,6 +98,8 @@ interface LGraphNode {
   onConnectionsChange?(...given: unknown[]): unknown;
   onGraphConfigured?(...given: unknown[]): unknown;
   onDrawBackground?(...given: unknown[]): unknown;
+  /** After the server was asked again which files there are. */
+  refreshComboInNode?(...given: unknown[]): unknown;
   onExecuted?(output: NodeOutputs, ...rest: unknown[]): void;
 }
 

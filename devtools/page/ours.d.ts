@@ -8,6 +8,6 @@ interface LGraphNode {
   qrLoRAChanged?(): void;
   qrLoRAText?(told: string): void;
   qrLoRASockets?: import("../../web/merge/sockets.js").Socket[];
-  qrLoRADesk?: import("../../web/merge/desk.js").Desk;
+  qrLoRADesk?: import("../../web/desk/desk.js").Desk;
   qrLoRATraining?: import("../../web/train/view.js").TrainingView;
 }

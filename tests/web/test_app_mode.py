@@ -6,44 +6,20 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Page, expect
 
 from devtools.server import Server
 from generators.workflows import to_editor
 
+from ..support.app_mode import TOGGLE, App
 from ..support.desk import FIRST, MERGE, Desk, compose, in_page, look_at, sent
 
 pytestmark = [pytest.mark.web, pytest.mark.server]
 
 Load = Callable[[dict[str, Any]], None]
 
-TOGGLE = "() => app.extensionManager.command.execute('Comfy.ToggleLinear')"
 CHOSEN = [(MERGE, "scale_1"), (MERGE, "qr_lora_desk"), (FIRST, "adapter_name"), (FIRST, "qr_lora_file")]
 PICTURE = "16"
-
-
-class App:
-    """That view, as a user sees it."""
-
-    def __init__(self, page: Page) -> None:
-        self.page = page
-
-    def enter(self) -> None:
-        """Leave the graph, where the frontend has something else to show."""
-        if not in_page(self.page, "() => 'activeMode' in app.extensionManager.workflow.activeWorkflow"):
-            pytest.skip("this frontend has no view in which chosen inputs are shown")
-        in_page(self.page, TOGGLE)
-        self.run.wait_for()
-
-    @property
-    def run(self) -> Locator:
-        """The button that queues it."""
-        return self.page.get_by_test_id("linear-run-button").get_by_role("button", name="Run", exact=True).first
-
-    def item(self, label: str) -> Locator:
-        """A chosen input."""
-        items = self.page.get_by_test_id("app-mode-widget-item")
-        return items.filter(has=self.page.get_by_text(label, exact=True))
 
 
 @pytest.fixture

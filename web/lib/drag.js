@@ -4,6 +4,13 @@ import { oneChange } from "./graph.js";
 
 /** @typedef {{ share: number, up: number }} Place shares from the left and from the bottom, 0 to 1 */
 
+let held = 0;
+
+/** Whether anything is being dragged. */
+export function isDragging() {
+  return held > 0;
+}
+
 /**
  * Follow the pointer until it is let go, as often as the page is drawn; all of it is one step for undo.
  * @param {HTMLElement} target
@@ -13,6 +20,7 @@ import { oneChange } from "./graph.js";
  */
 export function drag(target, start, follow, end) {
   target.setPointerCapture(start.pointerId);
+  held += 1;
   const record = oneChange();
   /** @type {PointerEvent | null} */
   let latest = null;
@@ -29,6 +37,7 @@ export function drag(target, start, follow, end) {
     if (pointerId !== start.pointerId) return;
     target.removeEventListener("pointermove", note);
     document.removeEventListener("lostpointercapture", stop, true);
+    held -= 1;
     tell();
     end?.();
     record();

@@ -42,6 +42,42 @@ export function setWidget(node, name, value) {
 }
 
 /**
+ * Set a text that belongs to what a person did before, and is no step for undo of its own.
+ * @param {LGraphNode} node
+ * @param {string} name
+ * @param {string} text
+ */
+export function setWidgetUnrecorded(node, name, text) {
+  const before = widgetOf(node, name)?.value;
+  setWidget(node, name, text);
+  const recorded = changeTracker()?.activeState;
+  if (before && recorded) replaceText(recorded, before, text);
+}
+
+/**
+ * The size that a node takes by itself is no step for undo either: it belongs to what was recorded last.
+ * @param {LGraphNode} node
+ */
+export function setSizeUnrecorded({ id, graph, size }) {
+  const recorded = changeTracker()?.activeState;
+  const inside = recorded?.definitions?.subgraphs?.find((subgraph) => subgraph.id === graph?.id);
+  const own = (inside ?? recorded)?.nodes?.find((other) => String(other.id) === String(id));
+  if (own && graph) own.size = [size[0], size[1]];
+}
+
+/**
+ * @param {object} tree
+ * @param {string} before
+ * @param {string} after
+ */
+function replaceText(tree, before, after) {
+  for (const [key, value] of Object.entries(tree)) {
+    if (value === before) Object.assign(tree, { [key]: after });
+    else if (value && typeof value === "object") replaceText(value, before, after);
+  }
+}
+
+/**
  * @param {LGraphNode} node
  * @param {string} name
  */
@@ -261,6 +297,20 @@ export function onWidgetChange(node, names, tell) {
   node.onConfigure = chained(node.onConfigure, tell);
 }
 
+/** @type {Set<(node: LGraphNode) => void>} */
+const graphHearers = new Set();
+
+/**
+ * Tell a function of every node after each change of the workflow: what is inside a subgraph, or is called by another
+ * node's title, hears nothing of it. One that is told already is not told twice.
+ * @param {(node: LGraphNode) => void} tell
+ */
+export function onGraphChange(tell) {
+  if (graphHearers.has(tell)) return;
+  graphHearers.add(tell);
+  api.addEventListener("graphChanged", () => allNodes().forEach(tell));
+}
+
 /**
  * A method that does what it did, and then tells of it.
  * @template This
@@ -300,9 +350,14 @@ export function debounced(action) {
  * the host takes for a moment to look at the workflow, makes one of its own.
  */
 export function oneChange() {
-  const tracker = app.extensionManager.workflow?.activeWorkflow?.changeTracker;
+  const tracker = changeTracker();
   tracker?.beforeChange();
   return () => tracker?.afterChange();
+}
+
+/** The host's record of the workflow, for undo. */
+function changeTracker() {
+  return app.extensionManager.workflow?.activeWorkflow?.changeTracker;
 }
 
 /** One step for undo, after a change that the host does not see by itself. */

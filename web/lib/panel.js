@@ -4,10 +4,11 @@
 
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
-import { nodeByExecutionId } from "./graph.js";
+import { nodeByExecutionId, setSizeUnrecorded } from "./graph.js";
 
 const MARGIN = 6;
 const FRAMES = 180; // within which a new node is drawn
+const SETTLED = 10; // frames after which a renderer has given a node its size
 const TEXT_WIDGET = "$$node-text-preview";
 const MOUSE_EVENTS = /** @type {const} */ (["pointerdown", "pointermove", "pointerup", "dblclick"]);
 /** @type {Record<string, "processMouseDown" | "processMouseMove" | "processMouseUp">} */
@@ -48,11 +49,21 @@ export function addPanel(node, name, label, content, height) {
     if (needed !== last) node.setSize([node.size[0], Math.max(needed, node.size[1] + needed - last)]);
     last = needed;
     node.setDirtyCanvas?.(true, true);
+    requestAnimationFrame(() => followSize(node, SETTLED)); // by then the change that it comes from is recorded
   };
   /** @type {Panel} */
   const panel = { widget, onSight: () => {}, resize };
   new ResizeObserver(() => panel.onSight()).observe(content);
   return panel;
+}
+
+/**
+ * @param {LGraphNode} node
+ * @param {number} frames
+ */
+function followSize(node, frames) {
+  setSizeUnrecorded(node);
+  if (frames > 0) requestAnimationFrame(() => followSize(node, frames - 1));
 }
 
 /**

@@ -5,10 +5,10 @@
  * @typedef {import("../lib/library.js").Picture} Picture
  */
 
+import { copyText } from "../lib/copy.js";
 import { button, element, fill, plainText } from "../lib/dom.js";
 import { parted, pictureAddress } from "../lib/library.js";
 import { text } from "../lib/texts.js";
-import { copyText } from "./copy.js";
 
 const HEIGHT = 211;
 const SETTINGS_HEIGHT = 124;

@@ -1,14 +1,15 @@
 /** The mixing desk on `QRLoRA_Merge`. */
 
-/** @typedef {import("./result.js").Told} Told */
+/** @typedef {import("../desk/result.js").Told} Told */
 
-import { api } from "../../../scripts/api.js";
-import { allNodes, chained, debounced, onExecuted, onWidgetChange, recordChange, sourceOf } from "../lib/graph.js";
-import { showBaseWarning } from "../load/load.js";
+import { Desk } from "../desk/desk.js";
+import { chained, debounced, onExecuted, onGraphChange, onWidgetChange, recordChange, sourceOf } from "../lib/graph.js";
 import { addPanel, replaceHostText, standFor } from "../lib/panel.js";
 import { text } from "../lib/texts.js";
-import { Desk } from "./desk.js";
+import { showBaseWarning } from "../load/load.js";
 import * as mix from "./mix.js";
+import { Row } from "./row.js";
+import { MergeMix } from "./rows.js";
 import { rememberSockets, showNeededSockets } from "./sockets.js";
 
 export { keepSocketLayout } from "./sockets.js";
@@ -20,7 +21,8 @@ const NARROWEST = 400;
 export function attachMerge(node) {
   rememberSockets(node);
   const names = node.widgets.map((widget) => widget.name);
-  const desk = (node.qrLoRADesk = new Desk(node));
+  const rows = new MergeMix(node);
+  const desk = (node.qrLoRADesk = new Desk(rows, (...how) => new Row(rows, ...how), { hint: () => text("merge.empty") }));
   const panel = addPanel(node, PANEL, text("merge.rows"), desk.root, () => desk.height());
   desk.onResize = panel.resize;
   desk.onMove = standFor(node, panel, names, (name) => desk.socketOf(name));
@@ -37,7 +39,7 @@ export function attachMerge(node) {
   onWidgetChange(node, names, soon);
   replaceHostText(node, () => {});
   onExecuted(node, (output) => showResult(node, output.qr_lora_merge?.[0]));
-  followGraph();
+  onGraphChange(updateDesk);
   node.setSize([Math.max(NARROWEST, node.size[0]), node.computeSize()[1]]);
   soon();
 }
@@ -65,12 +67,10 @@ export function setScales(node, scales) {
   recordChange();
 }
 
-/** Names of files and titles change elsewhere. */
-function followGraph() {
-  if (isFollowing) return;
-  isFollowing = true;
-  api.addEventListener("graphChanged", () => {
-    for (const node of allNodes()) node.qrLoRADesk?.update();
-  });
+/**
+ * Names of files and titles change elsewhere.
+ * @param {LGraphNode} node
+ */
+function updateDesk(node) {
+  node.qrLoRADesk?.update();
 }
-let isFollowing = false;

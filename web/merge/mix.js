@@ -4,10 +4,12 @@
  * What the workflow sends is in the widgets `scale_1` to `scale_8` alone: of a silent row it is 0, so that the picture
  * is the same without this page. The value to come back to is kept in a property of the node.
  *
- * @typedef {{ open: boolean, x: number, y: number }} PadState
+ * @typedef {import("../desk/mix.js").PadState} PadState
  * @typedef {{ kept: Record<number, number>, muted: number[], solo: number[], pad?: PadState }} State
  */
 
+import { fileName } from "../desk/mix.js";
+import { inputsOfModes } from "../desk/modes.js";
 import { exchangeLinks, isLinked, outerNameOf, setWidget, sourceOf, widgetOf } from "../lib/graph.js";
 
 export const SLOTS = [1, 2, 3, 4, 5, 6, 7, 8];
@@ -39,29 +41,6 @@ function store(node, state) {
  */
 export function setPad(node, pad) {
   store(node, { ...stateOf(node), pad });
-}
-
-/**
- * The inputs that belong to one merge mode each, as the server tells of them.
- * @param {LGraphNode} node
- */
-export function modeInputs(node) {
-  const told = Object.entries(optionalInputs(node));
-  return told.flatMap(([name, [, about]]) => (about?.qr_lora_mode ? [{ name, mode: about.qr_lora_mode, isSlot: Boolean(about.qr_lora_slot) }] : []));
-}
-
-/** @param {LGraphNode} node */
-function optionalInputs(node) {
-  return node.constructor.nodeData?.input?.optional ?? {};
-}
-
-/**
- * Whether a widget says which of the rows is meant.
- * @param {LGraphNode} node
- * @param {string} name
- */
-export function namesSlot(node, name) {
-  return Boolean(optionalInputs(node)[name]?.[1]?.qr_lora_slot);
 }
 
 /** @param {LGraphNode} node */
@@ -190,7 +169,7 @@ export function exchange(node, a, b) {
   setWidget(node, `scale_${a}`, second);
   setWidget(node, `scale_${b}`, first);
   const other = (/** @type {number} */ slot) => ({ [a]: b, [b]: a })[slot] ?? slot;
-  for (const { name, isSlot } of modeInputs(node)) if (isSlot) setWidget(node, name, other(widgetOf(node, name)?.value));
+  for (const { name, isSlot } of inputsOfModes(node)) if (isSlot) setWidget(node, name, other(widgetOf(node, name)?.value));
   store(node, {
     ...state,
     kept: Object.fromEntries(Object.entries(state.kept).map(([slot, scale]) => [other(Number(slot)), scale])),
@@ -210,6 +189,6 @@ export function nameOf(node, slot) {
   const name = `adapter_${slot}`;
   const source = sourceOf(node, name)?.node;
   const file = source && widgetOf(source, "adapter_name")?.value;
-  if (file) return String(file).replace(/^.*[\\/]/s, "").replace(/\.(safetensors|sft)$/i, "");
+  if (file) return fileName(String(file));
   return source?.title ?? outerNameOf(node, name) ?? name;
 }

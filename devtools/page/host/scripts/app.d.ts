@@ -1,3 +1,9 @@
+/** A workflow as it is saved. */
+export interface Recorded {
+  nodes?: { id: NodeId, size?: [number, number] }[];
+  definitions?: { subgraphs?: (Recorded & { id: string })[] };
+}
+
 export interface Extension {
   name: string;
   settings?: { id: string; name: string; type: string; defaultValue: unknown }[];
@@ -19,7 +25,7 @@ export const app: {
   nodeOutputs: Record<string, NodeOutputs>;
   extensionManager: {
     setting: { get(id: string): any };
-    workflow?: { activeWorkflow?: { changeTracker?: { beforeChange(): void, afterChange(): void } } };
+    workflow?: { activeWorkflow?: { changeTracker?: { activeState?: Recorded, beforeChange(): void, afterChange(): void } } };
     queueSettings?: { mode: string };
   };
   registerExtension(extension: Extension): void;

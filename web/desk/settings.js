@@ -1,16 +1,19 @@
 /** How the adapters are merged: the node's other widgets, those that the present mode needs. */
 
+/** @typedef {import("./mix.js").DeskMix} DeskMix */
+
 import { element, fill, plainText } from "../lib/dom.js";
 import { isLinked, recordChange, setWidget, widgetOf } from "../lib/graph.js";
-import * as mix from "./mix.js";
+import { inputsOfModes, namesSlot } from "./modes.js";
 
 export class Settings {
   /**
-   * @param {LGraphNode} node
+   * @param {DeskMix} mix
    * @param {() => void} onChange
    */
-  constructor(node, onChange) {
-    this.node = node;
+  constructor(mix, onChange) {
+    this.mix = mix;
+    this.node = mix.node;
     this.onChange = onChange;
     this.root = element("div", { class: "qr-lora-merge-settings" });
     /** @type {Map<string, HTMLInputElement | HTMLSelectElement>} */
@@ -20,9 +23,8 @@ export class Settings {
   /** Names of widgets, line by line. */
   lines() {
     const mode = widgetOf(this.node, "mode")?.value;
-    const extra = mix.modeInputs(this.node).filter((input) => input.mode === mode).map(({ name }) => name);
-    const clip = isLinked(this.node, "clip") ? ["clip_scale"] : [];
-    return [["apply", "mode"], [...extra, ...clip]].filter((line) => line.length);
+    const extra = inputsOfModes(this.node).filter((input) => input.mode === mode).map(({ name }) => name);
+    return [["apply", "mode"], [...extra, ...this.mix.extraSettings()]].filter((line) => line.length);
   }
 
   /**
@@ -47,7 +49,7 @@ export class Settings {
   /** @param {string} name */
   control(name) {
     const widget = this.widget(name);
-    const field = mix.namesSlot(this.node, name) ? choiceOf(mix.connectedSlots(this.node)) : fieldFor(widget);
+    const field = namesSlot(this.node, name) ? choiceOf(this.mix.slots()) : fieldFor(widget);
     field.dataset.key = name;
     this.fields.set(name, field);
     field.addEventListener("change", () => {
@@ -62,7 +64,7 @@ export class Settings {
 
   refresh() {
     for (const [name, field] of this.fields) {
-      if (mix.namesSlot(this.node, name)) nameChoices(this.node, /** @type {HTMLSelectElement} */ (field));
+      if (namesSlot(this.node, name)) nameChoices(this.mix, /** @type {HTMLSelectElement} */ (field));
       field.value = String(this.widget(name).value);
       field.disabled = isLinked(this.node, name);
     }
@@ -81,9 +83,12 @@ function choiceOf(values) {
 
 /**
  * Call the options of a choice of slots as their rows are called.
- * @param {LGraphNode} node
+ * @param {DeskMix} mix
  * @param {HTMLSelectElement} choice
  */
-export function nameChoices(node, choice) {
-  for (const option of choice.options) option.textContent = plainText(mix.nameOf(node, Number(option.value)), 200);
+export function nameChoices(mix, choice) {
+  for (const option of choice.options) {
+    const name = plainText(mix.nameOf(Number(option.value)), 200);
+    if (option.textContent !== name) option.textContent = name;
+  }
 }

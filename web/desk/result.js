@@ -1,6 +1,7 @@
 /** What came of a merge: lines below the desk, and between two rows how they interfere. */
 
 /**
+ * @typedef {import("./mix.js").DeskMix} DeskMix
  * @typedef {{ name: string, layers: number, applied: number, rank: string, basis: string, other_base: string, warnings: string[] }} Adapter
  * @typedef {{ product: number | null, energy_first: number, energy_second: number }} Neighbours
  * @typedef {{ slots: number[], adapters: Adapter[], neighbours: Neighbours[] }} Told what a merge tells
@@ -9,14 +10,13 @@
 
 import { element, plainText } from "../lib/dom.js";
 import { text } from "../lib/texts.js";
-import * as mix from "./mix.js";
 
 const STRONG = 0.25; // interference worth a colour
 
 export class Result {
-  /** @param {LGraphNode} node */
-  constructor(node) {
-    this.node = node;
+  /** @param {DeskMix} mix */
+  constructor(mix) {
+    this.mix = mix;
     const properties = { role: "status", tabindex: "0", "aria-label": text("merge.result") };
     this.root = element("div", { class: "qr-lora-scroll qr-lora-text qr-lora-merge-result", ...properties });
     this.show(null);
@@ -53,7 +53,7 @@ export class Result {
   interference(slots) {
     if (!this.told) return null;
     const first = this.told.slots.findIndex((slot, at, all) => slot === slots[0] && all[at + 1] === slots[1]);
-    const [a, b] = slots.map((slot) => mix.sentScale(this.node, slot));
+    const [a, b] = slots.map((slot) => this.mix.sentScale(slot));
     if (first < 0 || !a || !b) return null;
     const { product, energy_first, energy_second } = this.told.neighbours[first];
     if (product === null) return null;

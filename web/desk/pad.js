@@ -1,13 +1,15 @@
 /** A square over two adapters: one drag sets both scales. */
 
-/** @typedef {import("./mix.js").PadState} PadState */
+/**
+ * @typedef {import("./mix.js").DeskMix} DeskMix
+ * @typedef {import("./mix.js").PadState} PadState
+ */
 
 import { button, element, plainText } from "../lib/dom.js";
 import { drag, placeIn } from "../lib/drag.js";
 import { recordChange, tellDrag } from "../lib/graph.js";
 import { arrowOf } from "../lib/keys.js";
 import { text } from "../lib/texts.js";
-import * as mix from "./mix.js";
 import { nameChoices } from "./settings.js";
 
 const SIDE = 180; // pixels, as in style.css
@@ -17,12 +19,14 @@ const STEP = 0.05;
 
 export class Pad {
   /**
-   * @param {LGraphNode} node
-   * @param {() => void} onChange
+   * @param {DeskMix} mix
+   * @param {() => void} onChange of scales
+   * @param {() => void} onLayout after it was opened or closed
    */
-  constructor(node, onChange) {
-    this.node = node;
+  constructor(mix, onChange, onLayout) {
+    this.mix = mix;
     this.onChange = onChange;
+    this.onLayout = onLayout;
     /** @type {number[]} */
     this.slots = [];
     this.switch = button(text("merge.pad"), text("merge.pad_meaning"), () => this.setOpen(!this.isOpen()), { class: "qr-lora-merge-switch" });
@@ -59,7 +63,7 @@ export class Pad {
   }
 
   isOpen() {
-    return Boolean(mix.stateOf(this.node).pad?.open) && this.slots.length > 1;
+    return Boolean(this.mix.pad()?.open) && this.slots.length > 1;
   }
 
   height() {
@@ -73,7 +77,7 @@ export class Pad {
 
   /** Content across and style up: the first two rows, until others are chosen. */
   axes() {
-    const chosen = mix.stateOf(this.node).pad ?? { open: false, x: 0, y: 0 };
+    const chosen = this.mix.pad() ?? { open: false, x: 0, y: 0 };
     const x = this.slots.includes(chosen.x) ? chosen.x : this.slots.find((slot) => slot !== chosen.y);
     const y = this.slots.includes(chosen.y) ? chosen.y : this.slots.find((slot) => slot !== x);
     return { open: Boolean(chosen.open), x: x ?? 0, y: y ?? 0 };
@@ -81,8 +85,8 @@ export class Pad {
 
   /** @param {PadState} pad */
   save(pad) {
-    mix.setPad(this.node, pad.open ? pad : undefined);
-    this.node.qrLoRADesk?.update();
+    this.mix.setPad(pad.open ? pad : undefined);
+    this.onLayout();
     recordChange();
   }
 
@@ -104,8 +108,8 @@ export class Pad {
 
   show() {
     const { x, y } = this.axes();
-    const [a, b] = [x, y].map((slot) => mix.scaleOf(this.node, slot));
-    const names = [x, y].map((slot) => plainText(mix.nameOf(this.node, slot), 200));
+    const [a, b] = [x, y].map((slot) => this.mix.scaleOf(slot));
+    const names = [x, y].map((slot) => plainText(this.mix.nameOf(slot), 200));
     const place = (/** @type {number} */ scale) => Math.min(1, Math.max(0, scale / RANGE));
     this.thumb.style.left = `${place(a) * 100}%`;
     this.thumb.style.bottom = `${place(b) * 100}%`;
@@ -113,7 +117,7 @@ export class Pad {
     this.thumb.setAttribute("aria-valuenow", String(a));
     this.thumb.setAttribute("aria-valuetext", `${names[0]} ${a}, ${names[1]} ${b}`);
     for (const [choice, slot] of /** @type {const} */ ([[this.choices.x, x], [this.choices.y, y]])) {
-      nameChoices(this.node, choice);
+      nameChoices(this.mix, choice);
       choice.value = String(slot);
     }
   }
@@ -125,8 +129,8 @@ export class Pad {
   set(a, b) {
     const { x, y } = this.axes();
     const snapped = [a, b].map((scale) => Math.round(Math.min(RANGE, Math.max(0, scale)) / STEP) * STEP);
-    mix.setScale(this.node, x, snapped[0]);
-    mix.setScale(this.node, y, snapped[1]);
+    this.mix.setScale(x, snapped[0]);
+    this.mix.setScale(y, snapped[1]);
     this.onChange();
   }
 
@@ -150,7 +154,7 @@ export class Pad {
     if (!arrow) return;
     event.preventDefault();
     const { x, y } = this.axes();
-    const [a, b] = [x, y].map((slot) => mix.scaleOf(this.node, slot));
+    const [a, b] = [x, y].map((slot) => this.mix.scaleOf(slot));
     this.set(a + arrow[0] * STEP, b + arrow[1] * STEP);
     tellDrag();
     recordChange();
