@@ -1,17 +1,21 @@
 """What a frame costs on the page while a scale is dragged: `python dev.py bench desk`.
 
 A real browser on a real server shows QR-LoRA Merge among a hundred other nodes. The pointer drags a slider of the
-mixing desk, and for comparison the host's own number widget of the same node with the desk switched off. Counted is
-the browser's own `ScriptDuration` over the frames that were drawn meanwhile, the host's redrawing included.
+mixing desk, and for comparison the host's own number widget of the same node with the desk switched off. The same for
+QR-LoRA Mixer with twenty rows, and with as many as there may be. Counted is the browser's own `ScriptDuration` over the
+frames that were drawn meanwhile, the host's redrawing included. Of twenty rows, the script until their workflow is open
+is counted too.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import product
 from typing import Any
 
 from playwright.sync_api import Browser, CDPSession, Page, sync_playwright
@@ -23,6 +27,9 @@ from devtools.server import Server
 from generators.workflows import to_editor
 
 FRAME = 16.0  # milliseconds of script in a frame, at most
+OPENING = 1000.0  # milliseconds of script until a workflow with `ROWS` rows is open, at most
+ROWS, MOST_ROWS = 20, 64
+RENDERERS = (("canvas", False), ("Nodes 2.0", True))
 SLIDER = ".qr-lora-merge-row .qr-lora-slider"
 MERGE = 4
 READY = "() => window.app?.extensionManager && window.LiteGraph?.registered_node_types.QRLoRA_Merge"
@@ -36,13 +43,28 @@ OWN_WIDGET = """id => { const node = app.graph.getNodeById(id); const widget = n
 
 def workflow(others: int) -> dict[str, Any]:
     """Two adapters on a Merge, and other nodes around it, in API form; nothing of it is run."""
-    text = {"class_type": "CLIPTextEncode", "inputs": {"text": "", "clip": ["1", 1]}}
     merge = {"model": ["1", 0], "adapter_1": ["2", 0], "adapter_2": ["3", 0], "scale_1": 0.5}
     return {
-        "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "none.safetensors"}},
+        **around(others),
         "2": {"class_type": "QRLoRA_Load", "inputs": {"adapter_name": "content"}, "_meta": {"pos": [0, 200]}},
         "3": {"class_type": "QRLoRA_Load", "inputs": {"adapter_name": "style"}, "_meta": {"pos": [0, 600]}},
         str(MERGE): {"class_type": "QRLoRA_Merge", "inputs": merge, "_meta": {"pos": [500, 0], "size": [420, 400]}},
+    }
+
+
+def mixer_workflow(rows: int, others: int) -> dict[str, Any]:
+    """A Mixer with so many rows, and other nodes around it."""
+    mix = {"version": 1, "rows": [{"file": f"loras/file_{number}.safetensors"} for number in range(rows)]}
+    inputs = {"model": ["1", 0], "mix": json.dumps(mix)}
+    mixer = {"class_type": "QRLoRA_Mixer", "inputs": inputs, "_meta": {"pos": [450, 0], "size": [460, 700]}}
+    return {**around(others), str(MERGE): mixer}
+
+
+def around(others: int) -> dict[str, Any]:
+    """A checkpoint and text encoders."""
+    text = {"class_type": "CLIPTextEncode", "inputs": {"text": "", "clip": ["1", 1]}}
+    return {
+        "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "none.safetensors"}},
         **{str(10 + i): text | {"_meta": {"pos": [1000 + i % 10 * 240, i // 10 * 140]}} for i in range(others)},
     }
 
@@ -96,14 +118,29 @@ def middle(page: Page, *, desk: bool) -> tuple[float, float]:
     return box["x"] + box["width"] / 4, box["y"] + box["height"] / 2
 
 
-def measure(browser: Browser, server: Server, moves: int, *, vue: bool, desk: bool) -> float:
+def measure(browser: Browser, server: Server, prompt: dict[str, Any], moves: int, *, vue: bool, desk: bool) -> float:
     """One drag on a page of its own; it must have changed the scale."""
-    with opened(browser, server, workflow(100), vue=vue, desk=desk) as page:
+    value = "id => app.graph.getNodeById(id).widgets[0].value"
+    with opened(browser, server, prompt, vue=vue, desk=desk) as page:
+        before = page.evaluate(value, MERGE)
         found = drag(page, middle(page, desk=desk), moves)
-        scale = page.evaluate("id => app.graph.getNodeById(id).widgets[0].value", MERGE)
-        if scale == 0.5:
+        if page.evaluate(value, MERGE) == before:
             raise SetupError("dragging changed nothing")
     return found
+
+
+def measure_opening(browser: Browser, server: Server, *, vue: bool) -> float:
+    """Milliseconds of script until a Mixer is open and has rested, on a page that had one before."""
+    prompt = mixer_workflow(ROWS, 0)
+    with opened(browser, server, prompt, vue=vue, desk=True) as page:
+        session = page.context.new_cdp_session(page)
+        session.send("Performance.enable")
+        saved = page.evaluate("() => app.graph.serialize()")
+        before = script_seconds(session)
+        page.evaluate("workflow => app.loadGraphData(workflow)", saved)
+        page.locator(".qr-lora-mixer-row").nth(ROWS - 1).wait_for()
+        page.wait_for_timeout(1000)
+        return 1e3 * (script_seconds(session) - before)
 
 
 def main() -> None:
@@ -118,12 +155,21 @@ def main() -> None:
     with sync_playwright() as playwright, Server() as server:
         browser = playwright.chromium.launch(executable_path=found, args=installed.ARGUMENTS)
         print(f"Chromium {browser.version}")
-        own = measure(browser, server, moves, vue=False, desk=False)
+        own = measure(browser, server, workflow(100), moves, vue=False, desk=False)
         print(f"the host's own widget, canvas renderer: {own:.2f} ms of script in a frame")
-        for name, vue in (("canvas", False), ("Nodes 2.0", True)):
-            ours = measure(browser, server, moves, vue=vue, desk=True)
-            print(f"the desk's slider, {name}: {ours:.2f} ms, {ours / own:.2f} times the host's own widget")
-            claim(f"script in a frame over {FRAME:g} ms, {name}", ours / FRAME, 1.0, at_least=False)
+        panels = {
+            "the desk": workflow(100),
+            f"a Mixer of {ROWS} rows": mixer_workflow(ROWS, 100),
+            f"a Mixer of {MOST_ROWS} rows": mixer_workflow(MOST_ROWS, 100),
+        }
+        for (panel, prompt), (name, vue) in product(panels.items(), RENDERERS):
+            ours = measure(browser, server, prompt, moves, vue=vue, desk=True)
+            print(f"a slider of {panel}, {name}: {ours:.2f} ms, {ours / own:.2f} times the host's own widget")
+            claim(f"script in a frame over {FRAME:g} ms, {panel}, {name}", ours / FRAME, 1.0, at_least=False)
+        for name, vue in RENDERERS:
+            spent = measure_opening(browser, server, vue=vue)
+            print(f"a Mixer of {ROWS} rows, {name}: {spent:.0f} ms of script to open its workflow")
+            claim(f"script to open over {OPENING:g} ms, {name}", spent / OPENING, 1.0, at_least=False)
         browser.close()
     if not quick:
         finish()

@@ -9,6 +9,7 @@ import { tellPast } from "./lib/past.js";
 import { loadTexts } from "./lib/texts.js";
 import { attachLoad } from "./load/load.js";
 import { attachMerge, keepSocketLayout } from "./merge/merge.js";
+import { attachMixer } from "./mixer/mixer.js";
 import { attachSaid } from "./said/said.js";
 import { attachSchedule } from "./schedule/schedule.js";
 import { attachTrain } from "./train/train.js";
@@ -21,6 +22,7 @@ const DESK_SETTING = "QRLoRA.Desk";
 const PANELS = {
   QRLoRA_Load: attachLoad,
   QRLoRA_Merge: attachMerge,
+  QRLoRA_Mixer: attachMixer,
   QRLoRA_Train: attachTrain,
   QRLoRA_Schedule: attachSchedule,
   QRLoRA_Grid: attachGrid,

@@ -9,5 +9,6 @@ interface LGraphNode {
   qrLoRAText?(told: string): void;
   qrLoRASockets?: import("../../web/merge/sockets.js").Socket[];
   qrLoRADesk?: import("../../web/desk/desk.js").Desk;
+  qrLoRAMixer?: import("../../web/mixer/mixer.js").Mixer;
   qrLoRATraining?: import("../../web/train/view.js").TrainingView;
 }

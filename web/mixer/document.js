@@ -1,7 +1,8 @@
 /**
  * The mix of a node as the JSON that its widget `mix` holds and the server reads, see nodes/host/mix/document.py.
  *
- * Whatever a text holds, it becomes a mix here: the server alone says what is wrong with it.
+ * What is not written as it should be is no mix, so that nothing of it is lost by writing it again; the server alone says
+ * what is wrong.
  *
  * @typedef {{ file: string, on: boolean, solo: boolean, scale: number, clip_scale: number | null, blocks: string, schedule: string, size: number, sha256: string }} MixRow
  * @typedef {{ on: boolean, rows: MixRow[] }} Mix
@@ -22,11 +23,23 @@ export function parseMix(text) {
   if (!text.trim()) return { on: true, rows: [] };
   try {
     const told = JSON.parse(text);
-    if (told?.version !== VERSION || !Array.isArray(told.rows) || told.rows.length > MOST_ROWS) return null;
-    return { on: told.on !== false, rows: told.rows.map(rowOf) };
+    return isMix(told) ? { on: told.on ?? true, rows: told.rows.map(rowOf) } : null;
   } catch {
     return null;
   }
+}
+
+/** @param {any} told */
+function isMix(told) {
+  const { version, on = true, rows, ...others } = told;
+  const isWhole = version === VERSION && typeof on === "boolean" && Array.isArray(rows) && rows.length <= MOST_ROWS;
+  return isWhole && !Object.keys(others).length && rows.every(isRow);
+}
+
+/** @param {any} told */
+function isRow(told) {
+  const fields = Object.entries(told);
+  return Boolean(told.file) && fields.every(([name, value]) => Object.hasOwn(DEFAULTS, name) && isLike(name, value));
 }
 
 /**
@@ -36,18 +49,18 @@ export function parseMix(text) {
  */
 export function rowOf(given) {
   const told = /** @type {Record<string, unknown>} */ (given ?? {});
-  const fields = Object.entries(DEFAULTS).map(([name, usual]) => [name, isLike(name, told[name], usual) ? told[name] : usual]);
+  const fields = Object.entries(DEFAULTS).map(([name, usual]) => [name, name in told && isLike(name, told[name]) ? told[name] : usual]);
   return Object.fromEntries(fields);
 }
 
 /**
  * @param {string} name
  * @param {unknown} value
- * @param {unknown} usual
  */
-function isLike(name, value, usual) {
-  if (name === "clip_scale") return typeof value === "number";
-  return typeof value === typeof usual;
+function isLike(name, value) {
+  if (typeof value === "number" && !Number.isFinite(value)) return false; // 1e999
+  if (name === "clip_scale") return value === null || typeof value === "number";
+  return typeof value === typeof DEFAULTS[/** @type {keyof MixRow} */ (name)];
 }
 
 /**

@@ -11,6 +11,7 @@ const CURVES = {
   early: [[0, 1], [0.4, 1], [0.6, 0]],
   late: [[0.4, 0], [0.6, 1], [1, 1]],
 };
+export const CURVE_NAMES = Object.keys(CURVES);
 const DIGITS = String.raw`\d+(?:_\d+)*`;
 const NUMBER = new RegExp(`^[+-]?(?:${DIGITS}(?:\\.(?:${DIGITS})?)?|\\.${DIGITS})(?:e[+-]?${DIGITS})?$`, "i");
 
