@@ -9,6 +9,7 @@ import { tellPast } from "./lib/past.js";
 import { loadTexts } from "./lib/texts.js";
 import { attachLoad } from "./load/load.js";
 import { attachMerge, keepSocketLayout } from "./merge/merge.js";
+import { COMMANDS, commandsFor, menuEntries } from "./mixer/convert/convert.js";
 import { attachMixer } from "./mixer/mixer.js";
 import { attachSaid } from "./said/said.js";
 import { attachSchedule } from "./schedule/schedule.js";
@@ -43,6 +44,8 @@ app.registerExtension({
     },
   ],
 
+  commands: COMMANDS,
+
   async init() {
     useStyle(new URL("./style.css", import.meta.url));
     tellPast();
@@ -52,6 +55,10 @@ app.registerExtension({
   beforeRegisterNodeDef(nodeType, nodeData) {
     if (nodeData.name === "QRLoRA_Merge" && isWanted()) keepSocketLayout(nodeType);
   },
+
+  getNodeMenuItems: (node) => (isWanted() ? menuEntries(node) : []),
+
+  getSelectionToolboxCommands: (item) => (isWanted() ? commandsFor(item) : []),
 
   nodeCreated(node) {
     if (isWanted()) PANELS[node.comfyClass ?? ""]?.(node);

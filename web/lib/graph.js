@@ -58,11 +58,28 @@ export function setWidgetUnrecorded(node, name, text) {
  * The size that a node takes by itself is no step for undo either: it belongs to what was recorded last.
  * @param {LGraphNode} node
  */
-export function setSizeUnrecorded({ id, graph, size }) {
-  const recorded = changeTracker()?.activeState;
+export function setSizeUnrecorded(node) {
+  const recorded = recordedOf(node);
+  if (recorded) recorded.size = [...node.size];
+}
+
+/**
+ * The same for the place of a node that nobody moved.
+ * @param {LGraphNode} node
+ */
+export function setPlaceUnrecorded(node) {
+  const recorded = recordedOf(node);
+  if (recorded) recorded.pos = [...node.pos];
+}
+
+/**
+ * A node as it was recorded last.
+ * @param {LGraphNode} node
+ */
+function recordedOf({ id, graph }) {
+  const recorded = graph ? changeTracker()?.activeState : null;
   const inside = recorded?.definitions?.subgraphs?.find((subgraph) => subgraph.id === graph?.id);
-  const own = (inside ?? recorded)?.nodes?.find((other) => String(other.id) === String(id));
-  if (own && graph) own.size = [size[0], size[1]];
+  return (inside ?? recorded)?.nodes?.find((other) => String(other.id) === String(id));
 }
 
 /**
