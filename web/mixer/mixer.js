@@ -15,6 +15,7 @@ import { text } from "../lib/texts.js";
 import { MOST_ROWS } from "./document.js";
 import { checkMix, contentOf, filesWithPicture, forgetFiles, pickFile, pickFiles } from "./files.js";
 import { MixerMix, NAME } from "./mix.js";
+import { attachRecipes } from "./recipes.js";
 import { MixerRow } from "./row.js";
 
 export const PANEL = "qr_lora_mixer";
@@ -32,7 +33,7 @@ const opened = new Map();
 
 /** @param {LGraphNode} node */
 export function attachMixer(node) {
-  node.qrLoRAMixer = new Mixer(node);
+  attachRecipes((node.qrLoRAMixer = new Mixer(node)));
 }
 
 /**
