@@ -11,4 +11,6 @@ interface LGraphNode {
   qrLoRADesk?: import("../../web/desk/desk.js").Desk;
   qrLoRAMixer?: import("../../web/mixer/mixer.js").Mixer;
   qrLoRATraining?: import("../../web/train/view.js").TrainingView;
+  /** A run of this node is noted. */
+  qrLoRAHistory?(run: { wasSilent: boolean }): void;
 }

@@ -14,6 +14,7 @@ import { addPanel, replaceHostText, standFor } from "../lib/panel.js";
 import { text } from "../lib/texts.js";
 import { MOST_ROWS } from "./document.js";
 import { checkMix, contentOf, filesWithPicture, forgetFiles, pickFile, pickFiles } from "./files.js";
+import { attachHistory } from "./history.js";
 import { MixerMix, NAME } from "./mix.js";
 import { attachRecipes } from "./recipes.js";
 import { MixerRow } from "./row.js";
@@ -33,7 +34,9 @@ const opened = new Map();
 
 /** @param {LGraphNode} node */
 export function attachMixer(node) {
-  attachRecipes((node.qrLoRAMixer = new Mixer(node)));
+  const mixer = (node.qrLoRAMixer = new Mixer(node));
+  attachRecipes(mixer);
+  attachHistory(mixer);
 }
 
 /**
@@ -56,6 +59,8 @@ export class Mixer {
     this.pictured = null;
     /** @type {((told: Told | undefined) => void)[]} */
     this.hearers = [];
+    /** @type {(() => void)[]} */
+    this.followers = [];
     this.asked = "";
     /** What the last change could not do. */
     this.notice = "";
@@ -143,6 +148,14 @@ export class Mixer {
     this.hearers.push(hear);
   }
 
+  /**
+   * Call a function whenever what is shown was brought up to date.
+   * @param {() => void} follow
+   */
+  onUpdate(follow) {
+    this.followers.push(follow);
+  }
+
   /** Take the height that the panel needs now. */
   resize() {
     this.desk.update();
@@ -156,6 +169,7 @@ export class Mixer {
     this.desk.update();
     this.checkSoon();
     this.askPictures();
+    for (const follow of this.followers) follow();
   }
 
   /**
