@@ -30,13 +30,16 @@ _WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 _TITLE, _SLOT, _WIDGET, _TEXT, _MARGIN = 30, 20, 24, 76, 20  # heights of a node's parts
 _COLUMN_GAP, _ROW_GAP = 80, 50
 _WIDTH, _NOTE_WIDTH = 320, 440
-_WIDTHS = {"QRLoRA_Merge": 400, "QRLoRA_Load": 360, "SaveImage": 420, "PreviewImage": 420, "PreviewAny": 420}
+_WIDTHS = {
+    "QRLoRA_Merge": 400, "QRLoRA_Mixer": 460, "QRLoRA_Load": 360, "SaveImage": 420, "PreviewImage": 420,
+    "PreviewAny": 420,
+}  # fmt: skip
 # What a node shows besides its widgets.
 _EXTRA = {
     "LoadImage": 240, "SaveImage": 400, "PreviewImage": 420, "PreviewAny": 300, "QRLoRA_Load": 260, "QRLoRA_Train": 320,
     "QRLoRA_Save": 60, "QRLoRA_Schedule": 200, "QRLoRA_Grid": 60, "QRLoRA_Compare": 200,
 }  # fmt: skip
-_FIXED = {"QRLoRA_Merge": 640}  # its panel stands in for most of its widgets
+_FIXED = {"QRLoRA_Merge": 640, "QRLoRA_Mixer": 480}  # their panels stand in for most of their widgets
 
 # Which loaders the playground's checkpoint stands in for: output of theirs to output of its loader.
 _LOADERS = {
