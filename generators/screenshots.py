@@ -2,16 +2,17 @@
 
 Nodes of small real workflows run on the playground's model and are then photographed on the host's page, so that a
 picture shows what a user sees. `--check DIR` writes every picture in both renderers and both themes into a folder to
-look at, and leaves those of the documents alone.
+look at, and leaves those of the documents alone; `--only PART` takes the pictures of some nodes alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
@@ -161,6 +162,16 @@ class Studio:
         clip: FloatRect = {"x": left, "y": top, "width": right - left, "height": bottom - top}
         return self.page.screenshot(clip=clip)
 
+    @contextmanager
+    def dialog(self, opener: str) -> Iterator[None]:
+        """The dialog that a button of a panel opens, in a window of its size."""
+        self.page.set_viewport_size(_DIALOG_VIEW)
+        self.page.get_by_text(opener, exact=True).first.click()
+        self.page.wait_for_timeout(800)
+        yield
+        self.page.keyboard.press("Escape")
+        self.page.set_viewport_size(_VIEW)
+
     def help_pictures(self, prompt: Prompt, keep: Keep, *, without: str = "") -> None:
         """One of every node of ours, the first of each kind."""
         ours: dict[str, str] = {}
@@ -170,13 +181,6 @@ class Studio:
         for kind, name in ours.items():
             if kind != without:
                 keep(self.shoot(name), HELP / f"{kind}.jpg")
-
-
-def photograph(studio: Studio, keep: Keep) -> None:
-    """All pictures, in one look."""
-    _photograph_composing(studio, keep)
-    _photograph_desk(studio, keep)
-    _photograph_training(studio, keep)
 
 
 def _photograph_composing(studio: Studio, keep: Keep) -> None:
@@ -189,13 +193,9 @@ def _photograph_composing(studio: Studio, keep: Keep) -> None:
     studio.page.locator(".qr-lora-merge-switch").first.click()
     keep(studio.shoot("4"), DOCUMENTS / "pad.jpg")
     studio.shoot("2")
-    studio.page.set_viewport_size(_DIALOG_VIEW)
-    studio.page.get_by_text("Choose…").first.click()
-    studio.page.locator(".qr-lora-picker-star").first.click()
-    studio.page.wait_for_timeout(800)
-    keep(studio.page.locator("dialog[open]").screenshot(), DOCUMENTS / "picker.jpg")
-    studio.page.keyboard.press("Escape")
-    studio.page.set_viewport_size(_VIEW)
+    with studio.dialog("Choose…"):
+        studio.page.locator(".qr-lora-picker-star").first.click()
+        keep(studio.page.locator("dialog[open]").screenshot(), DOCUMENTS / "picker.jpg")
 
 
 def _photograph_desk(studio: Studio, keep: Keep) -> None:
@@ -213,6 +213,37 @@ def _photograph_desk(studio: Studio, keep: Keep) -> None:
     keep(studio.shoot(*places), DOCUMENTS / "desk.jpg")
 
 
+def _photograph_mixer(studio: Studio, keep: Keep) -> None:
+    prompt = untitled(prompt_of("mixer"))
+    others = {name: (2000, 400 * i) for i, name in enumerate(prompt)}
+    studio.load(prompt, {**others, "2": (0, 0), "8": (520, 0, 420, 460)})
+    panel = studio.page.locator(".qr-lora:has(.qr-lora-mixer-tools)")
+    studio.shoot("2")
+    for style, neon in ((0.8, False), (0.4, True), (0.8, True)):
+        scale = panel.locator(".qr-lora-merge-number").nth(1)
+        scale.fill(str(style))
+        scale.press("Enter")
+        switch = panel.locator(".qr-lora-mixer-row .qr-lora-switch").nth(2)
+        if (switch.get_attribute("aria-checked") == "true") != neon:
+            switch.click()
+        studio.run()
+        studio.page.wait_for_timeout(1500)  # the host tells of a run's end before it notes it
+    scale.blur()
+    keep(studio.shoot("2", "8"), DOCUMENTS / "history.jpg")
+    panel.locator(".qr-lora-mixer-row [aria-expanded]").nth(2).click()
+    keep(studio.shoot("2"), HELP / "QRLoRA_Mixer.jpg")
+    with studio.dialog("+ Add"):
+        for card in ("neon", "content"):
+            studio.page.locator(f".qr-lora-picker-card[data-name*={card}]").click()
+        keep(studio.page.locator("dialog[open]").screenshot(), DOCUMENTS / "several_files.jpg")
+    with studio.dialog("Recipes"):
+        for name in ("house at night", "house in neon"):
+            studio.page.get_by_label("Save this mix as…").fill(name)
+            studio.page.keyboard.press("Enter")
+            studio.page.get_by_text(f"{name} was saved.").wait_for()
+        keep(studio.page.locator("dialog[open]").screenshot(), DOCUMENTS / "recipes.jpg")
+
+
 def _photograph_training(studio: Studio, keep: Keep) -> None:
     prompt = untitled(training())
     studio.load(prompt, apart(prompt, node_5=(400, 0)))
@@ -226,6 +257,20 @@ def _photograph_training(studio: Studio, keep: Keep) -> None:
     studio.wait(lambda: not any(studio.server.get("/queue").values()))
     del prompt["6"]  # a picture of Save QR-LoRA was taken before
     studio.help_pictures(prompt, keep, without="QRLoRA_Train")
+
+
+PARTS: dict[str, Callable[[Studio, Keep], None]] = {
+    "composing": _photograph_composing,
+    "desk": _photograph_desk,
+    "mixer": _photograph_mixer,
+    "training": _photograph_training,
+}
+
+
+def photograph(studio: Studio, keep: Keep, parts: Iterable[str] = PARTS) -> None:
+    """The pictures of some parts, in one look."""
+    for part in parts:
+        PARTS[part](studio, keep)
 
 
 def small(picture: Image.Image, limit: int) -> bytes:
@@ -260,6 +305,7 @@ def _write(path: Path, content: bytes) -> None:
 @contextmanager
 def studio_of(browser: Browser, server: Server, look: Look) -> Iterator[Studio]:
     """The host's page in an empty profile."""
+    shutil.rmtree(server.base / "user" / "default" / "qr_lora", ignore_errors=True)  # favourites, recipes
     server.post(
         "/api/settings",
         {
@@ -280,16 +326,20 @@ def studio_of(browser: Browser, server: Server, look: Look) -> Iterator[Studio]:
 
 
 def add_previews(models: Path) -> None:
-    """Pictures beside the adapters, as users keep them."""
+    """Pictures and notes beside the adapters, as users keep them."""
     for name in ("content", "style"):
         shutil.copyfile(ASSETS / f"{name}.png", models / "qr_loras" / f"playground_{name}.png")
+    told = {"activation text": "neon style", "preferred weight": 0.6}
+    (models / "loras" / "playground_neon.json").write_text(json.dumps(told))
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", type=Path, metavar="DIR", help="both renderers and themes, into a folder")
-    folder = parser.parse_args().check
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
+    options = parser.parse_args()
+    folder = options.check
     found = find()
     if found is None:
         raise SystemExit(NONE)
@@ -301,7 +351,7 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
         for look in every if folder else [Look()]:
             with studio_of(browser, server, look) as studio:
-                photograph(studio, keeper(folder, look) if folder else keep_for_documents)
+                photograph(studio, keeper(folder, look) if folder else keep_for_documents, options.only)
         browser.close()
 
 
