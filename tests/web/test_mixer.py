@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -440,6 +441,22 @@ def test_missing_files(page: Page, open_panel: Open, adapters: tuple[str, str], 
     panel.details(2).locator(".qr-lora-mixer-likely button").first.click()
     assert panel.sent_rows()[1] == {"file": adapters[1], "on": False}
     expect(panel.root.locator(".qr-lora-mixer-likely button")).to_have_count(0)
+
+
+def test_a_file_that_comes_is_seen_when_the_host_looks_again(
+    page: Page, open_panel: Open, adapters: tuple[str, str], web_server: Server
+) -> None:
+    panel = open_panel([{"file": "loras/late.safetensors"}])
+    absent = panel.row(1).get_by_text("not on this machine")
+    expect(absent).to_be_visible()
+    late = web_server.models_dir / "loras" / "late.safetensors"
+    late.parent.mkdir(exist_ok=True)
+    shutil.copy(web_server.base / adapters[0], late)
+    try:
+        in_page(page, "() => app.refreshComboInNodes()")
+        expect(absent).to_be_hidden()
+    finally:
+        late.unlink()
 
 
 def test_what_a_file_is_is_noted_without_a_step_for_undo(
