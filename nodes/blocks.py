@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..qrlora_core import QRLoRA
-from ..qrlora_core.functional.scale_blocks import parse_rules, scale_blocks
+from ..qrlora_core import QRLoRA, parse_rules, scale_blocks
 from .host.model.host_types import Patcher
 from .host.model.key_map import host_names
 from .sockets import CATEGORY, QRLoRASocket

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from .host.apply.source import Source
 from .host.merge.merge import APPLY_MODES
 from .host.model.host_types import Clip, Patcher
-from .merge_mode import combination, mode_inputs
+from .merge_inputs import apply_input, clip_input, combination, mode_inputs
 from .shown_merge import apply_and_show
 from .sockets import CATEGORY, QRLoRASocket, ScheduleSocket
 
@@ -48,15 +48,7 @@ class Merge(io.ComfyNode):
                     )
                     for slot in SLOTS
                 ),
-                io.Combo.Input(
-                    "apply",
-                    options=list(APPLY_MODES),
-                    default=APPLY_MODES[0],
-                    optional=True,
-                    tooltip="live: the adapters run beside the model's layers, so a new scale acts at once; quantized "
-                    "and compiled models work. patch: the weights are changed, as LoRA loaders do; for saving a "
-                    "checkpoint and model merging.",
-                ),
+                apply_input(),
                 *(
                     ScheduleSocket.Input(
                         f"schedule_{slot}",
@@ -65,12 +57,7 @@ class Merge(io.ComfyNode):
                     )
                     for slot in SLOTS
                 ),
-                io.Clip.Input(
-                    "clip",
-                    optional=True,
-                    tooltip="The text encoder, for LoRAs and other kinds that change it too; take the output clip for "
-                    "the prompts.",
-                ),
+                clip_input(),
                 io.Float.Input(
                     "clip_scale",
                     default=1.0,

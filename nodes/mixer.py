@@ -15,7 +15,7 @@ from .host.mix.sources import half_lines, heard_rows, load_sources, stamps, trig
 from .host.mix.stack import as_stack, describe_rest, rows_of_stack
 from .host.model.host_types import Clip, Patcher
 from .host.page.node_text import node_id, text_shower
-from .merge_mode import combination, mode_inputs
+from .merge_inputs import apply_input, clip_input, combination, mode_inputs
 from .shown_merge import apply_and_show
 from .sockets import CATEGORY, LoRAStackSocket, QRLoRASocket
 
@@ -43,12 +43,7 @@ class Mixer(io.ComfyNode):
                     tooltip="The model that the adapters were trained on. Without one, only lora_stack and "
                     "trigger_words are given.",
                 ),
-                io.Clip.Input(
-                    "clip",
-                    optional=True,
-                    tooltip="The text encoder, for LoRAs and other kinds that change it too; take the output clip for "
-                    "the prompts.",
-                ),
+                clip_input(),
                 LoRAStackSocket.Input(
                     "lora_stack",
                     optional=True,
@@ -61,15 +56,7 @@ class Mixer(io.ComfyNode):
                     tooltip="The rows as JSON; the page writes it. See the help of this node for how to write it "
                     "yourself.",
                 ),
-                io.Combo.Input(
-                    "apply",
-                    options=list(APPLY_MODES),
-                    default=APPLY_MODES[0],
-                    optional=True,
-                    tooltip="live: the adapters run beside the model's layers, so a new scale acts at once; quantized "
-                    "and compiled models work. patch: the weights are changed, as LoRA loaders do; for saving a "
-                    "checkpoint and model merging.",
-                ),
+                apply_input(),
                 *mode_inputs(MOST_ROWS),
             ],
             outputs=[

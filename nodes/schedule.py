@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..qrlora_core.schedule import CURVES, make_curve, parse_points
+from ..qrlora_core import make_curve, parse_points
+from ..qrlora_core.schedule import CURVES
 from .sockets import CATEGORY, ScheduleSocket
 
 _CUSTOM = "custom"

@@ -12,7 +12,7 @@ from ..qrlora_core import QRLoRA, QRLoRAError, listed
 from .host.apply.source import Source
 from .host.merge.merge import APPLY_MODES, apply_adapters
 from .host.model.host_types import Patcher
-from .merge_mode import combination, mode_inputs
+from .merge_inputs import combination, mode_inputs
 from .sockets import CATEGORY, GridSocket, QRLoRASocket
 
 _MOST_CELLS = 256

@@ -27,9 +27,10 @@ from .functional.decompose import Factors, decompose
 from .functional.merge import group_by_basis, merge
 from .functional.null_space import null_space
 from .functional.rebase import Rebased, overall_energy, rebase_layer, reduce_layer, require_captured
+from .functional.scale_blocks import parse_rules, scale_blocks
 from .functional.ties import ties
 from .metadata import BASE_FINGERPRINT, json_object
-from .schedule import Schedule
+from .schedule import Schedule, make_curve, parse_points
 from .term import Term, from_difference
 from .text import UNREADABLE, listed
 from .train.delta import TrainableDelta
@@ -79,14 +80,18 @@ __all__ = [
     "listed",
     "load_adapter",
     "load_training",
+    "make_curve",
     "merge",
     "null_space",
     "overall_energy",
+    "parse_points",
+    "parse_rules",
     "rebase_layer",
     "reduce_layer",
     "require_captured",
     "save_adapter",
     "save_training",
+    "scale_blocks",
     "select",
     "ties",
 ]

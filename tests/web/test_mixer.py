@@ -553,7 +553,7 @@ def test_others_use_the_mixer(page: Page, open_panel: Open) -> None:
         """id => {
           const mixer = app.graph.getNodeById(id).qrLoRAMixer, { on, rows } = mixer.mix();
           mixer.setMix({ on, rows: [...rows].reverse() }, { mode: "ties", density: 0.25, unknown: 1 });
-          mixer.addTool(Object.assign(document.createElement("button"), { textContent: "Recipes" }));
+          mixer.addTool(Object.assign(document.createElement("button"), { textContent: "Further" }));
           const strip = document.createElement("div");
           strip.style.height = "60px";
           const before = mixer.desk.height();
@@ -566,4 +566,4 @@ def test_others_use_the_mixer(page: Page, open_panel: Open) -> None:
     assert told[1] == 64
     assert panel.files() == ["loras/file_02.safetensors", "loras/file_01.safetensors"]
     assert page.evaluate(STEPS) == steps + 1
-    expect(panel.root.get_by_text("Recipes")).to_be_visible()
+    expect(panel.root.get_by_text("Further")).to_be_visible()

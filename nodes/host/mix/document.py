@@ -22,9 +22,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from ....qrlora_core import Schedule, ScheduleError, TargetError
-from ....qrlora_core.functional.scale_blocks import Rule, parse_rules
-from ....qrlora_core.schedule import make_curve, parse_points
+from ....qrlora_core import Schedule, ScheduleError, TargetError, make_curve, parse_points, parse_rules
+from ....qrlora_core.functional.scale_blocks import Rule
 from .errors import MixError, named, shown
 
 VERSION = 1

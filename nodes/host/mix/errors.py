@@ -8,7 +8,6 @@ from ....qrlora_core import UNREADABLE, QRLoRAError
 TEXTS = {
     "mixer.error_body": "expected at most {most} bytes, found more.",
     "mixer.error_bytes": "mix: expected text in UTF-8, found something else at byte {at}.",
-    "mixer.error_empty": "mix: expected a JSON object with version and rows, found nothing.",
     "mixer.error_field": "mix, row {row}: {field} is not known; a row has {known}.",
     "mixer.error_file": "mix, row {row}, file: expected the name of an adapter file, found {found}.",
     "mixer.error_flag": "mix{place}, {field}: expected true or false, found {found}.",

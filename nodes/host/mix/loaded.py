@@ -8,8 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
-from ....qrlora_core import QRLoRA
-from ....qrlora_core.functional.scale_blocks import parse_rules, scale_blocks
+from ....qrlora_core import QRLoRA, parse_rules, scale_blocks
 from ..files.load import load
 from ..model.host_types import Patcher
 from ..model.key_map import host_names

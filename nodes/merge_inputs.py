@@ -1,4 +1,4 @@
-"""The merge modes as inputs of a node."""
+"""How adapters are merged and applied, as inputs of a node."""
 
 from __future__ import annotations
 
@@ -9,8 +9,30 @@ from comfy_api.latest import io
 
 from ..qrlora_core import QRLoRAError
 from .host.merge.combine import Combination
+from .host.merge.merge import APPLY_MODES
 from .host.merge.modes.mode import Mode, Parameter
 from .host.merge.modes.registry import MODES, mode_named
+
+
+def apply_input() -> io.Input:
+    """``apply``."""
+    return io.Combo.Input(
+        "apply",
+        options=list(APPLY_MODES),
+        default=APPLY_MODES[0],
+        optional=True,
+        tooltip="live: the adapters run beside the model's layers, so a new scale acts at once; quantized and compiled "
+        "models work. patch: the weights are changed, as LoRA loaders do; for saving a checkpoint and model merging.",
+    )
+
+
+def clip_input() -> io.Input:
+    """``clip``."""
+    return io.Clip.Input(
+        "clip",
+        optional=True,
+        tooltip="The text encoder, for LoRAs and other kinds that change it too; take the output clip for the prompts.",
+    )
 
 
 def mode_inputs(slots: int) -> list[io.Input]:
