@@ -7,11 +7,12 @@
 
 import { app } from "../../../scripts/app.js";
 import { element, fill, plainText } from "../lib/dom.js";
-import { isLinked, oneChange } from "../lib/graph.js";
+import { isLinked, oneChange, setWidgetUnrecorded } from "../lib/graph.js";
 import { stepInGrid } from "../lib/keys.js";
 import { text } from "../lib/texts.js";
 import { fileName } from "../desk/mix.js";
-import { isSilent, parseMix } from "./document.js";
+import { isSilent, parseMix, textOf } from "./document.js";
+import { NAME } from "./mix.js";
 import { entriesOf, followRuns, keyOf, pictureOf, showAgain } from "./runs.js";
 
 const HEIGHT = 48; // pixels, as in style.css
@@ -174,7 +175,8 @@ class Off {
       window.removeEventListener("blur", release);
       document.removeEventListener("visibilitychange", leave);
       await asked; // what is sent is read while it is asked for
-      mixer.rows.write({ ...mixer.mix(), on: true });
+      // With what newer hosts may have recorded of the silenced mix meanwhile.
+      setWidgetUnrecorded(mixer.node, NAME, textOf({ ...mixer.mix(), on: true }));
       record();
       this.show(false);
       this.showPrevious();

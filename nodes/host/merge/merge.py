@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import ChainMap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from types import MappingProxyType
@@ -188,19 +188,8 @@ class _Merge:
         """A clone of the model with the merge on it."""
         if mode == "live":
             return apply_live(self.patcher, self._active, self._groups, self._names, tell)
-        parts = [(match(self.patcher, adapter, self._names), scale) for adapter, scale in self._parts()]
-        return apply_patch(self.patcher, parts)
-
-    def _parts(self) -> list[tuple[QRLoRA, float]]:
-        """The sources that are on, each with what is its alone, and what is summed of several, as one."""
-        summed = {path for path, groups in self._groups.items() if any(len(group) > 1 for group in groups)}
-        alone = [(own.adapter, own.scale) for own in self._active]
-        if not summed:
-            return alone
-        parts = [
-            (_some(adapter, [path for path in adapter.layers if path not in summed]), scale) for adapter, scale in alone
-        ]
-        return [*parts, (_some(self.merged, summed), 1.0)]
+        matches = [(match(self.patcher, own.adapter, self._names), own.scale) for own in self._active]
+        return apply_patch(self.patcher, matches)
 
 
 def _is_patched(patcher: Patcher, key: str, mode: str) -> bool:
@@ -274,11 +263,9 @@ def _mode_text(reports: Sequence[SourceReport], how: Combination) -> str:
 
 def _left_out(report: SourceReport) -> Source:
     """A source with the layers alone that no connected model has."""
-    return replace(report.source, adapter=_some(report.source.adapter, report.left_out))
-
-
-def _some(adapter: QRLoRA, paths: Iterable[str]) -> QRLoRA:
-    return replace(adapter, layers={path: adapter.layers[path] for path in paths})
+    adapter = report.source.adapter
+    layers = {path: adapter.layers[path] for path in report.left_out}
+    return replace(report.source, adapter=replace(adapter, layers=layers))
 
 
 def _with_patcher(clip: Clip, patcher: Patcher) -> Clip:

@@ -146,6 +146,16 @@ def test_stock_loaders_in_a_row(name: str) -> None:
     assert relative_error(encode(live[1]), encode(expected_clip), base_text) < TOLERANCE
 
 
+def test_one_file_in_two_rows_is_two_stock_loaders() -> None:
+    """Bit for bit in patch, though its rows share a basis and could be summed."""
+    names, strengths = [loras("sd3")[0]] * 3, [(0.7, 0.3), (-0.4, -0.4), (0.1, 1.1)]
+    expected, expected_clip = stock("sd3", names, clip_l(), strengths)
+    stack = [(file, *both) for file, both in zip(names, strengths, strict=True)]
+    given = Mixer.execute(model("sd3"), clip=clip_l(), lora_stack=stack, apply="patch").args
+    assert torch.equal(predict("sd3", given[0]), predict("sd3", expected))
+    assert torch.equal(encode(given[1]), encode(expected_clip))
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_a_stack_is_stock_loaders_in_a_row(name: str) -> None:
     """From the stock loader's own values, beside rows, and what is handed on is the same again."""
