@@ -14,6 +14,7 @@ from .host.mix.loaded import Loaded
 from .host.mix.sources import half_lines, heard_rows, load_sources, stamps, trigger_words
 from .host.mix.stack import as_stack, describe_rest, rows_of_stack
 from .host.model.host_types import Clip, Patcher
+from .host.model.weights import base_name
 from .host.page.node_text import node_id, text_shower
 from .merge_inputs import apply_input, clip_input, combination, mode_inputs
 from .shown_merge import apply_and_show
@@ -125,7 +126,8 @@ class Mixer(io.ComfyNode):
         how = combination(mode, given, [own.number for own in rows if own.is_in_mix])
         sources = load_sources(rows, parsed, model, node_id(cls), cls.LOADED)
         applied, report = apply_and_show(cls, model, sources, apply, how, clip, more=lines)
-        shown = {"slots": [own.number if own.is_in_mix else own.place for own in rows], **applied.overview}
+        slots = [own.number if own.is_in_mix else own.place for own in rows]
+        shown = {"slots": slots, "family": base_name(model), **applied.overview}
         outputs = (applied.model, applied.clip, applied.merged, report, trigger_words(rows), stack)
         return io.NodeOutput(*outputs, ui={"qr_lora_merge": [shown]})
 

@@ -124,6 +124,30 @@ def test_a_mix_is_kept_and_taken_again(page: Page, load: Load, folder: Path) -> 
     assert sent(page) == between
 
 
+def test_it_tells_for_which_models_it_is(page: Page, load: Load, folder: Path) -> None:
+    """Those of the last run; on others it asks before it changes anything."""
+    run_on = "told => app.graph.getNodeById(2).qrLoRAMixer.hear({ slots: [], adapters: [], neighbours: [], ...told })"
+        """family => app.graph.getNodeById(2).qrLoRAMixer.hear({ slots: [], adapters: [], neighbours: [], family })"""
+    )
+    dialog = open_dialog(page, load)
+    dialog.save("unknown")
+    expect(dialog.status).to_contain_text("was saved")
+    in_page(page, run_on, {"family": "SD3"})
+    dialog.save("known")
+    expect(dialog.status).to_contain_text("known was saved")
+    told = [json.loads((folder / f"{name}.json").read_text("utf-8")) for name in ("unknown", "known")]
+    assert [recipe.get("family") for recipe in told] == [None, "SD3"]
+    set_mix(page, OTHER)
+    in_page(page, run_on, {"family": "Flux"})
+    between = sent(page)
+    dialog.button("Apply", "known").click()
+    expect(dialog.status).to_contain_text("known is for SD3; the model of the last run is Flux.")
+    assert sent(page) == between
+    dialog.root.get_by_role("button", name="Apply all the same").click()
+    expect(dialog.root).to_have_count(0)
+    assert sent(page)["mix"] == MIX
+
+
 def test_of_one_name_it_asks(page: Page, load: Load, folder: Path) -> None:
     dialog = open_dialog(page, load)
     dialog.save("a")

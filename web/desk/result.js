@@ -4,7 +4,7 @@
  * @typedef {import("./mix.js").DeskMix} DeskMix
  * @typedef {{ name: string, layers: number, applied: number, rank: string, basis: string, other_base: string, warnings: string[] }} Adapter
  * @typedef {{ product: number | null, energy_first: number, energy_second: number }} Neighbours
- * @typedef {{ slots: number[], adapters: Adapter[], neighbours: Neighbours[] }} Told what a merge tells
+ * @typedef {{ slots: number[], adapters: Adapter[], neighbours: Neighbours[], family?: string }} Told what a merge tells
  * @typedef {[string, string]} Line and its look
  */
 

@@ -62,6 +62,8 @@ export class Mixer {
     /** @type {(() => void)[]} */
     this.followers = [];
     this.asked = "";
+    /** What the host calls the model of the last run; empty before. */
+    this.family = "";
     /** What the last change could not do. */
     this.notice = "";
     this.addButton = button(text("mixer.add"), text("mixer.add_meaning"), () => this.add());
@@ -186,6 +188,7 @@ export class Mixer {
   /** @param {Told | undefined} told */
   hear(told) {
     this.desk.showResult(told && this.isOfTheseRows(told) ? told : undefined);
+    this.family = told?.family ?? this.family;
     for (const hear of this.hearers) hear(told);
   }
 
@@ -362,6 +365,11 @@ export class Mixer {
     this.desk.result.show(null);
     const next = this.desk.rows[Math.min(slot, this.desk.rows.length) - 1];
     (next?.handle ?? this.addButton).focus();
+  }
+
+  /** Of all rows, as when others wrote them. */
+  noteContents() {
+    for (const { file, sha256 } of this.mix().rows) if (!sha256) this.noteContent(file);
   }
 
   /** @param {string} file */

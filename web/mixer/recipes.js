@@ -179,13 +179,28 @@ class Recipes {
     /** @type {HTMLElement | null} */ (this.status.querySelector("button"))?.focus();
   }
 
-  /** @param {string} name */
-  async apply(name) {
+  /**
+   * Put a recipe in place of what is there; where it is for other models than that of the last run, ask first.
+   * @param {string} name
+   * @param {boolean} [mayDiffer]
+   */
+  async apply(name, mayDiffer = false) {
     const recipe = await readRecipe(name);
     if (this.mixer.rows.isFixed()) return this.tell(text("mixer.linked"), { isBad: true });
+    if (!mayDiffer && isForOthers(recipe, this.mixer.family)) return this.askOfFamily(name, recipe.family);
     const mix = parseMix(JSON.stringify(recipe.mix));
     if (mix) this.mixer.setMix(mix, settingsOf(this.mixer.node, recipe));
     this.root.close();
+  }
+
+  /**
+   * @param {string} name
+   * @param {string | undefined} family
+   */
+  askOfFamily(name, family) {
+    const said = text("recipes.other_family", { name, family: plainText(family, LONGEST_NAME), model: this.mixer.family });
+    this.tell(said, { choices: [[text("recipes.apply_anyway"), () => this.apply(name, true)]] });
+    /** @type {HTMLElement | null} */ (this.status.querySelector("button"))?.focus();
   }
 
   /** @param {string} name */
@@ -236,7 +251,17 @@ async function recipeOf(mixer, name) {
   const { apply, mode, ...rest } = mixer.settings();
   const needed = inputsOfModes(mixer.node).filter((input) => input.mode === mode);
   const settings = Object.fromEntries(needed.map((input) => [input.name, rest[input.name]]));
-  return { qr_lora_recipe: 1, name, apply, mode, settings, mix: JSON.parse(textOf({ on: true, rows: known })) };
+  const family = mixer.family ? { family: mixer.family } : {};
+  return { qr_lora_recipe: 1, name, ...family, apply, mode, settings, mix: JSON.parse(textOf({ on: true, rows: known })) };
+}
+
+/**
+ * Whether both are known and differ.
+ * @param {Recipe} recipe
+ * @param {string} model
+ */
+function isForOthers({ family }, model) {
+  return Boolean(family && model && family.toLowerCase() !== model.toLowerCase());
 }
 
 /**

@@ -94,12 +94,17 @@ function tell(severity, detail) {
 async function toMixer(node) {
   if (isLoader(node)) {
     const { exchange, notes } = mixerForChain(node);
-    carryOut(exchange);
+    make(exchange);
     return notes;
   }
   const names = (await listAdapters()).map(({ name }) => name);
-  carryOut(isPowerLoader(node) ? mixerForPower(node, names) : mixerForPrompt(node, names));
+  make(isPowerLoader(node) ? mixerForPower(node, names) : mixerForPrompt(node, names));
   return [];
+}
+
+/** @param {import("./exchange.js").Exchange} exchange with a Mixer in it */
+function make(exchange) {
+  for (const node of carryOut(exchange)) node.qrLoRAMixer?.noteContents();
 }
 
 /**

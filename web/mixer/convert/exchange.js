@@ -18,7 +18,7 @@ const FRAMES = 30; // within which a new node is drawn
 /** @typedef {{ act: () => void, back?: () => unknown }} Step */
 
 /**
- * What goes wrong on the way is taken back before the error is passed on.
+ * What goes wrong on the way is taken back before the error is passed on. Returns the new nodes.
  * @param {Exchange} exchange
  */
 export function carryOut(exchange) {
@@ -38,6 +38,7 @@ export function carryOut(exchange) {
     record();
   }
   settle(nodes);
+  return nodes;
 }
 
 /**
