@@ -127,8 +127,6 @@ def test_a_mix_is_kept_and_taken_again(page: Page, load: Load, folder: Path) -> 
 def test_it_tells_for_which_models_it_is(page: Page, load: Load, folder: Path) -> None:
     """Those of the last run; on others it asks before it changes anything."""
     run_on = "told => app.graph.getNodeById(2).qrLoRAMixer.hear({ slots: [], adapters: [], neighbours: [], ...told })"
-        """family => app.graph.getNodeById(2).qrLoRAMixer.hear({ slots: [], adapters: [], neighbours: [], family })"""
-    )
     dialog = open_dialog(page, load)
     dialog.save("unknown")
     expect(dialog.status).to_contain_text("was saved")
