@@ -567,3 +567,37 @@ def test_others_use_the_mixer(page: Page, open_panel: Open) -> None:
     assert panel.files() == ["loras/file_02.safetensors", "loras/file_01.safetensors"]
     assert page.evaluate(STEPS) == steps + 1
     expect(panel.root.get_by_text("Further")).to_be_visible()
+
+
+def test_a_finger_does_what_a_mouse_does(page: Page, open_panel: Open, adapters: tuple[str, str]) -> None:
+    """A slider follows it, a row goes where it is dragged, switch and details answer a tap; the canvas stays."""
+    panel = open_panel(two(adapters))
+    place = page.evaluate("() => [...app.canvas.ds.offset]")
+    touch = page.context.new_cdp_session(page)
+    touch.send("Emulation.setTouchEmulationEnabled", {"enabled": True})
+
+    def at(target: Locator, share: float = 0.5) -> dict[str, float]:
+        box = target.bounding_box()
+        assert box
+        return {"x": box["x"] + share * box["width"], "y": box["y"] + box["height"] / 2}
+
+    def drag(start: dict[str, float], end: dict[str, float]) -> None:
+        touch.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [start]})
+        for part in (0.25, 0.5, 0.75, 1):
+            point = {axis: start[axis] + part * (end[axis] - start[axis]) for axis in start}
+            touch.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": [point]})
+            page.wait_for_timeout(50)
+        touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+    def tap(target: Locator) -> None:
+        drag(at(target), at(target))
+
+    drag(at(panel.slider(1), 0.45), at(panel.slider(1), 0.75))
+    assert panel.sent_rows()[0]["scale"] == pytest.approx(1.5, abs=0.11)
+    drag(at(panel.handle(2)), at(panel.handle(1)))
+    assert panel.files() == [adapters[1], adapters[0]]
+    tap(panel.switch(1))
+    assert panel.sent_rows()[0]["on"] is False
+    tap(panel.row(2).locator("[aria-expanded]"))
+    expect(panel.root.locator(".qr-lora-mixer-details")).to_be_visible()
+    assert page.evaluate("() => [...app.canvas.ds.offset]") == place
