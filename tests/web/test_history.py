@@ -19,7 +19,13 @@ pytestmark = [pytest.mark.web, pytest.mark.server]
 Load = Callable[[dict[str, Any]], None]
 
 NEON = "loras/playground_neon.safetensors"
-STEPS = "() => app.extensionManager.workflow.activeWorkflow.changeTracker.undoQueue.length"
+# In how many of the steps that can be undone the Mixer changed; the host may note the size of a preview as one more.
+STEPS = """() => {
+  const { undoQueue, activeState } = app.extensionManager.workflow.activeWorkflow.changeTracker
+  const mixers = [...undoQueue, activeState].map(({ nodes }) => nodes.find(({ id }) => String(id) === '2'))
+  const told = mixers.map(node => JSON.stringify(node?.widgets_values))
+  return told.filter((own, at) => own !== told[at - 1]).length - 1
+}"""
 SHOWN = """() => { const [shown] = app.nodeOutputs['16']?.images ?? []; return shown?.filename ?? null }"""
 SENT = """() => app.graphToPrompt().then(({ output }) => output['2'].inputs.mix)"""
 
@@ -81,8 +87,7 @@ class Mixer:
         return self.page.evaluate(SHOWN)  # type: ignore[no-any-return]
 
     def steps(self) -> int:
-        """How many steps can be undone, with all that is not yet told of, once the host's own preview has its size."""
-        self.page.wait_for_timeout(500)
+        """How many of its steps can be undone, with all that is not yet told of."""
         record = "() => app.extensionManager.workflow.activeWorkflow.changeTracker.checkState()"
         in_page(self.page, record)
         return int(self.page.evaluate(STEPS))

@@ -337,7 +337,7 @@ def test_text_layers_alone_ask_for_clip() -> None:
     generator = torch.Generator().manual_seed(0)
     names = [f"lora_te1_text_model_encoder_layers_{number}_mlp_fc1" for number in range(3)]
     file = saved(joined({name: factors(name, (3072, 768), generator) for name in names}))
-    with pytest.raises(TargetError, match=r"all of its 3 layers are for a text encoder\. Connect clip"):
+    with pytest.raises(TargetError, match=r"all of its 3 layers are for a text encoder\. Connect the input clip"):
         merged("sd3", file)
     assert RANK in load(file).ranks
 

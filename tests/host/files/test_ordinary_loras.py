@@ -354,7 +354,7 @@ class TestTextEncoder:
     def test_without_clip_the_report_says_what_is_left_out(self, clip: Any) -> None:
         done = Merge.execute(model=model("sd15"), adapter_1=load(self.file(clip, "kohya")), scale_1=1.0).args
         assert done[3] is None
-        assert "are for the text encoder and were left out; connect clip" in done[2]
+        assert "are for the text encoder and were left out; connect the input clip" in done[2]
 
     def test_two_merges_on_one_text_encoder_do_not_touch_each_other(self, clip: Any) -> None:
         adapter, base_text = load(self.file(clip, "kohya")), self.encode(clip)
