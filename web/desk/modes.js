@@ -7,6 +7,14 @@ export function inputsOfModes(node) {
 }
 
 /**
+ * The widgets that say how the rows of a node are merged and applied.
+ * @param {LGraphNode} node
+ */
+export function settingNames(node) {
+  return ["apply", "mode", ...inputsOfModes(node).map(({ name }) => name)];
+}
+
+/**
  * Whether a widget says which of the rows is meant.
  * @param {LGraphNode} node
  * @param {string} name

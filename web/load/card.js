@@ -5,14 +5,13 @@
  * @typedef {import("../lib/library.js").Picture} Picture
  */
 
-import { copyText } from "../lib/copy.js";
+import { copyButton } from "../lib/copy.js";
 import { button, element, fill, plainText } from "../lib/dom.js";
 import { parted, pictureAddress } from "../lib/library.js";
 import { text } from "../lib/texts.js";
 
 const HEIGHT = 211;
 const SETTINGS_HEIGHT = 124;
-const COPIED_FOR = 1500; // milliseconds
 const MEBIBYTE = 2 ** 20;
 
 export class Card {
@@ -28,7 +27,7 @@ export class Card {
     this.base = element("div", { class: "qr-lora-load-line" });
     this.strip = element("div", { class: "qr-lora-load-strip qr-lora-scroll", role: "group", "aria-label": text("load.pictures") });
     this.triggers = element("div", { class: "qr-lora-load-line qr-lora-load-triggers" });
-    this.copy = button(text("load.copy"), text("load.copy_meaning"), () => this.#copy());
+    this.copy = copyButton(() => this.copied);
     this.choose = button(text("load.choose"), text("picker.one"), onChoose);
     this.more = button("", text("load.settings_meaning"), () => this.#toggle(), { "aria-expanded": "false" });
     this.settings = element("div", { class: "qr-lora-load-settings qr-lora-scroll", tabindex: 0, role: "group", "aria-label": text("load.settings") });
@@ -131,13 +130,6 @@ export class Card {
     this.#say(this.triggers, text(key, { words: this.copied }), triggers ? this.copied : text("load.tags_meaning", { words: this.copied }));
     this.triggers.classList.toggle("qr-lora-quiet", !triggers);
     this.copy.disabled = !this.copied;
-  }
-
-  async #copy() {
-    const done = await copyText(this.copied);
-    this.copy.textContent = text(done ? "load.copied" : "load.not_copied");
-    clearTimeout(this.copyTimer);
-    this.copyTimer = setTimeout(() => (this.copy.textContent = text("load.copy")), COPIED_FOR);
   }
 
   /** @param {[string, string][]} pairs */

@@ -6,7 +6,7 @@
  * @typedef {import("./mixer.js").Mixer} Mixer
  */
 
-import { copyText } from "../lib/copy.js";
+import { copyButton } from "../lib/copy.js";
 import { button, element, fill, plainText } from "../lib/dom.js";
 import { text } from "../lib/texts.js";
 import { CURVE_NAMES, CUSTOM, formatPoints, parsePoints, ScheduleError, shapeOf } from "../schedule/curve.js";
@@ -17,7 +17,6 @@ const LINE = 30; // pixels with the gap below, as in style.css
 const ERROR = 18;
 const NONE = "";
 const STEP = 0.05;
-const COPIED_FOR = 1500; // milliseconds
 
 export class Details {
   /**
@@ -37,7 +36,7 @@ export class Details {
     this.points = this.textField("schedule", "0:1, 0.5:0.3");
     this.error = element("div", { class: "qr-lora-mixer-error qr-lora-bad", role: "status" });
     this.triggers = element("span", { class: "qr-lora-mixer-words" });
-    this.copy = button(text("load.copy"), text("load.copy_meaning"), () => this.copyWords());
+    this.copy = copyButton(() => this.triggers.textContent ?? "");
     this.recommended = button("", "", () => this.change({ scale: bounded(this.facts?.strength ?? 1) }));
     this.tools = [
       button(text("mixer.choose"), text("mixer.choose_meaning"), () => mixer.chooseOther(slot)),
@@ -171,13 +170,6 @@ export class Details {
     if (this.file !== file) return;
     this.facts = facts;
     this.mixer.update();
-  }
-
-  async copyWords() {
-    const done = await copyText(this.triggers.textContent ?? "");
-    this.copy.textContent = text(done ? "load.copied" : "load.not_copied");
-    clearTimeout(this.copyTimer);
-    this.copyTimer = setTimeout(() => (this.copy.textContent = text("load.copy")), COPIED_FOR);
   }
 
   showLikely() {

@@ -7,7 +7,7 @@
  */
 
 import { fileName } from "../desk/mix.js";
-import { inputsOfModes } from "../desk/modes.js";
+import { inputsOfModes, settingNames } from "../desk/modes.js";
 import { isDragging } from "../lib/drag.js";
 import { isLinked, setWidget, setWidgetUnrecorded, widgetOf } from "../lib/graph.js";
 import { LARGEST_SCALE, MOST_ROWS, isSilent, parseMix, rowOf, textOf } from "./document.js";
@@ -206,16 +206,12 @@ export class MixerMix {
 
   /** The settings beside `mix` that say what happens to it, by the names of their widgets. */
   settings() {
-    return Object.fromEntries(this.settingNames().map((name) => [name, widgetOf(this.node, name)?.value]));
+    return Object.fromEntries(settingNames(this.node).map((name) => [name, widgetOf(this.node, name)?.value]));
   }
 
   /** @param {Record<string, WidgetValue>} given */
   setSettings(given) {
-    for (const name of this.settingNames()) if (name in given && !isLinked(this.node, name)) setWidget(this.node, name, given[name]);
-  }
-
-  settingNames() {
-    return ["apply", "mode", ...inputsOfModes(this.node).map(({ name }) => name)];
+    for (const name of settingNames(this.node)) if (name in given && !isLinked(this.node, name)) setWidget(this.node, name, given[name]);
   }
 }
 

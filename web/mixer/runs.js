@@ -9,7 +9,7 @@
 
 import { api } from "../../../scripts/api.js";
 import { nodeByExecutionId, rootGraph } from "../lib/graph.js";
-import { inputsOfModes } from "../desk/modes.js";
+import { settingNames } from "../desk/modes.js";
 import { parseMix, textOf } from "./document.js";
 
 const TYPE = "QRLoRA_Mixer";
@@ -85,7 +85,7 @@ function note({ prompt: [, , sent, extra], outputs }) {
  * @param {Shown[]} shown
  */
 function put(node, inputs, shown) {
-  const names = ["apply", "mode", ...inputsOfModes(node).map(({ name }) => name)];
+  const names = settingNames(node);
   const settings = Object.fromEntries(names.filter((name) => !Array.isArray(inputs[name])).map((name) => [name, inputs[name]]));
   const key = keyOf(inputs.mix, settings);
   const others = entriesOf(node).filter((entry) => entry.key !== key);

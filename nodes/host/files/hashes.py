@@ -34,7 +34,7 @@ class Hashes:
 
     def __init__(self, kept: Path | None = None) -> None:
         place = remembered_folder() / "hashes.json" if kept is None else kept
-        self._remembered = Remembered[str](place, _VERSION, lambda path: (_sha256(path), True), _could_be)
+        self._remembered = Remembered[str](place, _VERSION, lambda path: (_sha256(path), True), is_sha256)
 
     def of(self, path: Path) -> tuple[int, str] | None:
         """Bytes and SHA-256 of a file; None where it is gone or cannot be read. Takes seconds for a large one."""
@@ -138,5 +138,6 @@ def _sha256(path: Path) -> str:
     return found.hexdigest()
 
 
-def _could_be(told: object) -> bool:
+def is_sha256(told: object) -> bool:
+    """Whether it is one as text: 64 hexadecimal digits in small letters."""
     return isinstance(told, str) and _SHA256.fullmatch(told) is not None

@@ -88,8 +88,7 @@ def triggers_of(path: Path) -> str:
     Raises:
         AdapterFileError: it cannot be read, or is no adapter.
     """
-    own = in_short(path) or {}
-    triggers: str = with_sidecars(path, {"triggers": own.get("triggers", "")})["triggers"]
+    triggers: str = (in_short(path) or {}).get("triggers", "") or with_sidecars(path, {})["triggers"]
     return UNREADABLE.sub("", triggers)
 
 

@@ -31,7 +31,7 @@ from ..model.matching import Names, match, require_some
 from ..model.memo import Note, remembered, remembered_of_all
 from ..model.tried import untried
 from .combine import Combination, combine
-from .report import Neighbours, SourceReport, as_text, overview, report_merge, unrun_lines
+from .report import Neighbours, SourceReport, overview, report_merge, unrun_lines
 from .rest import merge_of_rest
 
 APPLY_MODES = ("live", "patch")
@@ -57,11 +57,6 @@ class Applied:
     last: list[str]
     overview: dict[str, Any]
     clip: Clip | None = None
-
-    @property
-    def report(self) -> str:
-        """All lines as one text."""
-        return as_text([*self.lines, *self.last])
 
 
 def apply_adapters(

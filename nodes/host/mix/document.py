@@ -17,13 +17,14 @@ A mix also has ``on``; false silences all rows.
 from __future__ import annotations
 
 import json
-import re
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from ....qrlora_core import Schedule, ScheduleError, TargetError, make_curve, parse_points, parse_rules
 from ....qrlora_core.functional.scale_blocks import Rule
+from ..files.hashes import is_sha256
 from .errors import MixError, named, shown
 
 VERSION = 1
@@ -31,7 +32,6 @@ MOST_ROWS = 64
 LARGEST_SCALE = 100.0  # as in the stock loaders
 _LONGEST_MIX, _LONGEST_TEXT = 1_000_000, 4000  # characters
 _LARGEST_FILE = 2**53  # bytes; what JSON's numbers hold
-_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -187,11 +187,16 @@ def _read_row(number: int, told: Any) -> Row:
     return row
 
 
+def is_number(found: Any) -> bool:
+    """Whether JSON holds a number here that a float can be: no flag, no infinity, no digits without end."""
+    is_of_type = isinstance(found, (int, float)) and not isinstance(found, bool)
+    return is_of_type and abs(found) <= sys.float_info.max  # NaN is on neither side
+
+
 def _scale(number: int, field: str, found: Any) -> float | None:
     if found is None and field == "clip_scale":
         return None
-    is_number = isinstance(found, (int, float)) and not isinstance(found, bool)
-    if not is_number or not abs(found) <= LARGEST_SCALE:  # NaN is on neither side
+    if not is_number(found) or abs(found) > LARGEST_SCALE:
         limits = {"least": f"{-LARGEST_SCALE:g}", "most": f"{LARGEST_SCALE:g}"}
         raise MixError("mixer.error_number", row=number, field=field, found=shown(found), **limits)
     return float(found)
@@ -210,7 +215,7 @@ def _size(number: int, found: Any) -> int:
 
 def _sha256(number: int, found: Any) -> str:
     lower = found.lower() if isinstance(found, str) else found
-    if lower != "" and not (isinstance(lower, str) and _SHA256.fullmatch(lower)):
+    if lower != "" and not is_sha256(lower):
         raise MixError("mixer.error_sha256", row=number, found=shown(found))
     return str(lower)
 

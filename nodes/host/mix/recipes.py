@@ -8,7 +8,6 @@ in `QRLoRA_Mixer`, and ``settings`` has what the mode asks for.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +17,7 @@ from ..files.folders import relative_parts
 from ..merge.merge import APPLY_MODES
 from ..merge.modes.mode import Parameter
 from ..merge.modes.registry import MODES
-from .document import MOST_ROWS, Mix, as_json, parse_json, parse_mix, read_mix
+from .document import MOST_ROWS, Mix, as_json, is_number, parse_json, parse_mix, read_mix
 from .errors import MixError, shown
 from .pictures import is_picture, prompt_in
 
@@ -143,15 +142,11 @@ def _parameters(mode: str) -> dict[str, Parameter]:
 
 def _setting(own: Parameter, found: Any) -> float:
     most = MOST_ROWS if own.names_adapter else own.most
-    is_number = _is_number(found) and (not own.names_adapter or found == int(found))
-    if not is_number or not own.least <= found <= most:
+    fits = is_number(found) and (not own.names_adapter or found == int(found))
+    if not fits or not own.least <= found <= most:
         limits = {"least": f"{own.least:g}", "most": f"{most:g}"}
         raise MixError("mixer.error_recipe_number", field=own.name, found=shown(found), **limits)
     return int(found) if own.names_adapter else float(found)
-
-
-def _is_number(found: Any) -> bool:
-    return isinstance(found, (int, float)) and not isinstance(found, bool) and math.isfinite(found)
 
 
 # From a picture
@@ -165,7 +160,7 @@ def _recipe_of_prompt(prompt: Any, name: str) -> Recipe:
     for inputs, text in texts:
         if text.strip():
             mode = inputs.get("mode", "") if isinstance(inputs.get("mode"), str) else ""
-            settings = {own: inputs[own] for own in _parameters(mode) if _is_number(inputs.get(own))}
+            settings = {own: inputs[own] for own in _parameters(mode) if is_number(inputs.get(own))}
             apply = inputs.get("apply", "") if isinstance(inputs.get("apply"), str) else ""
             told = {"apply": apply, "mode": mode, "settings": settings, "mix": as_json(parse_mix(text))}
             return read_recipe({_VERSION_KEY: VERSION, "name": name, **told})

@@ -64,7 +64,7 @@ def _row(number: int, entry: Any) -> Row | None:
 def _strength(number: int, found: Any) -> float:
     try:
         strength = float(found)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         strength = math.nan
     if not math.isfinite(strength):
         raise QRLoRAError(f"lora_stack, entry {number}: expected a finite strength, found {shown(found)}.")

@@ -65,6 +65,7 @@ WRONG: list[tuple[Any, str, str]] = [
     ({**LEAST, "mode": "ties", "settings": {"mu": 1}}, "mixer.error_recipe_setting", "mode ties has"),
     ({**WHOLE, "settings": {"mu": "1"}}, "mixer.error_recipe_number", "mu"),
     ({**WHOLE, "settings": {"mu": True}}, "mixer.error_recipe_number", "mu"),
+    ({**WHOLE, "settings": {"mu": 10**400}}, "mixer.error_recipe_number", "mu"),
     ({**WHOLE, "settings": {"protect": 1.5}}, "mixer.error_recipe_number", "protect"),
     ({**WHOLE, "settings": {"protect": 65}}, "mixer.error_recipe_number", "from 1 to 64"),
     ({**WHOLE, "settings": {"mu": -1}}, "mixer.error_recipe_number", "mu"),

@@ -60,6 +60,7 @@ def test_what_a_stack_cannot_carry_is_told() -> None:
         ([(["cat"], 1.0, 1.0)], "entry 1: expected the name"),
         ([("cat", None, 1.0)], "entry 1: expected a finite strength, found None"),
         ([("cat", 1.0, float("nan"))], "found nan"),
+        ([("cat", 10**400, 1.0)], "entry 1: expected a finite strength"),
         ([("cat", 1.0, 1.0)] * 65, "at most 64 entries, found 65"),
     ],
 )
