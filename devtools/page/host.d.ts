@@ -81,6 +81,7 @@ interface LGraph {
   getLink(id: LinkId | null | undefined): LLink | null | undefined;
   trigger(event: string, detail: object): void;
   serialize(): object;
+  updateExecutionOrder(): void;
 }
 
 /** The graph within a node: its edge has inputs and outputs of its own. */

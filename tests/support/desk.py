@@ -148,12 +148,12 @@ def sent(page: Page, node: str = MERGE) -> dict[str, Any]:
 
 
 def undo(page: Page) -> None:
-    """Control-Z, as the host hears it."""
-    undone = "app.extensionManager.workflow.activeWorkflow.changeTracker.redoQueue.length"
-    before = page.evaluate(f"() => {undone}")
+    """Control-Z, as the host hears it, until the host has loaded what was before."""
+    tracker = "app.extensionManager.workflow.activeWorkflow.changeTracker"
+    before = page.evaluate_handle(f"() => {tracker}.activeState")  # set last, after the graph is there again
     page.keyboard.press("Control+z")
     with contextlib.suppress(TimeoutError):  # what a test asserts next tells whether anything was undone
-        page.wait_for_function(f"before => {undone} > before", arg=before, timeout=3000)
+        page.wait_for_function(f"before => {tracker}.activeState !== before", arg=before, timeout=3000)
     page.wait_for_timeout(300)
 
 

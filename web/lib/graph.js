@@ -369,7 +369,15 @@ export function debounced(action) {
 export function oneChange() {
   const tracker = changeTracker();
   tracker?.beforeChange();
-  return () => tracker?.afterChange();
+  return () => {
+    orderNodes();
+    tracker?.afterChange();
+  };
+}
+
+/** The host numbers nodes in the order of their links only when it sends a prompt: that would be a step of its own. */
+function orderNodes() {
+  for (const graph of new Set([app.graph, app.canvas.graph])) graph?.updateExecutionOrder();
 }
 
 /** The host's record of the workflow, for undo. */

@@ -140,7 +140,7 @@ def test_layers_that_take_no_part_in_a_prompt_are_named() -> None:
 
     encode(applied(adapter).clip)
     assert told[-1] == [f"words: 1 of {len(adapter.layers)} layers did not run: text_encoders.{head}"]
-    assert f"last time, {told[-1][0]}" in applied(adapter).report
+    assert f"last time, {told[-1][0]}" in applied(adapter).last
     encode(applied(lone).clip)
     assert told[-1] == ["words did nothing: this model runs none of its 1 layers as such. Set apply to patch."]
 

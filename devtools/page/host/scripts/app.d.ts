@@ -22,6 +22,8 @@ export interface Extension {
 export const app: {
   graph: LGraph;
   canvas: {
+    /** The one that is shown: within a subgraph, its own. */
+    graph: LGraph | null;
     processMouseDown(event: PointerEvent): void;
     processMouseMove(event: PointerEvent): void;
     processMouseUp(event: PointerEvent): void;
