@@ -165,7 +165,12 @@ def draw(scene: Scene, rng: np.random.Generator | None = None, size: int = SIZE)
     shift = rng.uniform(-4, 4, 2) if rng else np.zeros(2)
     radius = (rng.uniform(39, 45) if rng else 42.0) * size / SIZE
     centre = (size / 2 + shift[0], size / 2 + shift[1])
-    distance = distance_field(scene.shape, centre=centre, radius=radius, size=size)
+    return paint(scene, distance_field(scene.shape, centre=centre, radius=radius, size=size), centre)
+
+
+def paint(scene: Scene, distance: Array, centre: tuple[float, float]) -> NDArray[np.uint8]:
+    """The look of a scene on any distance to an edge (size, size)."""
+    size = len(distance)
     colour = np.array(COLOURS[scene.colour], dtype=np.float64)
     picture = np.broadcast_to(np.array(BACKGROUNDS[scene.background], dtype=np.float64), (size, size, 3))
     if scene.texture == "outline":
