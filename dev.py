@@ -149,8 +149,10 @@ def lint(options: argparse.Namespace) -> int:
 
 def bench(options: argparse.Namespace) -> int:
     """Run one benchmark module."""
-    if not (ROOT / "benchmarks" / f"{options.name}.py").is_file():
-        known = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if path.stem != "__init__")
+    folder = ROOT / "benchmarks"
+    packages = [path.parent.name for path in folder.glob("*/__main__.py")]
+    known = sorted([*packages, *(path.stem for path in folder.glob("*.py") if path.stem != "__init__")])
+    if options.name not in known:
         raise SetupError(f"no benchmark named {options.name}; there are: {', '.join(known)}")
     environment, _ = prepare(options.home, dev=True)
     return call([environment.python, "-m", f"benchmarks.{options.name}", *options.rest])

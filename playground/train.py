@@ -41,8 +41,12 @@ def generator(seed: int, step: int) -> torch.Generator:
 
 
 def fit(model: nn.Module, loss_at: Callable[[int], Tensor], *, steps: int, peak: float, checkpoint: Path,
-        decay: float = 0.999) -> dict[str, Tensor]:  # fmt: skip
-    """Minimise a loss by AdamW with warm-up and cosine decay, and return the averaged weights."""
+        decay: float = 0.999, shared: Callable[[nn.Module], None] = lambda model: None,
+        keeps: bool = True) -> dict[str, Tensor]:  # fmt: skip
+    """Minimise a loss by AdamW with warm-up and cosine decay, and return the averaged weights.
+
+    Of several processes each calls `shared` on its gradients, and one keeps the checkpoint.
+    """
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.99), weight_decay=0.01)
     average = {key: value.detach().clone() for key, value in model.state_dict().items()}
     start = 0
@@ -60,6 +64,7 @@ def fit(model: nn.Module, loss_at: Callable[[int], Tensor], *, steps: int, peak:
         loss = loss_at(step)
         optimizer.zero_grad()
         loss.backward()
+        shared(model)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         rate = min(decay, (1 + step) / (10 + step))
@@ -69,7 +74,7 @@ def fit(model: nn.Module, loss_at: Callable[[int], Tensor], *, steps: int, peak:
         if (step + 1) % 100 == 0 or step + 1 == steps:
             mean, recent = sum(recent) / len(recent), []
             log.info("step %d of %d: loss %.5f, %.0f s", step + 1, steps, mean, time.monotonic() - began)
-        if (step + 1) % 100 == 0 or step + 1 == steps:
+        if keeps and ((step + 1) % 500 == 0 or step + 1 == steps):
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average}
             torch.save({**state, "step": step + 1}, checkpoint.with_suffix(".tmp"))
             checkpoint.with_suffix(".tmp").replace(checkpoint)
@@ -103,7 +108,16 @@ def train_decoder(steps: int, work: Path, seed: int, batch: int = 16, crop: int 
     """
     rng = np.random.default_rng(seed)
     styled = np.stack([draw_any_style(rng) for _ in range(1500)])
-    pictures = to_tensor(np.concatenate([draw_pictures(1500, seed)[0], styled]))
+    pictures = np.concatenate([draw_pictures(1500, seed)[0], styled])
+    average = fit_decoder(pictures, steps=steps, checkpoint=work / "decoder.pt", seed=seed, batch=batch, crop=crop)
+    save_half(average, WEIGHTS / "taesd_decoder.safetensors")
+
+
+def fit_decoder(
+    drawn: np.ndarray, *, steps: int, checkpoint: Path, seed: int, batch: int, crop: int
+) -> dict[str, Tensor]:
+    """Train a narrow decoder on pictures (n, 128, 128, 3) of bytes, by crops of so many latent places a side."""
+    pictures = to_tensor(drawn)
     latents = autoencoder.encode(pictures)
     torch.manual_seed(seed)
     model = autoencoder.narrow_decoder()
@@ -124,8 +138,7 @@ def train_decoder(steps: int, work: Path, seed: int, batch: int = 16, crop: int 
             out: Tensor = model(x.to(memory_format=torch.channels_last)).float()
         return (out - target).abs().mean() + 2 * (out - target).square().mean()
 
-    average = fit(model, loss_at, steps=steps, peak=2e-3, checkpoint=work / "decoder.pt", decay=0.995)
-    save_half(average, WEIGHTS / "taesd_decoder.safetensors")
+    return fit(model, loss_at, steps=steps, peak=2e-3, checkpoint=checkpoint, decay=0.995)
 
 
 def build_model() -> nn.Module:

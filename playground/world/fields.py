@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,11 +103,7 @@ def polygon(points: Array | list[Point]) -> Field:
 
 def stroke(points: list[Point], half: float) -> Field:
     """A line through places, drawn `half` wide to each side, with round ends."""
-    return Field(
-        lambda x, y: (
-            np.minimum.reduce([_to_segment(x, y, a, b) for a, b in zip(points, points[1:], strict=False)]) - half
-        )
-    )
+    return Field(lambda x, y: np.minimum.reduce([_to_segment(x, y, a, b) for a, b in pairwise(points)]) - half)
 
 
 def arc(x: float, y: float, radius: float, start: float, end: float, half: float) -> Field:

@@ -77,7 +77,7 @@ def held_out(shape: str, style: str) -> bool:
 
 
 def draw_splits(seed: int = 1) -> dict[str, object]:
-    """A split by chance, but for the shapes of the examples: those that these teach stay unknown, the plain ones known."""
+    """A split by chance, but that the shapes which the examples teach stay unknown, and the plain ones known."""
     rng = np.random.default_rng(seed)
     free = [shape for shape in SHAPES if shape not in (*plain.SHAPES, *plain.UNSEEN_SHAPES)]
     unseen = [str(shape) for shape in rng.permutation(free)]

@@ -11,6 +11,7 @@ from colorsys import hls_to_rgb
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,20 +23,26 @@ TABLE = Path(__file__).with_name("styles.json")
 Colour = tuple[int, int, int]
 
 PATTERNS = (
-    "flat", "fade_down", "fade_right", "fade_out", "stripes", "bars", "bands", "dots", "checks", "rings", "waves", "mesh",
+    "flat", "fade_down", "fade_right", "fade_out", "stripes", "bars", "bands", "dots", "checks", "rings", "waves",
+    "mesh",
 )  # fmt: skip
 EDGES = ("none", "line", "thick", "double", "glow", "shadow")
 TEXTURES = ("none", "grain", "dark_corners")
 
-NAMES = (
-    "amber aurora autumn bamboo basalt batik beacon blizzard blueprint bronze bubblegum cabaret candy canyon carbon carnival "
-    "chalk charcoal cinema citrus cobalt comic copper coral cosmic cotton crayon crystal cyber dawn deco denim desert disco "
-    "domino dusk ember enamel felt festival fjord fresco frost galaxy garnet glacier graphite gravel harbour haze honey "
-    "indigo ink iris ivory jade jazz jungle kimono lagoon lava lavender lemonade lilac linen lunar magma mango maple marble "
-    "meadow midnight mint mocha monsoon mosaic moss nautical nebula nickel noir ochre olive onyx opal orchid origami paprika "
-    "parchment pastel pebble pepper petrol plasma polar porcelain poster prairie quartz radar raven retro ruby rustic saffron "
-    "sapphire savanna sepia sherbet slate solar stencil storm sundown tartan teal thunder tropical tundra twilight velvet vintage"
-).split()
+NAMES = [
+    "amber", "aurora", "autumn", "bamboo", "basalt", "batik", "beacon", "blizzard", "blueprint", "bronze",
+    "bubblegum", "cabaret", "candy", "canyon", "carbon", "carnival", "chalk", "charcoal", "cinema", "citrus",
+    "cobalt", "comic", "copper", "coral", "cosmic", "cotton", "crayon", "crystal", "cyber", "dawn", "deco", "denim",
+    "desert", "disco", "domino", "dusk", "ember", "enamel", "felt", "festival", "fjord", "fresco", "frost",
+    "galaxy", "garnet", "glacier", "graphite", "gravel", "harbour", "haze", "honey", "indigo", "ink", "iris",
+    "ivory", "jade", "jazz", "jungle", "kimono", "lagoon", "lava", "lavender", "lemonade", "lilac", "linen",
+    "lunar", "magma", "mango", "maple", "marble", "meadow", "midnight", "mint", "mocha", "monsoon", "mosaic",
+    "moss", "nautical", "nebula", "nickel", "noir", "ochre", "olive", "onyx", "opal", "orchid", "origami",
+    "paprika", "parchment", "pastel", "pebble", "pepper", "petrol", "plasma", "polar", "porcelain", "poster",
+    "prairie", "quartz", "radar", "raven", "retro", "ruby", "rustic", "saffron", "sapphire", "savanna", "sepia",
+    "sherbet", "slate", "solar", "stencil", "storm", "sundown", "tartan", "teal", "thunder", "tropical", "tundra",
+    "twilight", "velvet", "vintage",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -137,15 +144,19 @@ def _half(along: Array, period: float) -> Array:
 @cache
 def styles() -> dict[str, Style]:
     """All styles by name, as the table has them."""
-    rows = json.loads(TABLE.read_text("utf-8"))
-    return {
-        row["name"]: Style(**{**row, "fill": Pattern(**row["fill"]), "ground": Pattern(**row["ground"])})
-        for row in rows
+    return {row["name"]: _style(row) for row in json.loads(TABLE.read_text("utf-8"))}
+
+
+def _style(row: dict[str, Any]) -> Style:
+    patterns = {
+        part: Pattern(row[part]["kind"], tuple(row[part]["first"]), tuple(row[part]["second"]), row[part]["period"])
+        for part in ("fill", "ground")
     }
+    return Style(**{**row, **patterns, "edge_colour": tuple(row["edge_colour"])})
 
 
 def draw_table(seed: int = 0) -> list[Style]:
-    """A style for every name: fill and ground never share a colour, and no two styles are alike in kinds and colours."""
+    """A style for every name: fill and ground share no colour, and no two styles are alike in kinds and colours."""
     rng = np.random.default_rng(seed)
     table: list[Style] = []
     for name in NAMES:
@@ -195,7 +206,7 @@ def _tells_apart(style: Style) -> bool:
 
 def _alike(a: Style, b: Style) -> bool:
     kinds = (a.fill.kind == b.fill.kind) + (a.ground.kind == b.ground.kind) + (a.edge == b.edge)
-    return kinds >= 2 and _palette(a, b) < 120 or _palette(a, b) < 50
+    return _palette(a, b) < (120 if kinds >= 2 else 50)
 
 
 def _palette(a: Style, b: Style) -> float:

@@ -1,0 +1,143 @@
+"""Draw merged pairs and count what the judges see in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from benchmarks.evidence.base import LATENT, Adapters, Base
+from benchmarks.evidence.merging import Pair
+from playground.judges.verdict import Verdict
+from playground.world.scene import Look
+from playground.world.splits import Carried, Content, Part
+
+Judge = Callable[[NDArray[np.uint8]], list[Verdict]]
+Judges = Mapping[str, Judge]
+
+COUNTS = ("content", "style", "both", "carrier", "colours", "unclear")
+AT_ONCE = 24  # adapters in one batch
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A picture of a shape in a look, with what else is looked for in it."""
+
+    caption: str
+    shape: str
+    look: Look
+    carrier: str = ""
+    colours: Look | None = None
+
+    def counts(self, verdict: Verdict) -> tuple[int, ...]:
+        """1 or 0 for each of `COUNTS`."""
+        shape, look = verdict.shape == self.shape, verdict.look == self.look
+        carrier = verdict.shape == self.carrier != ""
+        colours = self.colours is not None and verdict.look == self.colours
+        unclear = not verdict.shape or verdict.look == Look()
+        return tuple(int(seen) for seen in (shape, look, shape and look, carrier, colours, unclear))
+
+
+def asked_of(content: Content, style: Carried) -> Asked:
+    """The picture of a pair."""
+    look = Look(style=style.style)
+    return Asked(look.caption(content.shape), content.shape, look, style.carrier, content.look)
+
+
+def asked_pairs(part: Part) -> list[tuple[Pair, Asked]]:
+    """All pairs of a part; styles stand behind the contents among the adapters."""
+    return [
+        ((c, len(part.contents) + s), asked_of(content, style))
+        for c, content in enumerate(part.contents)
+        for s, style in enumerate(part.styles)
+    ]
+
+
+def content_alone(content: Content, look: Look) -> Asked:
+    """The content in a look that the base knows."""
+    return Asked(look.caption(content.shape), content.shape, look, colours=content.look)
+
+
+def style_alone(style: Carried, shape: str) -> Asked:
+    """The style on a shape that the base knows."""
+    look = Look(style=style.style)
+    return Asked(look.caption(shape), shape, look, style.carrier)
+
+
+def plain(shape: str, look: Look) -> Asked:
+    """What an adapter has nothing to do with: its word is not in the caption."""
+    return Asked(look.caption(shape), shape, look)
+
+
+def first_noise(count: int, seed: int) -> Tensor:
+    """The noise that pictures start from, (count, 16, 16, 16): for all methods the same."""
+    return torch.randn(count, *LATENT, generator=torch.Generator().manual_seed(77_000 + seed))
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How pictures are drawn."""
+
+    pictures: int
+    steps: int
+    cfg: float
+
+
+def pictures_of(base: Base, adapters: Adapters, asked: Sequence[Asked], how: Drawing, seed: int) -> NDArray[np.uint8]:
+    """Pictures (asked, pictures, 128, 128, 3), each asked of the adapter at its place."""
+    noise = first_noise(len(asked) * how.pictures, seed)
+    rows = base.words.rows([one.caption for one in asked]).repeat_interleave(how.pictures)
+    made = []
+    for start in range(0, len(asked), AT_ONCE):
+        few = range(start, min(start + AT_ONCE, len(asked)))
+        items = slice(few.start * how.pictures, few.stop * how.pictures)
+        own = {name: factors.chosen(list(few)) for name, factors in adapters.items()}
+        with base.with_adapters(own):
+            made.append(base.sample(rows[items], noise[items], steps=how.steps, cfg=how.cfg))
+    pixels = base.decode(torch.cat(made)).numpy()
+    return pixels.reshape(len(asked), how.pictures, *pixels.shape[1:])
+
+
+def judged(judges: Judges, pictures: NDArray[np.uint8], asked: Sequence[Asked]) -> dict[str, NDArray[np.int64]]:
+    """Judge to how many of the pictures of each that was asked show each of `COUNTS`, (asked, counts)."""
+    flat = pictures.reshape(-1, *pictures.shape[2:])
+    counts = {}
+    for name, judge in judges.items():
+        verdicts = iter(judge(flat))
+        counts[name] = np.array(
+            [np.sum([one.counts(next(verdicts)) for _ in range(pictures.shape[1])], axis=0) for one in asked]
+        )
+    return counts
+
+
+def harmonic(content: float, style: float) -> float:
+    """The harmonic mean of two shares, 0 where both are."""
+    return 2 * content * style / (content + style) if content + style else 0.0
+
+
+def non_additivity(
+    base: Base, alone: tuple[Adapters, Adapters], together: Adapters, rows: Tensor, seed: int
+) -> list[float]:
+    """``|joint - (content + style)| / |content + style|`` of the effects on the velocity, mean of three levels."""
+    x = first_noise(len(rows), seed)
+    levels = (0.9, 0.6, 0.3)
+
+    def effects(sigma: float) -> list[Tensor]:
+        at = torch.full((len(rows),), sigma)
+        plain_velocity = base.velocity(x, at, rows)
+        found = []
+        for adapters in (*alone, together):
+            with base.with_adapters(adapters):
+                found.append((base.velocity(x, at, rows) - plain_velocity).flatten(1))
+        return found
+
+    shares = []
+    with torch.inference_mode():
+        for sigma in levels:
+            content, style, joint = effects(sigma)
+            shares.append((joint - content - style).norm(dim=1) / (content + style).norm(dim=1).clamp_min(1e-9))
+    return torch.stack(shares).mean(0).tolist()

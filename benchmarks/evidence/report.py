@@ -1,0 +1,303 @@
+"""Make `docs/evidence.md` of the committed raw results: `python -m benchmarks.evidence.report [--check]`.
+
+Every number in it is computed here; a test runs this and compares.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gzip
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.evidence.plan import EQUAL, FULL, Cell, Plan
+from benchmarks.evidence.recipes import PUBLISHED
+from benchmarks.evidence.statistics import JUDGES, Interval, Outcome, difference, level, outcomes
+from benchmarks.evidence.tuning import Tried, tuned
+
+ROOT = Path(__file__).parents[2]
+RESULTS, DOCUMENT = ROOT / "benchmarks" / "results" / "evidence", ROOT / "docs" / "evidence.md"
+TEXT = Path(__file__).with_name("evidence.md.in")  # what people say of the numbers, with a place for each table
+
+NAMES = {
+    "qr_full": "QR-LoRA `full`",
+    "qr_triu": "QR-LoRA `triu` (published)", "qr": "QR-LoRA `qr`",
+    "lora": "LoRA, equal rank", "lora_half": "LoRA, equal numbers", "olora": "OLoRA", "q_random": "random Q", "q_bottom": "bottom Q",
+    "q_mirrored": "mirrored Q, `triu`", "q_disjoint": "disjoint Q",
+}  # fmt: skip
+PEERS = ("lora", "lora_half")  # at equal rank, and at about as many trained numbers
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A table as Markdown has it."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(value) for value in line) + " |" for line in lines)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The raw results of a plan, read when they are asked for."""
+
+    results: Path
+    plan: Plan
+
+    def done(self, cell: Cell) -> bool:
+        """Whether the cell was run."""
+        return self._path(cell).exists()
+
+    def outcome(self, cell: Cell, point: str = "tuned") -> Outcome:
+        """Of a cell at a point."""
+        return self._all(cell)[point]
+
+    @cached_property
+    def _read(self) -> dict[Cell, dict[str, Outcome]]:
+        return {}
+
+    def _all(self, cell: Cell) -> dict[str, Outcome]:
+        if cell not in self._read:
+            self._read[cell] = outcomes(self._path(cell), self.plan.pictures)
+        return self._read[cell]
+
+    def _path(self, cell: Cell) -> Path:
+        return self.results / "cells" / f"{cell}.csv.gz"
+
+    def tuned(self, cell: Cell) -> Tried:
+        """The settings that were chosen on the tuning split."""
+        return tuned(self.results / "tuning" / f"{cell.method}.{cell.recipe}.json")
+
+    def rows(self, kind: str, cell: Cell) -> list[dict[str, str]]:
+        """Of a file beside the cells, `alone` or `meet`."""
+        with gzip.open(self.results / kind / f"{cell.method}.{cell.recipe}.csv.gz", "rt", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+    @cached_property
+    def best(self) -> str:
+        """The best recipe of the tuning split."""
+        return str(json.loads((self.results / "best.json").read_text("utf-8"))["recipe"])
+
+
+def both_judges(evidence: Evidence, cells: Sequence[tuple[str, Cell]], point: str = "tuned") -> str:
+    """What is kept, and what comes unasked, by either judge (analytic / learned)."""
+    head = [
+        "",
+        "content",
+        "style",
+        "harmonic mean, analytic",
+        "learned",
+        "both kept",
+        "carrier unasked",
+        "colours unasked",
+    ]
+    rows = []
+    for title, cell in cells:
+        seen = evidence.outcome(cell, point)
+        means = {count: " / ".join(f"{seen.mean(judge, count):.2f}" for judge in JUDGES)
+                 for count in ("content", "style", "both", "carrier", "colours")}  # fmt: skip
+        rows.append([title, means["content"], means["style"], *(level(seen, judge) for judge in JUDGES), means["both"],
+                     means["carrier"], means["colours"]])  # fmt: skip
+    return table(head, rows)
+
+
+def against(evidence: Evidence, cells: Sequence[tuple[str, Cell, Cell]]) -> str:
+    """How much more the first of two keeps, paired, by either judge, and what may be said of it."""
+    rows = []
+    for title, first, second in cells:
+        found = [difference(evidence.outcome(first), evidence.outcome(second), judge) for judge in JUDGES]
+        rows.append([title, *found, verdict(found)])
+    return table(["harmonic mean, paired difference", "analytic", "learned", ""], rows)
+
+
+def verdict(found: Sequence[Interval]) -> str:
+    """The rule of the plan: a difference is one where both judges' intervals lie on one side of zero."""
+    if all(one.low > 0 for one in found):
+        return "better"
+    return "worse" if all(one.high < 0 for one in found) else "no difference shown"
+
+
+def methods_tables(evidence: Evidence) -> Iterator[tuple[str, str]]:
+    """All methods, at the published and at the best recipe, and against ordinary LoRA."""
+    for recipe in dict.fromkeys((PUBLISHED.name, evidence.best)):
+        cells = [(NAMES[method], Cell(method, recipe)) for method in evidence.plan.methods]
+        cells = [(title, cell) for title, cell in cells if evidence.done(cell)]
+        key = "published" if recipe == PUBLISHED.name else "best"
+        yield f"methods_{key}", both_judges(evidence, cells)
+        yield f"peers_{key}", against(
+            evidence,
+            [(f"{title} less {NAMES[peer]}", cell, Cell(peer, recipe)) for title, cell in cells for peer in PEERS
+             if evidence.done(Cell(peer, recipe)) and cell.method not in PEERS],
+        )  # fmt: skip
+
+
+def frontier(evidence: Evidence) -> str:
+    """Content and style kept at equal scales, by the analytic judge."""
+    points = [f"{scales[0]:g}" for scales in EQUAL]
+    rows = []
+    for method in evidence.plan.methods:
+        cell = Cell(method, evidence.best)
+        if evidence.done(cell):
+            seen = [evidence.outcome(cell, point) for point in points]
+            rows.append(
+                [
+                    NAMES[method],
+                    *(" / ".join(f"{one.mean('analytic', c):.2f}" for c in ("content", "style")) for one in seen),
+                ]
+            )
+    return table(["content / style kept at scale", *points], rows)
+
+
+def recipes_tables(evidence: Evidence) -> Iterator[tuple[str, str]]:
+    """All recipes for two methods, and against the published one."""
+    cells = [
+        (f"{NAMES[method]}, {recipe}", Cell(method, recipe))
+        for method in ("qr_full", "lora")
+        for recipe in evidence.plan.recipes
+    ]
+    cells = [(title, cell) for title, cell in cells if evidence.done(cell)]
+    yield "recipes", both_judges(evidence, cells)
+    yield (
+        "recipes_gain",
+        against(
+            evidence,
+            [
+                (title, cell, Cell(cell.method, PUBLISHED.name))
+                for title, cell in cells
+                if cell.recipe != PUBLISHED.name
+            ],
+        ),
+    )
+
+
+def merges_tables(evidence: Evidence) -> Iterator[tuple[str, str]]:
+    """All merges for two methods, and against the sum."""
+    cells = [
+        (f"{NAMES[method]}, {merge}", Cell(method, evidence.best, merge))
+        for method in ("qr_full", "lora")
+        for merge in evidence.plan.merges
+    ]
+    cells = [(title, cell) for title, cell in cells if evidence.done(cell)]
+    yield "merges", both_judges(evidence, cells)
+    yield (
+        "merges_gain",
+        against(
+            evidence, [(title, cell, Cell(cell.method, cell.recipe)) for title, cell in cells if cell.merge != "sum"]
+        ),
+    )
+
+
+def meeting(evidence: Evidence) -> str:
+    """The paper's figure beside what is kept: does the cosine of two updates tell how their sum turns out?"""
+    rows = []
+    for method in evidence.plan.methods:
+        cell = Cell(method, evidence.best)
+        if not evidence.done(cell):
+            continue
+        met = evidence.rows("meet", cell)
+        cosines = np.array([abs(float(row["cosine"])) for row in met])
+        apart = np.array([float(row["non_additivity"]) for row in met])
+        both = evidence.outcome(cell).shares["analytic"]["both"]
+        kept = np.array([both[int(row["seed"]), int(row["content"]), int(row["style"])] for row in met])
+        means = [f"{cosines.mean():.3f}", f"{apart.mean():.2f}", f"{kept.mean():.2f}"]
+        rows.append([NAMES[method], *means, _correlation(cosines, kept), _correlation(apart, kept)])
+    head = [
+        "",
+        "cosine of the updates, absolute",
+        "non-additivity of the effects",
+        "both kept",
+        "correlation of cosine and both kept",
+        "of non-additivity and both kept",
+    ]
+    return table(head, rows)
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> str:
+    return f"{np.corrcoef(a, b)[0, 1]:.2f}" if a.std() > 1e-6 and b.std() > 1e-6 else "-"
+
+
+def alone(evidence: Evidence) -> str:
+    """Single adapters at scale 1: their own half kept in other words, and other pictures left as they are."""
+    rows = []
+    cells = [
+        Cell(method, recipe)
+        for recipe in dict.fromkeys((PUBLISHED.name, evidence.best))
+        for method in evidence.plan.methods
+    ]
+    for cell in cells:
+        if not evidence.done(cell):
+            continue
+        asked = evidence.rows("alone", cell)
+
+        def share(kind: str, is_style: str, count: str, asked: list[dict[str, str]] = asked) -> str:
+            some = [row for row in asked if row["kind"] == kind and row["is_style"] == is_style]
+            return " / ".join(f"{np.mean([int(row[f'{judge}_{count}']) for row in some]):.2f}" for judge in JUDGES)
+
+        kept = [share("kept", is_style, count) for is_style, count in
+                (("0", "content"), ("1", "style"), ("1", "content"), ("1", "carrier"))]  # fmt: skip
+        rows.append(
+            [f"{NAMES[cell.method]}, {cell.recipe}", *kept, share("left", "0", "both"), share("left", "1", "both")]
+        )
+    head = [
+        "",
+        "content: shape kept",
+        "style: look kept",
+        "style: asked shape drawn",
+        "style: carrier drawn",
+        "content: others left",
+        "style: others left",
+    ]
+    return table(head, rows)
+
+
+def settings(evidence: Evidence) -> str:
+    """What was chosen on the tuning split."""
+    rows = []
+    for cell in evidence.plan.cells(evidence.best):
+        if cell.merge == "sum" and evidence.done(cell):
+            how = evidence.tuned(cell)
+            rows.append(
+                [
+                    NAMES[cell.method],
+                    cell.recipe,
+                    f"{how.rate:g}",
+                    how.mark,
+                    "{:g}, {:g}".format(*how.scales),
+                    f"{how.score:.2f}",
+                ]
+            )
+    return table(["method", "recipe", "rate", "updates", "scales", "score"], rows)
+
+
+def document(evidence: Evidence) -> str:
+    """The whole text."""
+    parts = dict([*methods_tables(evidence), *recipes_tables(evidence), *merges_tables(evidence)])
+    parts |= {
+        "frontier": frontier(evidence),
+        "meeting": meeting(evidence),
+        "alone": alone(evidence),
+        "settings": settings(evidence),
+    }
+    text = TEXT.read_text("utf-8")
+    for name, part in parts.items():
+        text = text.replace(f"{{{{{name}}}}}", part)
+    return text
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--check", action="store_true", help="only tell whether the document is what it would be")
+    options = parser.parse_args()
+    made = document(Evidence(RESULTS, FULL))
+    if options.check:
+        sys.exit(0 if DOCUMENT.read_text("utf-8") == made else "docs/evidence.md is not what the results give")
+    DOCUMENT.write_text(made, "utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Raw results as tables of numbers, and intervals of what they mean."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+RESAMPLES = 2000
+JUDGES = ("analytic", "learned")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the judges saw of a cell at a point: share of pictures by count, each (seeds, contents, styles).
+
+    Attributes:
+        shares: judge to count to shares.
+    """
+
+    shares: dict[str, dict[str, Array]]
+
+    def mean(self, judge: str, count: str) -> float:
+        """Over all pairs and seeds."""
+        return float(self.shares[judge][count].mean())
+
+    def harmonic(self, judge: str) -> float:
+        """Of the mean shares of content and style."""
+        return _harmonic(self.mean(judge, "content"), self.mean(judge, "style"))
+
+
+def outcomes(path: Path, pictures: int) -> dict[str, Outcome]:
+    """Point to outcome, of a cell's file of counts out of so many pictures."""
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    size = [1 + max(int(row[name]) for row in rows) for name in ("seed", "content", "style")]
+    made: dict[str, dict[str, dict[str, Array]]] = {}
+    columns = [name for name in rows[0] if name not in ("seed", "point", "content", "style")]
+    for row in rows:
+        at = tuple(int(row[name]) for name in ("seed", "content", "style"))
+        for column in columns:
+            judge, count = column.split("_")
+            shares = made.setdefault(row["point"], {}).setdefault(judge, {}).setdefault(count, np.full(size, np.nan))
+            shares[at] = int(row[column]) / pictures
+    return {point: Outcome(shares) for point, shares in made.items()}
+
+
+Statistic = Callable[[Array, Array], float]  # of shares of content and of style
+
+
+def _harmonic(content: float, style: float) -> float:
+    return 2 * content * style / (content + style) if content + style else 0.0
+
+
+def harmonic_of(content: Array, style: Array) -> float:
+    """The harmonic mean of the mean shares."""
+    return _harmonic(float(content.mean()), float(style.mean()))
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with 95 % of its bootstrap."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
+    @property
+    def above_zero(self) -> bool:
+        """Whether the whole interval is."""
+        return self.low > 0
+
+
+def interval(figure: Callable[[tuple[Array, ...]], float], shape: tuple[int, ...], seed: int = 0) -> Interval:
+    """Bootstrap over seeds, contents and styles, each resampled with replacement.
+
+    Args:
+        figure: of the rows of seeds, contents and styles that are taken, as ``numpy.ix_`` has them.
+    """
+    rng = np.random.default_rng(seed)
+    whole = figure(np.ix_(*(np.arange(n) for n in shape)))
+    drawn = [figure(np.ix_(*(rng.integers(n, size=n) for n in shape))) for _ in range(RESAMPLES)]
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return Interval(whole, float(low), float(high))
+
+
+def level(outcome: Outcome, judge: str) -> Interval:
+    """The harmonic mean of what is kept, with its interval."""
+    shares = outcome.shares[judge]
+    content, style = shares["content"], shares["style"]
+    return interval(lambda rows: harmonic_of(content[rows], style[rows]), content.shape)
+
+
+def difference(first: Outcome, second: Outcome, judge: str, count: str = "") -> Interval:
+    """How much more the first keeps, pair by pair and seed by seed: of one count, or the harmonic mean."""
+    a, b = first.shares[judge], second.shares[judge]
+    if count:
+        gap = a[count] - b[count]
+        return interval(lambda rows: float(gap[rows].mean()), gap.shape)
+    return interval(
+        lambda rows: (
+            harmonic_of(a["content"][rows], a["style"][rows]) - harmonic_of(b["content"][rows], b["style"][rows])
+        ),
+        a["content"].shape,
+    )
