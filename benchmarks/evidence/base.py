@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -65,19 +65,34 @@ class Factors:
 Adapters = dict[str, Factors]  # layer name to its adapters
 
 
+@dataclass(frozen=True)
 class Words:
-    """Captions, and the empty one, as the network reads them; encoded once and kept in a folder."""
+    """Captions as the network reads them, the empty one first.
 
-    def __init__(self, captions: Sequence[str], folder: Path) -> None:
-        self._rows = {caption: row for row, caption in enumerate(dict.fromkeys(["", *captions]))}
-        digest = hashlib.sha256("\n".join(self._rows).encode()).hexdigest()[:16]
+    Attributes:
+        hidden: (captions, tokens, 768). pooled: (captions, 768).
+    """
+
+    captions: tuple[str, ...]
+    hidden: Tensor
+    pooled: Tensor
+
+    @classmethod
+    def encoded(cls, captions: Sequence[str], folder: Path) -> Words:
+        """By the host's encoder, kept in a folder."""
+        every = tuple(dict.fromkeys(["", *captions]))
+        digest = hashlib.sha256("\n".join(every).encode()).hexdigest()[:16]
         folder.mkdir(parents=True, exist_ok=True)
-        hidden, pooled = cached(folder / f"words_{digest}.pt", lambda: encode_captions(list(self._rows)))
-        self.hidden, self.pooled = hidden[:, KEPT].float(), pooled.float()
+        hidden, pooled = cached(folder / f"words_{digest}.pt", lambda: encode_captions(list(every)))
+        return cls(every, hidden[:, KEPT].float(), pooled.float())
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {caption: row for row, caption in enumerate(self.captions)}
 
     def rows(self, captions: Sequence[str]) -> Tensor:
-        """Where captions stand among those that were encoded."""
-        return torch.tensor([self._rows[caption] for caption in captions])
+        """Where captions stand."""
+        return torch.tensor([self._places[caption] for caption in captions])
 
 
 class Base:
@@ -87,16 +102,19 @@ class Base:
         slices: layer name to the weights of its slices, (slices, out, in).
     """
 
-    def __init__(self, words: Words) -> None:
+    def __init__(self, words: Words, net: nn.Module, decoder: nn.Module) -> None:
         self.words = words
-        self._net = build_model().eval().requires_grad_(False)
-        self._net.load_state_dict({k: v.float() for k, v in load_file(WEIGHTS / "world_sd3.safetensors").items()})
+        self._net = net.eval().requires_grad_(False)
+        self._decoder = decoder.eval().requires_grad_(False)
         self._layers = {name: layer for name, layer in self._net.named_modules() if _is_target(name, layer)}
         self.slices = {name: _slices(name, layer.weight) for name, layer in self._layers.items()}
-        self._decoder = autoencoder.narrow_decoder().eval().requires_grad_(False)
-        decoder = load_file(WEIGHTS / "world_decoder.safetensors")
-        self._decoder.load_state_dict({key: value.float() for key, value in decoder.items()})
-        self._decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as in playground.train
+
+    @classmethod
+    def trained(cls, words: Words) -> Base:
+        """With the committed weights."""
+        decoder = autoencoder.narrow_decoder()
+        decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as in playground.train
+        return cls(words, _loaded(build_model(), "world_sd3"), _loaded(decoder, "world_decoder"))
 
     @contextmanager
     def with_adapters(self, adapters: Mapping[str, Factors]) -> Iterator[None]:
@@ -140,6 +158,11 @@ class Base:
         with torch.autocast("cpu", torch.bfloat16):
             pixels = self._decoder(latents.to(memory_format=torch.channels_last)).float()
         return (pixels.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1)
+
+
+def _loaded(module: nn.Module, name: str) -> nn.Module:
+    module.load_state_dict({key: value.float() for key, value in load_file(WEIGHTS / f"{name}.safetensors").items()})
+    return module
 
 
 def _is_target(name: str, layer: nn.Module) -> bool:

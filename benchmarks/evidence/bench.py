@@ -42,7 +42,7 @@ class Bench:
         taught = [lesson.caption for part in parts for recipe in RECIPES.values() for lesson in lessons(part, recipe)]
         asked = [one.caption for part in parts for _, one in asked_pairs(part)]
         alone = [question.asked.caption for part in parts for question in questions(part)]
-        return Base(Words([*taught, *asked, *alone], self.work))
+        return Base.trained(Words.encoded([*taught, *asked, *alone], self.work))
 
     @cached_property
     def judges(self) -> Judges:

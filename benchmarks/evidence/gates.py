@@ -55,7 +55,7 @@ def main() -> None:
     torch.set_num_threads(1)
     bench = Bench(FULL, options.work.resolve())
     asked = held_out_pairs(PAIRS)
-    base = Base(Words([one.caption for one in asked], bench.work))
+    base = Base.trained(Words.encoded([one.caption for one in asked], bench.work))
     pictures = pictures_of(base, {}, asked, Drawing(1, FULL.steps, FULL.cfg), 0)
     seen = judged(bench.judges, pictures, asked)
     for name in ("content", "style"):

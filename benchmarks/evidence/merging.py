@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+import benchmarks.setting  # noqa: F401  # boots the host, and makes the pack findable
+
+# isort: split
 import torch
 from torch import Tensor
 

@@ -28,10 +28,16 @@ TEXT = Path(__file__).with_name("evidence.md.in")  # what people say of the numb
 
 NAMES = {
     "qr_full": "QR-LoRA `full`",
-    "qr_triu": "QR-LoRA `triu` (published)", "qr": "QR-LoRA `qr`",
-    "lora": "LoRA, equal rank", "lora_half": "LoRA, equal numbers", "olora": "OLoRA", "q_random": "random Q", "q_bottom": "bottom Q",
-    "q_mirrored": "mirrored Q, `triu`", "q_disjoint": "disjoint Q",
-}  # fmt: skip
+    "qr_triu": "QR-LoRA `triu` (published)",
+    "qr": "QR-LoRA `qr`",
+    "lora": "LoRA, equal rank",
+    "lora_half": "LoRA, equal numbers",
+    "olora": "OLoRA",
+    "q_random": "random Q",
+    "q_bottom": "bottom Q",
+    "q_mirrored": "mirrored Q, `triu`",
+    "q_disjoint": "disjoint Q",
+}
 PEERS = ("lora", "lora_half")  # at equal rank, and at about as many trained numbers
 
 

@@ -23,6 +23,8 @@ class Settings:
     marks: tuple[int, ...] = (300,)
 
 
+@torch.inference_mode(mode=False)
+@torch.enable_grad()
 def train(
     base: Base, method: Method, recipe: Recipe, lessons: Sequence[Lesson], how: Settings, seed: int
 ) -> dict[int, Adapters]:
@@ -37,11 +39,9 @@ def train(
     rows = base.words.rows([lesson.caption for lesson in lessons]).repeat_interleave(how.batch)
     is_style, kept = roles.repeat_interleave(how.batch), dict[int, Adapters]()
     for step in range(how.marks[-1]):
-        random = torch.Generator().manual_seed(1_000_003 * (seed + 1) + step)
-        x0 = torch.cat([_drawn(lesson, how.batch, random) for lesson in lessons])
-        u = (torch.arange(how.batch) + torch.rand(len(lessons), how.batch, generator=random)) / how.batch
-        sigma = levels(u.flatten(), is_style, recipe.by_role)
-        noise = torch.randn(x0.shape, generator=random)
+        drawn = [_drawn(lesson, how.batch, seed, step, number) for number, lesson in enumerate(lessons)]
+        x0, noise, u = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+        sigma = levels(u, is_style, recipe.by_role)
         with base.with_adapters(trained.factors()):
             velocity = base.velocity(torch.lerp(x0, noise, sigma[:, None, None, None]), sigma, rows)
         loss = (velocity - (noise - x0)).square().mean() * len(lessons)
@@ -53,8 +53,12 @@ def train(
     return kept
 
 
-def _drawn(lesson: Lesson, count: int, random: torch.Generator) -> Tensor:
-    return lesson.latents[torch.randint(len(lesson.latents), (count,), generator=random)]
+def _drawn(lesson: Lesson, count: int, seed: int, step: int, number: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Latents, noise and the uniform numbers of their levels, for one adapter in one step, whoever else learns."""
+    random = torch.Generator().manual_seed(((seed + 1) * 1_000_003 + step) * 1_009 + number)
+    x0 = lesson.latents[torch.randint(len(lesson.latents), (count,), generator=random)]
+    u = (torch.arange(count) + torch.rand(count, generator=random)) / count
+    return x0, torch.randn(x0.shape, generator=random), u
 
 
 def _still(factors: Factors) -> Factors:
