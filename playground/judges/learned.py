@@ -1,0 +1,125 @@
+"""A judge that has learned to see: a small network with one answer each for shape, style, colour and ground."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from playground import draw as plain
+from playground.judges.verdict import Limits, Pictures, Verdict, limits_of, look_names, shape_names
+from playground.world.styles import styles
+
+WEIGHTS = Path(__file__).parents[1] / "weights" / "judge.safetensors"
+AT_ONCE = 64
+SIDE = 64  # pixels of a picture as the network gets it
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Of pictures (n, ...): logits, or shares that are to be answered.
+
+    Attributes:
+        shape: (n, shapes).
+        style: (n, styles + 1), the last for a plain look.
+        colour, ground: (n, 8) and (n, 7), of a plain look.
+    """
+
+    shape: Tensor
+    style: Tensor
+    colour: Tensor
+    ground: Tensor
+
+
+def _norm(width: int) -> nn.BatchNorm2d:
+    norm = nn.BatchNorm2d(width)
+    norm.num_batches_tracked = torch.zeros(())  # all of the state can be averaged
+    return norm
+
+
+class _Block(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), _norm(width), nn.ReLU())
+        self.second = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), _norm(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x + self.second(self.first(x)))
+
+
+def _down(inputs: int, outputs: int, side: int = 3) -> nn.Sequential:
+    conv = nn.Conv2d(inputs, outputs, side, stride=2, padding=side // 2, bias=False)
+    return nn.Sequential(conv, _norm(outputs), nn.ReLU())
+
+
+class Eye(nn.Module):
+    """Looks are read from means over the picture, shapes from where things stand in it."""
+
+    def __init__(self, widths: tuple[int, int, int] = (32, 64, 112)) -> None:
+        super().__init__()
+        first, second, third = widths
+        self.fine = nn.Sequential(_down(3, first, 5), _Block(first), _down(first, second), _Block(second))  # 16 x 16
+        self.coarse = nn.Sequential(_down(second, third), _Block(third))  # 8 x 8
+        self.places = nn.Sequential(
+            nn.Conv2d(third, 24, 1), nn.ReLU(), nn.Flatten(), nn.Linear(24 * 64, 128), nn.ReLU()
+        )
+        self.shape = nn.Linear(128, len(shape_names()))
+        counts = (len(styles()) + 1, len(plain.COLOURS), len(plain.BACKGROUNDS))
+        self.look = nn.ModuleList(nn.Linear(second + third, count) for count in counts)
+
+    def forward(self, pictures: Tensor) -> Answers:
+        """Logits of pictures (n, 3, SIDE, SIDE) of 0 to 255."""
+        fine = self.fine((pictures / 128 - 1).contiguous(memory_format=torch.channels_last))
+        coarse = self.coarse(fine)
+        means = torch.cat([fine.mean((2, 3)), coarse.mean((2, 3))], dim=1)
+        return Answers(self.shape(self.places(coarse)), *(head(means) for head in self.look))
+
+
+def halved(pictures: Pictures) -> Tensor:
+    """Pictures (n, 128, 128, 3) as the network gets them: (n, 3, SIDE, SIDE) of 0 to 255."""
+    return F.avg_pool2d(torch.from_numpy(pictures).permute(0, 3, 1, 2).float(), 128 // SIDE)
+
+
+def ahead(shares: Tensor) -> tuple[Tensor, Tensor]:
+    """The first of candidates (n, candidates), and how much more than the second it has."""
+    best, where = shares.topk(2)
+    return where[:, 0], best[:, 0] - best[:, 1]
+
+
+@dataclass(frozen=True)
+class LearnedJudge:
+    """Sees what the network gives most of its share to."""
+
+    limits: Limits | None = None
+    weights: Path = WEIGHTS
+    name: str = "learned"
+
+    def __call__(self, pictures: Pictures) -> list[Verdict]:
+        limits = self.limits or limits_of(self.name)
+        return [limits.applied(verdict) for verdict in self.guesses(pictures)]
+
+    def guesses(self, pictures: Pictures) -> list[Verdict]:
+        """The first candidates, however unclear."""
+        starts = range(0, len(pictures), AT_ONCE)
+        return [verdict for start in starts for verdict in self._few(halved(pictures[start : start + AT_ONCE]))]
+
+    @torch.inference_mode()
+    def _few(self, pictures: Tensor) -> list[Verdict]:
+        seen: Answers = self._eye(pictures)
+        style, colour, ground = (logits.softmax(1) for logits in (seen.style, seen.colour, seen.ground))
+        plains = style[:, -1, None, None] * colour[:, :, None] * ground[:, None]
+        shape, shape_ahead = ahead(seen.shape.softmax(1))
+        look, look_ahead = ahead(torch.cat([style[:, :-1], plains.flatten(1)], dim=1))
+        rows = zip(*(each.tolist() for each in (shape, look, shape_ahead, look_ahead)), strict=True)
+        return [Verdict(shape_names()[s], look_names()[k], a, b) for s, k, a, b in rows]
+
+    @cached_property
+    def _eye(self) -> Eye:
+        eye = Eye().eval().requires_grad_(False)
+        eye.load_state_dict({key: value.float() for key, value in load_file(self.weights).items()})
+        return eye
