@@ -134,7 +134,6 @@ def main() -> None:
         seen.append(statistics(halved(pictures), torch.stack([_distance(blend) for blend in blends])))
     table = _Looks.of(torch.stack(seen))
     save_file({"means": table.means, "whiten": table.whiten}, TABLE)
-    TABLE.chmod(0o644)  # safetensors lets nobody else read it
 
 
 if __name__ == "__main__":
