@@ -69,7 +69,7 @@ def oval(x: float, y: float, rx: float, ry: float) -> Field:
     def at(px: Array, py: Array) -> Array:
         u, v = (px - x) / rx, (py - y) / ry
         level = np.hypot(u, v)
-        return level * (level - 1) / np.maximum(np.hypot(u / rx, v / ry), 1e-9)
+        return np.asarray(level * (level - 1) / np.maximum(np.hypot(u / rx, v / ry), 1e-9))
 
     return Field(at)
 

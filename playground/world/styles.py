@@ -85,11 +85,11 @@ def _share(kind: str, period: int, size: int, centre: tuple[float, float]) -> Ar
     x, y = np.meshgrid(pixels - centre[0], pixels - centre[1])
     half = period / 2
     if kind == "fade_down":
-        return np.clip(0.5 + y / 90, 0, 1)
+        return _between(0.5 + y / 90)
     if kind == "fade_right":
-        return np.clip(0.5 + x / 90, 0, 1)
+        return _between(0.5 + x / 90)
     if kind == "fade_out":
-        return np.clip(np.hypot(x, y) / 60, 0, 1)
+        return _between(np.hypot(x, y) / 60)
     if kind == "dots":
         return _inside(np.hypot((x + half) % period - half, (y + half) % period - half) - 0.3 * period)
     if kind == "checks":
@@ -129,8 +129,12 @@ def textured(picture: Array, kind: str, rng: np.random.Generator) -> Array:
     return picture
 
 
+def _between(share: Array) -> Array:
+    return np.asarray(np.clip(share, 0, 1))
+
+
 def _inside(distance: Array) -> Array:
-    return np.clip(0.5 - distance, 0, 1)
+    return _between(0.5 - distance)
 
 
 def _to_line(along: Array, period: float) -> Array:

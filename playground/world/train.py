@@ -152,7 +152,8 @@ def train_diffusion(rank: int, options: argparse.Namespace) -> None:
         with torch.autocast("cpu", torch.bfloat16):
             velocity: Tensor = model(mixed, sigma * 1000, y=pooled[caption].float(), context=text[caption].float(),
                                      transformer_options=how)  # fmt: skip
-        return (velocity.float() - (noise - x0)).square().mean()
+        loss: Tensor = (velocity.float() - (noise - x0)).square().mean()
+        return loss
 
     average = fit(model, loss_at, steps=options.steps, peak=options.rate, checkpoint=options.work / "diffusion.pt",
                   shared=mean_gradients, keeps=rank == 0)  # fmt: skip
@@ -194,7 +195,7 @@ def main() -> None:
         train_decoder(options.decoder_steps, options.work, options.seed)
     if options.stage in ("diffusion", "all"):
         (options.work / "rendezvous").unlink(missing_ok=True)
-        mp.spawn(train_diffusion, (options,), nprocs=WORKERS)  # type: ignore[no-untyped-call]
+        mp.spawn(train_diffusion, (options,), nprocs=WORKERS)  # type: ignore[attr-defined, no-untyped-call]
     log.info("%.0f s", time.monotonic() - began)
 
 
