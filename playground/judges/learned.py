@@ -36,17 +36,18 @@ class Answers:
     ground: Tensor
 
 
-def _norm(width: int) -> nn.BatchNorm2d:
+def batch_norm(width: int) -> nn.BatchNorm2d:
+    """A norm all of whose state can be averaged."""
     norm = nn.BatchNorm2d(width)
-    norm.num_batches_tracked = torch.zeros(())  # all of the state can be averaged
+    norm.num_batches_tracked = torch.zeros(())  # whole numbers cannot
     return norm
 
 
 class _Block(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.first = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), _norm(width), nn.ReLU())
-        self.second = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), _norm(width))
+        self.first = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), batch_norm(width), nn.ReLU())
+        self.second = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), batch_norm(width))
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(x + self.second(self.first(x)))
@@ -54,7 +55,7 @@ class _Block(nn.Module):
 
 def _down(inputs: int, outputs: int, side: int = 3) -> nn.Sequential:
     conv = nn.Conv2d(inputs, outputs, side, stride=2, padding=side // 2, bias=False)
-    return nn.Sequential(conv, _norm(outputs), nn.ReLU())
+    return nn.Sequential(conv, batch_norm(outputs), nn.ReLU())
 
 
 class Eye(nn.Module):
