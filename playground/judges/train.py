@@ -1,8 +1,9 @@
 """Train the learned judge: `python -m playground.judges.train`, 15 minutes of one core; resumes by itself.
 
 Shapes and looks are drawn apart from each other, all of both, unmixed and as blends, and answered by their shares.
-Most pictures are composed on the way; some went through the autoencoder, with noise on their latents, before. Pairs
-that `is_held_out` names are never shown, to see whether the judge knows a shape in a look that is new for it.
+Most pictures are composed on the way; some went through the autoencoder, with noise on their latents, before; a few
+show no shape. Pairs that `is_held_out` names are never shown, to see whether the judge knows a shape in a look that is
+new for it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from playground.world.styles import styles
 
 HELD_OUT = 16  # one pair of shape and style in so many
 DECODED = 0.3  # of a batch: pictures from the store
+EMPTY = 0.05  # of a batch: pictures without a shape
 SMOOTH = 0.02  # of a share is given to all
 
 
@@ -118,6 +120,17 @@ def composed(mixes: Mixes, random: torch.Generator) -> Tensor:
     return warped(picture, random, turn=7.0, shift=0.11, size=0.1)
 
 
+def empty(count: int, random: torch.Generator) -> tuple[Tensor, Answers]:
+    """Pictures (n, 3, SIDE, SIDE) of a ground alone or of one colour, in which all that is asked for is as likely."""
+    nowhere = torch.full((count, composing.CANVAS, composing.CANVAS), 200.0)
+    grounds = composing.compose(nowhere, _random_looks(count, random), random)
+    flat = 255 * torch.rand(count, 3, 1, 1, generator=random).expand_as(grounds)
+    pictures = torch.where(torch.rand(count, 1, 1, 1, generator=random) < 0.3, flat, grounds)
+    counts = len(shape_names()), len(styles()) + 1, len(plain.COLOURS), len(plain.BACKGROUNDS)
+    shape, style, colour, ground = (torch.full((count, one), 1 / one) for one in counts)
+    return warped(pictures, random, turn=7.0, shift=0.11, size=0.1), Answers(shape, style, 0 * colour, 0 * ground)
+
+
 def warped(pictures: Tensor, random: torch.Generator, *, turn: float, shift: float, size: float) -> Tensor:
     """Cut (n, 3, SIDE, SIDE) from the middle of pictures, turned up to so many degrees, shifted and sized by shares."""
     count = len(pictures)
@@ -201,17 +214,18 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     kept = cached(options.work / f"store_{options.pictures}.pt", lambda: store(options.pictures, options.seed))
     truths = Mixes(*(kept[field.name] for field in fields(Mixes)))
-    few = round(DECODED * options.batch)
+    few, none = round(DECODED * options.batch), round(EMPTY * options.batch)
     torch.manual_seed(options.seed)
     eye = Eye().to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # an overload that torch does not name
 
     def loss_at(step: int) -> Tensor:
         random = generator(options.seed, step)
-        mixes = random_mixes(options.batch - few, random)
+        mixes = random_mixes(options.batch - few - none, random)
         index = torch.randint(len(kept["pictures"]), (few,), generator=random)
         old = warped(kept["pictures"][index].float(), random, turn=4.0, shift=0.05, size=0.05)
-        pictures = disturbed(torch.cat([composed(mixes, random), old]), random)
-        answers = [mixes.answers(), truths.rows(index).answers()]
+        nothing, unknown = empty(none, random)
+        pictures = disturbed(torch.cat([composed(mixes, random), old, nothing]), random)
+        answers = [mixes.answers(), truths.rows(index).answers(), unknown]
         true = Answers(*(torch.cat([getattr(part, field.name) for part in answers]) for field in fields(Answers)))
         with torch.autocast("cpu", torch.bfloat16):
             seen = eye(pictures)

@@ -56,7 +56,8 @@ def test_nothing_is_seen_in_pictures_of_nothing(judge: Judge) -> None:
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (2, 128, 128, 3), dtype=np.uint8)
     flat = np.broadcast_to(rng.integers(0, 256, (3, 1, 1, 3), dtype=np.uint8), (3, 128, 128, 3))
-    assert [verdict.shape for verdict in judge(np.concatenate([noise, flat]))] == [""] * 5
+    verdicts = judge(np.concatenate([noise, flat]))
+    assert [(verdict.shape, verdict.look) for verdict in verdicts] == [("", UNCLEAR)] * 5
 
 
 @each_judge
