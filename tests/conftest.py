@@ -4,10 +4,11 @@ The root must not be on sys.path: its folder `nodes` would shadow ComfyUI's modu
 registered by path, and the pack under the alias `comfyui_qr_lora`.
 """
 
+import gc
 import os
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,21 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     path = collection_path.relative_to(ROOT).as_posix() if collection_path.is_relative_to(ROOT) else ""
     left_out = config.getoption("--quick") and path.endswith(".py") and not path.startswith(QUICK_FILES)
     return True if left_out and not path.endswith("conftest.py") else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, Any, Any]:
+    """Look for garbage only among what the tests make, not among the million objects that a whole run has before them.
+
+    All of them stay, and to look through them takes half a second: the host asks for it often, tests that count what is
+    left after every step.
+    """
+    gc.disable()
+    result = yield
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+    return result
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
