@@ -29,6 +29,7 @@ class SharedServer(Server):
         broken.parent.mkdir()
         broken.write_text("raise RuntimeError('on purpose')", encoding="utf-8")
         self._furnished = set(self._files())
+        self._forgot = ""
 
     def tidy(self) -> None:
         """Forget what others did: what they left running, their files, what is kept of runs, and loaded models."""
@@ -52,12 +53,18 @@ class SharedServer(Server):
             time.sleep(0.05)
 
     def forget(self) -> None:
-        """Forget what is kept of runs, and loaded models.
+        """Forget what is kept of runs, and loaded models; nothing to do where nothing has run since.
 
         The host looks at this wish before or after the next prompt: only behind one that has ended it is granted.
         """
+        if self._forgot in self.get("/history?max_items=1") and not any(self.get("/queue").values()):
+            return
         self.post("/free", {"unload_models": True, "free_memory": True})
-        self.queue(_BLANK)
+        self._forgot = self.queue(_BLANK)["prompt"][1]
+
+    def adapter_files(self) -> list[str]:
+        """Which files a page that is opened now knows of."""
+        return sorted(str(path) for path in self._files() if path.suffix == ".safetensors")
 
     def _files(self) -> Iterator[Path]:
         found = (path for name in _FOLDERS for path in (self.base / name).rglob("*"))

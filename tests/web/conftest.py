@@ -15,7 +15,7 @@ from devtools.browser import ARGUMENTS, NONE, find
 from devtools.environment import ROOT
 from devtools.server import Server
 
-from ..support.desk import READY
+from ..support.pages import SharedPage
 from ..support.servers import SharedServer
 
 # Nothing may cover the page: no tour of it, nor of the view without the graph, nor that the host's packages are old.
@@ -75,9 +75,9 @@ def adapters(web_server: Server) -> tuple[str, str]:
     return "output/qr_loras/content_00001_.safetensors", "output/qr_loras/style_00001_.safetensors"
 
 
-@pytest.fixture(params=["canvas", pytest.param("vue", marks=pytest.mark.ci)])
+@pytest.fixture(scope="module", params=["canvas", pytest.param("vue", marks=pytest.mark.ci)])
 def renderer(request: pytest.FixtureRequest) -> str:
-    """Which of the host's two renderers draws the nodes."""
+    """Which of the host's two renderers draws the nodes; all tests of a file with the one, then with the other."""
     return str(request.param)
 
 
@@ -90,16 +90,23 @@ def context(browser: Browser, opened: ExitStack) -> BrowserContext:
     return made
 
 
-@pytest.fixture
-def page(context: BrowserContext, web_server: SharedServer, renderer: str) -> Iterator[Page]:
-    """The host's page, ready."""
-    web_server.post("/api/settings", {**SETTINGS, "Comfy.VueNodes.Enabled": renderer == "vue"})
-    web_server.forget()  # a node whose output is kept says nothing again
-    made = context.new_page()
-    made.goto(web_server.url)
-    made.wait_for_function(READY)
+@pytest.fixture(scope="module")
+def shared_page(context: BrowserContext, web_server: SharedServer, renderer: str) -> Iterator[SharedPage]:
+    """One for the tests of a file in one renderer: to open one takes as long as most tests."""
+    made = SharedPage(context, web_server, {**SETTINGS, "Comfy.VueNodes.Enabled": renderer == "vue"})
     yield made
     made.close()
+
+
+@pytest.fixture
+def page(request: pytest.FixtureRequest, shared_page: SharedPage) -> Iterator[Page]:
+    """The host's page, ready, as if it had just been opened; with the marker `own_page` it has."""
+    alone = request.node.get_closest_marker("own_page") is not None
+    if alone:
+        shared_page.close()
+    yield shared_page.ready(request.session.testsfailed)  # who knows in which state a failure leaves it
+    if alone:
+        shared_page.close()
 
 
 @pytest.fixture

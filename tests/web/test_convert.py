@@ -28,9 +28,10 @@ RUN = """async ([id, command]) => {
   const { canvas } = app; canvas.deselectAll(); canvas.selectItems([canvas.graph.getNodeById(id)]);
   await app.extensionManager.command.execute(command);
 }"""
-TOASTS = "() => window.toldByToast"
-HEAR = """() => { window.toldByToast = []; const { toast } = app.extensionManager;
-  toast.add = (message) => { window.toldByToast.push(`${message.severity}: ${message.detail}`) } }"""
+HEAR = """() => { const { toast } = app.extensionManager, { add } = toast, told = [];
+  toast.add = (message) => { told.push(`${message.severity}: ${message.detail}`) };
+  window.heard = () => { toast.add = add; return told } }"""
+TOLD = "() => window.heard()"
 POWER = "Power Lora Loader (rgthree)"
 # A node as that pack makes it: rows are widgets whose values are objects, and of the rest some have values, too.
 REGISTER_POWER = """name => {
@@ -148,7 +149,7 @@ def convert(page: Page, node: str, command: str = TO_MIXER) -> list[str]:
     """Run a command on a node; returns what the page told of it."""
     in_page(page, HEAR)
     in_page(page, RUN, [node, command])
-    return in_page(page, TOASTS)  # type: ignore[no-any-return]
+    return in_page(page, TOLD)  # type: ignore[no-any-return]
 
 
 SET_MODE = "([id, mode]) => { app.graph.getNodeById(id).mode = mode }"

@@ -78,6 +78,7 @@ def of(name: str) -> dict[str, Any]:
     return {"1": {"class_type": "QRLoRA_Load", "inputs": {"adapter_name": name}}}
 
 
+@pytest.mark.own_page
 def test_the_panel_shows_the_file_and_copies_its_triggers(page: Page, load: Load) -> None:
     seen = faults(page)
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
@@ -143,6 +144,7 @@ def test_the_panel_shows_the_file_and_copies_its_triggers(page: Page, load: Load
     assert seen == []
 
 
+@pytest.mark.own_page
 def test_facts_that_come_again_leave_the_keyboard_at_the_picture_that_it_chose(page: Page, load: Load) -> None:
     """What is remembered of a file is shown at once, and again when the server has answered."""
     load(of(STYLE))

@@ -569,6 +569,7 @@ def test_others_use_the_mixer(page: Page, open_panel: Open) -> None:
     expect(panel.root.get_by_text("Further")).to_be_visible()
 
 
+@pytest.mark.own_page
 def test_a_finger_does_what_a_mouse_does(page: Page, open_panel: Open, adapters: tuple[str, str]) -> None:
     """A slider follows it, a row goes where it is dragged, switch and details answer a tap; the canvas stays."""
     panel = open_panel(two(adapters))

@@ -224,6 +224,7 @@ def test_several_end_by_button_double_click_enter_or_escape(picker: Picker) -> N
     assert picker.picked() == [NUMBERED[299], CAT]
 
 
+@pytest.mark.own_page
 @in_one_renderer
 def test_a_list_that_comes_late_takes_nothing_from_the_keyboard(picker: Picker) -> None:
     """The dialog opens with what the page knows; the server's list comes when it comes."""
@@ -411,6 +412,7 @@ def test_two_pages_leave_each_other_their_favourites(
     page.close()
 
 
+@pytest.mark.own_page
 @in_one_renderer
 def test_a_server_that_keeps_nothing_is_told_and_the_choice_stands(picker: Picker, kept: Path) -> None:
     page = picker.page
@@ -433,6 +435,7 @@ def test_a_server_that_keeps_nothing_is_told_and_the_choice_stands(picker: Picke
     assert page.evaluate(HARM) == [None, 0]
 
 
+@pytest.mark.own_page
 @in_one_renderer
 def test_what_files_are_called_and_say_is_text(picker: Picker) -> None:
     page = picker.page
@@ -452,6 +455,7 @@ def test_what_files_are_called_and_say_is_text(picker: Picker) -> None:
     assert picker.picked() == []
 
 
+@pytest.mark.own_page
 @in_one_renderer
 def test_of_many_thousand_files_a_part_is_made(picker: Picker) -> None:
     page = picker.page
@@ -468,6 +472,7 @@ def test_of_many_thousand_files_a_part_is_made(picker: Picker) -> None:
     assert picker.picked() == ["loras/51/4321.safetensors"]
 
 
+@pytest.mark.own_page
 @in_one_renderer
 def test_what_is_pressed_is_large_enough_for_a_finger(picker: Picker) -> None:
     page = picker.page
