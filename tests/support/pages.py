@@ -1,13 +1,17 @@
-"""One page for the tests of a file: put in order between them, and opened anew where one left what another could see."""
+"""One page for the tests of a file: in order between them, and opened anew where one left what another could see."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from playwright.sync_api import BrowserContext, Page
 
 from .desk import READY
 from .servers import SharedServer
+
+# For a test of what is the same in both: a dialog, or what a script computes.
+in_one_renderer = pytest.mark.parametrize("renderer", ["canvas"], indirect=True)
 
 # Of windows that tests write to, and of the host: its workflows with their steps for undo, its view, what it stores.
 _TIDY = """async known => {

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from devtools.server import Server
 
 from ..support.desk import in_page, look_at, undo
+from ..support.pages import in_one_renderer
 
 pytestmark = [pytest.mark.web, pytest.mark.server]
 
@@ -404,6 +405,7 @@ PARTED = [
 ]
 
 
+@in_one_renderer
 def test_tags_in_a_text(page: Page) -> None:
     parted = """async texts => {
       const style = document.querySelector('link[href*="qr-lora"][href$="/style.css"]');

@@ -17,10 +17,9 @@ from devtools.server import Server
 
 from ..support.desk import READY
 from ..support.faults import faults
+from ..support.pages import in_one_renderer
 
 pytestmark = [pytest.mark.web, pytest.mark.server]
-
-in_one_renderer = pytest.mark.parametrize("renderer", ["canvas"], indirect=True)  # the dialog is the same in both
 
 MARKUP = "<img data-hostile src=x onerror=window.pwned=1>"
 MANY = 300  # more than are shown

@@ -13,6 +13,7 @@ from playwright.sync_api import Locator, Page, expect
 from devtools.server import Server
 
 from ..support.desk import in_page, look_at, undo
+from ..support.pages import in_one_renderer
 
 pytestmark = [pytest.mark.web, pytest.mark.server]
 
@@ -146,6 +147,7 @@ def test_it_tells_for_which_models_it_is(page: Page, load: Load, folder: Path) -
     assert sent(page)["mix"] == MIX
 
 
+@in_one_renderer
 def test_of_one_name_it_asks(page: Page, load: Load, folder: Path) -> None:
     dialog = open_dialog(page, load)
     dialog.save("a")
@@ -167,6 +169,7 @@ def test_of_one_name_it_asks(page: Page, load: Load, folder: Path) -> None:
     assert len(json.loads((folder / "a.json").read_text("utf-8"))["mix"]["rows"]) == 1
 
 
+@in_one_renderer
 def test_odd_names_are_text(page: Page, load: Load, folder: Path) -> None:
     """Encoded on the way, inert on the page, and refused where no file can be called so."""
     dialog = open_dialog(page, load)
@@ -196,6 +199,7 @@ def test_odd_names_are_text(page: Page, load: Load, folder: Path) -> None:
     assert page.evaluate("() => [window.pwned ?? null, document.querySelectorAll('[onerror]').length]") == [None, 0]
 
 
+@in_one_renderer
 def test_files_come_and_go(page: Page, load: Load, tmp_path: Path, web_server: Server) -> None:
     """Exported and imported again; a picture that a Mixer drew; by the file chooser and by dropping."""
     dialog = open_dialog(page, load)
@@ -238,6 +242,7 @@ def test_files_come_and_go(page: Page, load: Load, tmp_path: Path, web_server: S
     assert len(dialog.names()) == 2
 
 
+@in_one_renderer
 def test_it_is_used_without_a_mouse(page: Page, load: Load) -> None:
     dialog = open_dialog(page, load)
     expect(dialog.root.get_by_label("Save this mix as")).to_be_focused()

@@ -13,6 +13,7 @@ from comfyui_qr_lora.qrlora_core.schedule import CURVES, Schedule, make_curve, p
 from devtools.server import Server
 
 from ..support.desk import look_at
+from ..support.pages import in_one_renderer
 
 pytestmark = [pytest.mark.web, pytest.mark.server]
 
@@ -51,7 +52,7 @@ def scheduled(**values: Any) -> dict[str, Any]:
     return {"1": {"class_type": "QRLoRA_Schedule", "inputs": given}}
 
 
-@pytest.mark.parametrize("renderer", ["canvas"], indirect=True)  # numbers alone
+@in_one_renderer
 def test_the_curve_is_the_servers_number_for_number(page: Page, web_server: Server) -> None:
     windows = [(0.0, 1.0), (0.1, 0.7), (0.33, 0.34), (0.03, 0.29), (0.5, 1.0), (0.0, 0.01), (0.7, 0.7), (0.9, 0.2)]
     cases = [(curve, "", start, end) for curve in CURVES for start, end in windows]
