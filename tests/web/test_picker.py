@@ -262,6 +262,15 @@ def test_a_list_that_comes_late_takes_nothing_from_the_keyboard(picker: Picker) 
     expect(picker.folder("deep")).to_be_focused()
     page.keyboard.press("Escape")
 
+    picker.open()
+    picker.card(NUMBERED[5]).focus()
+    page.keyboard.press("Tab")
+    star = picker.root.get_by_role("button", name="Favourite: 005")
+    expect(star).to_be_focused()
+    answer(without=NUMBERED[6])
+    expect(star).to_be_focused()  # it acts on the file that was left, not on the first one
+    page.keyboard.press("Escape")
+
     picker.open(STYLE)
     page.keyboard.type("style")
     page.keyboard.press("ArrowDown")

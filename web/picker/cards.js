@@ -37,13 +37,14 @@ export class Cards {
   }
 
   /**
-   * Show these, as far as they are not too many. Who is at a card stays there.
+   * Show these, as far as they are not too many. Who is at a card stays there, and who went on from it finds it again.
    * @param {Listed[]} files
    */
   show(files) {
+    const before = this.#shown().find(isReached);
     fill(this.root, ...files.slice(0, MOST_SHOWN).map((file) => this.#card(file)));
     const cards = this.#shown();
-    this.#reach(cards.find((card) => card === document.activeElement) ?? cards[0]);
+    this.#reach([document.activeElement, before].map((at) => cards.find((card) => card === at)).find(Boolean) ?? cards[0]);
   }
 
   /** @param {(name: string) => Marks} marksOf */
