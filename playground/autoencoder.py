@@ -7,9 +7,12 @@ channels; the missing ones are filled with zeros.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 BLOCK = 8
@@ -117,6 +120,21 @@ def narrow_decoder(width: int = NARROW) -> nn.Sequential:
         stages += [Block(width) for _ in range(blocks)]
         stages += [nn.Upsample(scale_factor=2), nn.Conv2d(width, width, 3, padding=1, bias=False)]
     return nn.Sequential(*stages, Block(width), nn.Conv2d(width, 3, 3, padding=1))
+
+
+def load_decoder(path: Path) -> nn.Module:
+    """A narrow decoder with the weights of a file, to decode with."""
+    model = narrow_decoder().eval().requires_grad_(False)
+    model.load_state_dict({key: weight.float() for key, weight in load_file(path).items()})
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+@torch.inference_mode()
+def to_bytes(decoder: nn.Module, latents: Tensor) -> Tensor:
+    """Pictures (n, h, w, 3) of latents (n, 16, h / 8, w / 8), bytes, where the latents are."""
+    with torch.autocast(latents.device.type, torch.bfloat16):
+        pixels: Tensor = decoder(latents.to(memory_format=torch.channels_last)).float()
+    return (pixels.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).contiguous()
 
 
 def widen(narrow: dict[str, Tensor]) -> dict[str, Tensor]:

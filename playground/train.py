@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -185,7 +186,7 @@ def encode_captions(captions: list[str], batch: int = 64) -> tuple[Tensor, Tenso
     import comfy.sd
 
     clip = comfy.sd.load_text_encoder_state_dicts([text_encoder.weights()], clip_type=comfy.sd.CLIPType.SD3)
-    encoder = clip.cond_stage_model.clip_l
+    encoder = clip.cond_stage_model.clip_l.cpu()
     tokens = [[token for token, _ in clip.tokenize(caption)["l"][0]] for caption in captions]
     hidden, pooled = [], []
     for i in range(0, len(tokens), batch):
@@ -199,7 +200,9 @@ def encode_captions(captions: list[str], batch: int = 64) -> tuple[Tensor, Tenso
 def cached(path: Path, make: Callable[[], T]) -> T:
     """What `make` returns, kept in a file."""
     if not path.exists():
-        torch.save(make(), path)
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")  # others may look for it meanwhile
+        torch.save(make(), temporary)
+        temporary.replace(path)
     made: T = torch.load(path, weights_only=True)
     return made
 

@@ -20,10 +20,11 @@ from einops import rearrange
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from benchmarks.setting import DEVICE
 from playground import autoencoder
+from playground.judges.verdict import WEIGHTS
 from playground.train import COUNTS, KEPT, SHIFT, attention, build_model, cached, encode_captions
 
-WEIGHTS = Path(__file__).parents[2] / "playground" / "weights"
 LATENT = (16, 16, 16)
 
 
@@ -44,9 +45,9 @@ class Factors:
         out = rearrange(hidden @ self.up.to(x.dtype).transpose(-1, -2), "a s n o -> a n (s o)")
         return out.reshape(*x.shape[:-1], out.shape[-1])
 
-    def scaled(self, scale: Tensor) -> Factors:
-        """Each adapter's change times its own scale (adapters,)."""
-        return Factors(self.up * scale[:, None, None, None], self.down)
+    def scaled(self, scale: float) -> Factors:
+        """Each adapter's change times a scale."""
+        return Factors(self.up * scale, self.down)
 
     def beside(self, other: Factors) -> Factors:
         """The sum of two changes of each adapter: their ranks stand side by side."""
@@ -54,8 +55,12 @@ class Factors:
 
     def chosen(self, rows: Sequence[int] | Tensor) -> Factors:
         """Some of the adapters, in this order."""
-        index = torch.as_tensor(rows)
+        index = torch.as_tensor(rows, device=self.up.device)
         return Factors(self.up[index], self.down[index])
+
+    def to(self, device: torch.device) -> Factors:
+        """The same on another device."""
+        return Factors(self.up.to(device), self.down.to(device))
 
     def delta(self) -> Tensor:
         """(adapters, slices, out, in)."""
@@ -70,7 +75,7 @@ class Words:
     """Captions as the network reads them, the empty one first.
 
     Attributes:
-        hidden: (captions, tokens, 768). pooled: (captions, 768).
+        hidden: (captions, tokens, 768). pooled: (captions, 768). Both where the network is.
     """
 
     captions: tuple[str, ...]
@@ -84,7 +89,7 @@ class Words:
         digest = hashlib.sha256("\n".join(every).encode()).hexdigest()[:16]
         folder.mkdir(parents=True, exist_ok=True)
         hidden, pooled = cached(folder / f"words_{digest}.pt", lambda: encode_captions(list(every)))
-        return cls(every, hidden[:, KEPT].float(), pooled.float())
+        return cls(every, hidden[:, KEPT].float().to(DEVICE), pooled.float().to(DEVICE))
 
     @cached_property
     def _places(self) -> dict[str, int]:
@@ -92,29 +97,36 @@ class Words:
 
     def rows(self, captions: Sequence[str]) -> Tensor:
         """Where captions stand."""
-        return torch.tensor([self._places[caption] for caption in captions])
+        return torch.tensor([self._places[caption] for caption in captions], device=self.hidden.device)
 
 
 class Base:
     """The network, with what it reads.
 
     Attributes:
-        slices: layer name to the weights of its slices, (slices, out, in).
+        slices: layer name to the weights of its slices, (slices, out, in), in memory.
     """
 
     def __init__(self, words: Words, net: nn.Module, decoder: nn.Module) -> None:
         self.words = words
+        self._counts = COUNTS.to(words.hidden.device)
         self._net = net.eval().requires_grad_(False)
         self._decoder = decoder.eval().requires_grad_(False)
         self._layers = {name: layer for name, layer in self._net.named_modules() if _is_target(name, layer)}
-        self.slices = {name: _slices(name, layer.weight) for name, layer in self._layers.items()}
+        self.slices = {name: _slices(name, layer.weight.cpu()) for name, layer in self._layers.items()}
 
     @classmethod
     def trained(cls, words: Words) -> Base:
         """With the committed weights."""
-        decoder = autoencoder.narrow_decoder()
-        decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as in playground.train
-        return cls(words, _loaded(build_model(), "world_sd3"), _loaded(decoder, "world_decoder"))
+        net, weights = build_model(), load_file(WEIGHTS / "world_sd3.safetensors")
+        net.load_state_dict({key: value.float() for key, value in weights.items()})
+        decoder = autoencoder.load_decoder(WEIGHTS / "world_decoder.safetensors")
+        return cls(words, net.to(DEVICE), decoder.to(DEVICE))
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self._counts.device
 
     @contextmanager
     def with_adapters(self, adapters: Mapping[str, Factors]) -> Iterator[None]:
@@ -130,8 +142,8 @@ class Base:
 
     def velocity(self, x: Tensor, sigma: Tensor, rows: Tensor) -> Tensor:
         """``noise - x0`` as the network sees it, of ``(1 - sigma) x0 + sigma noise`` (n, 16, 16, 16)."""
-        options: dict[str, Any] = {"optimized_attention_override": attention, "text_token_counts": COUNTS}
-        with torch.autocast("cpu", torch.bfloat16):
+        options: dict[str, Any] = {"optimized_attention_override": attention, "text_token_counts": self._counts}
+        with torch.autocast(self.device.type, torch.bfloat16):
             out: Tensor = self._net(
                 x, sigma * 1000, y=self.words.pooled[rows], context=self.words.hidden[rows], transformer_options=options
             )
@@ -143,26 +155,19 @@ class Base:
 
         Each adapter's items must stand together, so the two passes of an item do too.
         """
-        x, both = noise, torch.stack([rows, torch.zeros_like(rows)], dim=1).flatten()
+        x, both = noise.to(self.device), torch.stack([rows, torch.zeros_like(rows)], dim=1).flatten()
         u = torch.linspace(1, 0, steps + 1)
         levels = SHIFT * u / (1 + (SHIFT - 1) * u)
         for now, after in pairwise(levels):
             twice = x.repeat_interleave(2, dim=0)
-            with_words, without = self.velocity(twice, now.expand(len(twice)), both).unflatten(0, (-1, 2)).unbind(1)
-            x = x + (after - now) * (without + cfg * (with_words - without))
+            sigma = torch.full((len(twice),), float(now), device=self.device)
+            with_words, without = self.velocity(twice, sigma, both).unflatten(0, (-1, 2)).unbind(1)
+            x = x + float(after - now) * (without + cfg * (with_words - without))
         return x
 
-    @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
-        """Pictures (n, 128, 128, 3), bytes."""
-        with torch.autocast("cpu", torch.bfloat16):
-            pixels = self._decoder(latents.to(memory_format=torch.channels_last)).float()
-        return (pixels.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1)
-
-
-def _loaded(module: nn.Module, name: str) -> nn.Module:
-    module.load_state_dict({key: value.float() for key, value in load_file(WEIGHTS / f"{name}.safetensors").items()})
-    return module
+        """Pictures (n, 128, 128, 3), bytes, in memory."""
+        return autoencoder.to_bytes(self._decoder, latents).cpu()
 
 
 def _is_target(name: str, layer: nn.Module) -> bool:

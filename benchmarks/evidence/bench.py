@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,12 +14,13 @@ from safetensors.torch import load_file, save_file
 from benchmarks.evidence import training
 from benchmarks.evidence.alone import Question, questions
 from benchmarks.evidence.base import Adapters, Base, Factors, Words
-from benchmarks.evidence.measures import Asked, Drawing, Judges, asked_pairs, judged, pictures_of
-from benchmarks.evidence.merging import Scales, merged, single
+from benchmarks.evidence.measures import Drawing, Judges, asked_pairs, judged, pictures_of
+from benchmarks.evidence.merging import Scales, merged, single, stacked
 from benchmarks.evidence.methods import METHODS
 from benchmarks.evidence.plan import Cell, Plan
 from benchmarks.evidence.recipes import RECIPES, lessons
 from benchmarks.evidence.training import Settings
+from benchmarks.setting import DEVICE
 from playground.judges.analytic import AnalyticJudge
 from playground.judges.learned import LearnedJudge
 from playground.world.splits import Part
@@ -37,22 +39,26 @@ class Bench:
 
     @cached_property
     def base(self) -> Base:
-        """The network, which knows all words of the plan."""
+        """The network."""
+        return Base.trained(self.words)
+
+    @cached_property
+    def words(self) -> Words:
+        """All of the plan."""
         parts = [self.plan.part(tuning=tuning) for tuning in (True, False)]
         taught = [lesson.caption for part in parts for recipe in RECIPES.values() for lesson in lessons(part, recipe)]
         asked = [one.caption for part in parts for _, one in asked_pairs(part)]
         alone = [question.asked.caption for part in parts for question in questions(part)]
-        return Base.trained(Words.encoded([*taught, *asked, *alone], self.work))
+        return Words.encoded([*taught, *asked, *alone], self.work)
 
     @cached_property
     def judges(self) -> Judges:
         """Both of them by name."""
-        return {"analytic": AnalyticJudge(), "learned": LearnedJudge()}
+        return {judge.name: judge(device=DEVICE) for judge in (AnalyticJudge, LearnedJudge)}
 
-    @property
-    def drawing(self) -> Drawing:
-        """How pictures are drawn."""
-        return Drawing(self.plan.pictures, self.plan.steps, self.plan.cfg)
+    def drawing(self, pictures: int) -> Drawing:
+        """How so many pictures are drawn."""
+        return Drawing(pictures, self.plan.steps, self.plan.cfg)
 
     def adapters(self, cell: Cell, rate: float, mark: int, seed: int, *, tuning: bool) -> Adapters:
         """Of all contents and styles of a part; all marks of a training are kept once it has run."""
@@ -69,12 +75,16 @@ class Bench:
         return _load(path)
 
     def judged_pairs(
-        self, adapters: Adapters, part: Part, scales: Scales, how: str, seed: int, pictures: int | None = None
+        self, adapters: Adapters, part: Part, points: Sequence[Scales], how: str, seed: int, pictures: int
     ) -> dict[str, NDArray[np.int64]]:
-        """Counts of each pair of a part, see `measures.judged`."""
+        """Counts (points, pairs, counts) of each pair of a part at some scales, see `measures.judged`."""
         pairs, asked = zip(*asked_pairs(part), strict=True)
-        drawing = Drawing(pictures or self.plan.pictures, self.plan.steps, self.plan.cfg)
-        return judged(self.judges, self._drawn(merged(adapters, pairs, scales, how), asked, drawing, seed), asked)
+        each = [merged(adapters, pairs, scales, how) for scales in points]
+        together = {name: stacked([one[name] for one in each]) for name in adapters}
+        every = asked * len(points)
+        seen = pictures_of(self.base, together, every, self.drawing(pictures), seed, times=len(points))
+        return {judge: counts.reshape(len(points), len(pairs), -1)
+                for judge, counts in judged(self.judges, seen, every).items()}  # fmt: skip
 
     def judged_alone(
         self, adapters: Adapters, asking: list[Question], scale: float, seed: int
@@ -82,12 +92,7 @@ class Bench:
         """Counts of each question to a single adapter."""
         asked = [question.asked for question in asking]
         own = single(adapters, [question.row for question in asking], scale)
-        return judged(self.judges, self._drawn(own, asked, Drawing(1, self.plan.steps, self.plan.cfg), seed), asked)
-
-    def _drawn(
-        self, adapters: Adapters, asked: list[Asked] | tuple[Asked, ...], how: Drawing, seed: int
-    ) -> NDArray[np.uint8]:
-        return pictures_of(self.base, adapters, asked, how, seed)
+        return judged(self.judges, pictures_of(self.base, own, asked, self.drawing(1), seed), asked)
 
 
 def _save(adapters: Adapters, path: Path) -> None:
@@ -100,6 +105,6 @@ def _save(adapters: Adapters, path: Path) -> None:
 
 
 def _load(path: Path) -> Adapters:
-    tensors = {key: value.float() for key, value in load_file(path).items()}
+    tensors = {key: value.float().to(DEVICE) for key, value in load_file(path).items()}
     names = dict.fromkeys(key.rpartition(":")[0] for key in tensors)
     return {name: Factors(tensors[f"{name}:up"], tensors[f"{name}:down"]) for name in names}

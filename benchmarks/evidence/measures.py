@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,15 +12,15 @@ from torch import Tensor
 
 from benchmarks.evidence.base import LATENT, Adapters, Base
 from benchmarks.evidence.merging import Pair
-from playground.judges.verdict import Verdict
+from playground.judges.verdict import Judge, Verdict
 from playground.world.scene import Look
 from playground.world.splits import Carried, Content, Part
 
-Judge = Callable[[NDArray[np.uint8]], list[Verdict]]
 Judges = Mapping[str, Judge]
 
-COUNTS = ("content", "style", "both", "carrier", "colours", "unclear")
-AT_ONCE = 24  # adapters in one batch
+# The last two by first candidates, however unclear.
+COUNTS = ("content", "style", "both", "carrier", "colours", "unclear", "content_first", "style_first")
+AT_ONCE = {"cpu": 24, "cuda": 192}  # adapters in one batch
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,14 @@ class Asked:
     carrier: str = ""
     colours: Look | None = None
 
-    def counts(self, verdict: Verdict) -> tuple[int, ...]:
-        """1 or 0 for each of `COUNTS`."""
+    def counts(self, verdict: Verdict, guess: Verdict) -> tuple[int, ...]:
+        """1 or 0 for each of `COUNTS`, by a verdict and by the first candidates that it was made of."""
         shape, look = verdict.shape == self.shape, verdict.look == self.look
         carrier = verdict.shape == self.carrier != ""
         colours = self.colours is not None and verdict.look == self.colours
         unclear = not verdict.shape or verdict.look == Look()
-        return tuple(int(seen) for seen in (shape, look, shape and look, carrier, colours, unclear))
+        first = (guess.shape == self.shape, guess.look == self.look)
+        return tuple(int(seen) for seen in (shape, look, shape and look, carrier, colours, unclear, *first))
 
 
 def asked_of(content: Content, style: Carried) -> Asked:
@@ -87,18 +88,23 @@ class Drawing:
     cfg: float
 
 
-def pictures_of(base: Base, adapters: Adapters, asked: Sequence[Asked], how: Drawing, seed: int) -> NDArray[np.uint8]:
-    """Pictures (asked, pictures, 128, 128, 3), each asked of the adapter at its place."""
-    noise = first_noise(len(asked) * how.pictures, seed)
+def pictures_of(
+    base: Base, adapters: Adapters, asked: Sequence[Asked], how: Drawing, seed: int, times: int = 1
+) -> NDArray[np.uint8]:
+    """Pictures (asked, pictures, 128, 128, 3), each asked of the adapter at its place.
+
+    Where the same is asked several times, of other adapters, it starts from the same noise.
+    """
+    noise = first_noise(len(asked) // times * how.pictures, seed).repeat(times, 1, 1, 1)
     rows = base.words.rows([one.caption for one in asked]).repeat_interleave(how.pictures)
-    made = []
-    for start in range(0, len(asked), AT_ONCE):
-        few = range(start, min(start + AT_ONCE, len(asked)))
+    made, count = [], AT_ONCE[base.device.type]
+    for start in range(0, len(asked), count):
+        few = range(start, min(start + count, len(asked)))
         items = slice(few.start * how.pictures, few.stop * how.pictures)
         own = {name: factors.chosen(list(few)) for name, factors in adapters.items()}
         with base.with_adapters(own):
-            made.append(base.sample(rows[items], noise[items], steps=how.steps, cfg=how.cfg))
-    pixels = base.decode(torch.cat(made)).numpy()
+            made.append(base.decode(base.sample(rows[items], noise[items], steps=how.steps, cfg=how.cfg)))
+    pixels = torch.cat(made).numpy()
     return pixels.reshape(len(asked), how.pictures, *pixels.shape[1:])
 
 
@@ -107,9 +113,10 @@ def judged(judges: Judges, pictures: NDArray[np.uint8], asked: Sequence[Asked]) 
     flat = pictures.reshape(-1, *pictures.shape[2:])
     counts = {}
     for name, judge in judges.items():
-        verdicts = iter(judge(flat))
+        guesses = judge.guesses(flat)
+        seen = zip(judge.limited(guesses), guesses, strict=True)
         counts[name] = np.array(
-            [np.sum([one.counts(next(verdicts)) for _ in range(pictures.shape[1])], axis=0) for one in asked]
+            [np.sum([one.counts(*next(seen)) for _ in range(pictures.shape[1])], axis=0) for one in asked]
         )
     return counts
 
@@ -123,11 +130,11 @@ def non_additivity(
     base: Base, alone: tuple[Adapters, Adapters], together: Adapters, rows: Tensor, seed: int
 ) -> list[float]:
     """``|joint - (content + style)| / |content + style|`` of the effects on the velocity, mean of three levels."""
-    x = first_noise(len(rows), seed)
+    x = first_noise(len(rows), seed).to(base.device)
     levels = (0.9, 0.6, 0.3)
 
     def effects(sigma: float) -> list[Tensor]:
-        at = torch.full((len(rows),), sigma)
+        at = torch.full((len(rows),), sigma, device=base.device)
         plain_velocity = base.velocity(x, at, rows)
         found = []
         for adapters in (*alone, together):

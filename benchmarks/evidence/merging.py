@@ -31,26 +31,25 @@ def merged(adapters: Adapters, pairs: Sequence[Pair], scales: Scales, how: str) 
     """An adapter for each pair, by one of `MERGES`."""
     if how == "sum":
         return summed(adapters, pairs, scales)
-    change = _CHANGES[how]
-    made = [_as_factors(adapters, merge(zip(_changed(adapters, pair, scales, change), scales, strict=True)))
+    change, home = _CHANGES[how], next(iter(adapters.values())).up.device
+    here = {name: factors.to(torch.device("cpu")) for name, factors in adapters.items()}  # many small decompositions
+    made = [_as_factors(here, merge(zip(_changed(here, pair, scales, change), scales, strict=True)))
             for pair in pairs]  # fmt: skip
-    return {name: _stacked([one[name] for one in made]) for name in adapters}
+    return {name: stacked([one[name] for one in made]).to(home) for name in adapters}
 
 
 def summed(adapters: Adapters, pairs: Sequence[Pair], scales: Scales) -> Adapters:
     """``scale_c up_c down_c + scale_s up_s down_s`` for each pair."""
     contents, styles = ([pair[role] for pair in pairs] for role in (0, 1))
-    each = [torch.full((len(pairs),), scale) for scale in scales]
     return {
-        name: factors.chosen(contents).scaled(each[0]).beside(factors.chosen(styles).scaled(each[1]))
+        name: factors.chosen(contents).scaled(scales[0]).beside(factors.chosen(styles).scaled(scales[1]))
         for name, factors in adapters.items()
     }
 
 
 def single(adapters: Adapters, rows: Sequence[int], scale: float) -> Adapters:
     """Adapters by themselves."""
-    each = torch.full((len(rows),), scale)
-    return {name: factors.chosen(rows).scaled(each) for name, factors in adapters.items()}
+    return {name: factors.chosen(rows).scaled(scale) for name, factors in adapters.items()}
 
 
 def cosine(adapters: Adapters, pairs: Sequence[Pair]) -> list[float]:
@@ -105,7 +104,8 @@ def _widened(matrix: Tensor, rank: int, dim: int) -> Tensor:
     return torch.nn.functional.pad(matrix, (0, missing) if dim == 1 else (0, 0, 0, missing))
 
 
-def _stacked(parts: Sequence[Factors]) -> Factors:
+def stacked(parts: Sequence[Factors]) -> Factors:
+    """Adapters one after another; missing columns are zero."""
     rank = max(part.up.shape[-1] for part in parts)
     ups = [torch.nn.functional.pad(part.up, (0, rank - part.up.shape[-1])) for part in parts]
     downs = [torch.nn.functional.pad(part.down, (0, 0, 0, rank - part.down.shape[-2])) for part in parts]

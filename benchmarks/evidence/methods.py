@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -22,18 +23,27 @@ class Trained(nn.Module):
         raise NotImplementedError
 
 
+class _Fixed(nn.Module):
+    """Tensors that go where the module goes, and are not trained."""
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        super().__init__()
+        for number, tensor in enumerate(tensors):
+            self.register_buffer(str(number), tensor)
+
+
 class OnQ(Trained):
     """``W + Q dR`` with Q fixed (QR-LoRA, arXiv 2507.04599, eq. 5); `masked`: dR upper triangular, as published."""
 
     def __init__(self, q: Mapping[str, Tensor], slices: Slices, masked: bool) -> None:
         super().__init__()
-        self._names, self._q = list(q), list(q.values())  # (adapters, slices, out, rank)
+        self._names, self._q = list(q), _Fixed(q.values())  # (adapters, slices, out, rank)
         shapes = [(*x.shape[:2], x.shape[-1], slices[name].shape[-1]) for name, x in q.items()]
         self.delta_r = nn.ParameterList([nn.Parameter(torch.zeros(shape)) for shape in shapes])
-        self._masks = [torch.ones(shape[2:]).triu() if masked else torch.ones(shape[2:]) for shape in shapes]
+        self._masks = _Fixed(torch.ones(shape[2:]).triu() if masked else torch.ones(shape[2:]) for shape in shapes)
 
     def factors(self) -> Adapters:
-        parts = zip(self._names, self._q, self.delta_r, self._masks, strict=True)
+        parts = zip(self._names, self._q.buffers(), self.delta_r, self._masks.buffers(), strict=True)
         return {name: Factors(q, delta_r * mask) for name, q, delta_r, mask in parts}
 
 
@@ -43,14 +53,16 @@ class TwoFactors(Trained):
     def __init__(self, start: Adapters) -> None:
         super().__init__()
         self._names = list(start)
-        self._start = {name: f for name, f in start.items() if bool(f.up.any())}
+        moved = {name: f for name, f in start.items() if bool(f.up.any())}
+        self._moved = list(moved)
+        self._up, self._down = (_Fixed(getattr(f, part) for f in moved.values()) for part in ("up", "down"))
         self.b = nn.ParameterList([nn.Parameter(f.up.clone()) for f in start.values()])
         self.a = nn.ParameterList([nn.Parameter(f.down.clone()) for f in start.values()])
 
     def factors(self) -> Adapters:
         made = {name: Factors(b, a) for name, b, a in zip(self._names, self.b, self.a, strict=True)}
-        for name, start in self._start.items():
-            made[name] = made[name].beside(Factors(-start.up, start.down))
+        for name, up, down in zip(self._moved, self._up.buffers(), self._down.buffers(), strict=True):
+            made[name] = made[name].beside(Factors(-up, down))
         return made
 
 
@@ -65,21 +77,20 @@ class Method:
     Attributes:
         make: of slices, roles (adapters,), rank and seed.
         half_rank: ordinary LoRA at half the rank has about as many trained numbers as QR-LoRA.
-        shares_q: whether two adapters stand on one Q, so that their sum has the rank of one.
     """
 
     name: str
     make: Make
     half_rank: bool = False
-    shares_q: bool = False
 
     def trained(self, slices: Slices, roles: Tensor, rank: int, seed: int) -> Trained:
         """Adapters ready to be trained."""
         return self.make(slices, roles, rank // 2 if self.half_rank else rank, seed)
 
 
+@lru_cache(maxsize=64)
 def _spectrum(weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Singular value decomposition of (slices, out, in), in float64."""
+    """Singular value decomposition of (slices, out, in), in float64; kept for the next method."""
     u, s, vh = torch.linalg.svd(weights.double(), full_matrices=False)
     return u, s, vh
 
@@ -166,14 +177,14 @@ def _lora(slices: Slices, roles: Tensor, rank: int, seed: int) -> Trained:
 METHODS = {
     method.name: method
     for method in (
-        Method("qr_full", _top(masked=False), shares_q=True),
-        Method("qr_triu", _top(masked=True), shares_q=True),
+        Method("qr_full", _top(masked=False)),
+        Method("qr_triu", _top(masked=True)),
         Method("qr", _qr),
         Method("lora", _lora),
         Method("lora_half", _lora, half_rank=True),
         Method("olora", _olora),
-        Method("q_random", _random, shares_q=True),
-        Method("q_bottom", _bottom, shares_q=True),
+        Method("q_random", _random),
+        Method("q_bottom", _bottom),
         Method("q_mirrored", _mirrored),
         Method("q_disjoint", _disjoint),
     )

@@ -40,8 +40,10 @@ class Plan:
     recipes: tuple[str, ...] = tuple(RECIPES)
     merges: tuple[str, ...] = MERGES
     rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
-    marks: tuple[int, ...] = (100, 200, 400)
-    scales: tuple[Scales, ...] = ((1.0, 1.0), (0.8, 0.8), (1.2, 1.2), (1.2, 0.8), (0.8, 1.2))
+    marks: tuple[int, ...] = (50, 100, 200, 400)
+    scales: tuple[Scales, ...] = (
+        (1.0, 1.0), (0.8, 0.8), (1.2, 1.2), (1.2, 0.8), (0.8, 1.2), (1.5, 1.5), (1.5, 1.0), (1.0, 1.5), (1.5, 0.7),
+    )  # fmt: skip
     seeds: tuple[int, ...] = (0, 1, 2)
     contents: int = 16
     styles: int = 12
@@ -49,7 +51,7 @@ class Plan:
     rank: int = 8
     batch: int = 2
     steps: int = 12
-    cfg: float = 3.0
+    cfg: float = 2.0
 
     def cells(self, best: str) -> Iterator[Cell]:
         """Each once: all methods at two recipes; all recipes and, at the best one, all merges for two methods."""

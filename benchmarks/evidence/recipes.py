@@ -47,6 +47,8 @@ RECIPES = {
         Recipe("mild", bare=True, jitter=True, geometry=0.5),
         Recipe("strong", bare=True, jitter=True, geometry=1.0),
         Recipe("levels", bare=True, jitter=True, geometry=0.5, by_role=True),
+        Recipe("roles", by_role=True),
+        Recipe("jitter_roles", bare=True, jitter=True, by_role=True),
     )
 }
 
@@ -103,7 +105,7 @@ def moved(picture: Tensor, strength: float, generator: torch.Generator) -> Tenso
     def between(low: float, high: float) -> float:
         return low + (high - low) * float(torch.rand((), generator=generator))
 
-    zoom = 2 ** (strength * between(-0.7, 0.7))
+    zoom = 2 ** (strength * between(-0.3, 0.3))  # a pattern of another period is another style
     turn = np.radians(strength * between(-25, 25))
     flip = -1.0 if between(0, 1) < 0.5 else 1.0
     dx, dy = strength * between(-0.45, 0.45), strength * between(-0.45, 0.45)

@@ -45,7 +45,7 @@ def outcomes(path: Path, pictures: int) -> dict[str, Outcome]:
     for row in rows:
         at = tuple(int(row[name]) for name in ("seed", "content", "style"))
         for column in columns:
-            judge, count = column.split("_")
+            judge, _, count = column.partition("_")
             shares = made.setdefault(row["point"], {}).setdefault(judge, {}).setdefault(count, np.full(size, np.nan))
             shares[at] = int(row[column]) / pictures
     return {point: Outcome(shares) for point, shares in made.items()}

@@ -11,23 +11,22 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn import functional as F
 
 from playground import draw as plain
 from playground.judges import masks
-from playground.judges.blends import WEIGHTS, Blend, draw_all
+from playground.judges.blends import Blend, draw_all
 from playground.judges.statistics import FLOOR, statistics
-from playground.judges.verdict import Limits, Pictures, Verdict, limits_of, look_names, shape_names
+from playground.judges.verdict import WEIGHTS, Judge, Verdict, halved, shape_names, verdicts
 from playground.world.scene import Look, Place, distance_to
 from playground.world.styles import styles
 
 TABLE = WEIGHTS / "judge_looks.safetensors"
-AT_ONCE = 32
 EACH = 8  # pictures of each look, of as many shapes
 
 
@@ -38,11 +37,6 @@ def textured_looks() -> list[Look]:
     return named + [Look(colour=colour, texture=texture, background=ground) for colour, texture, ground in rows]
 
 
-def halved(pictures: Pictures) -> Tensor:
-    """Pictures (n, 128, 128, 3) as masks look at them: (n, 3, 64, 64) of 0 to 255."""
-    return F.avg_pool2d(torch.from_numpy(pictures).permute(0, 3, 1, 2).float(), 128 // masks.SIDE)
-
-
 def ahead(costs: Tensor) -> tuple[Tensor, Tensor]:
     """The cheapest of candidates (n, candidates), and ``1 - first / second``: 0 where two are equal."""
     best, where = costs.topk(2, largest=False)
@@ -50,37 +44,28 @@ def ahead(costs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class AnalyticJudge:
+class AnalyticJudge(Judge):
     """Sees shapes by entropies and looks by distances.
 
     Attributes:
         table: means and covariance of looks, as `main` writes them.
     """
 
-    limits: Limits | None = None
+    name = "analytic"
+    at_once: ClassVar = {"cpu": 2, "cuda": 96}
+
     table: Path = TABLE
-    name: str = "analytic"
-
-    def __call__(self, pictures: Pictures) -> list[Verdict]:
-        limits = self.limits or limits_of(self.name)
-        return [limits.applied(verdict) for verdict in self.guesses(pictures)]
-
-    def guesses(self, pictures: Pictures) -> list[Verdict]:
-        """The first candidates, however unclear."""
-        starts = range(0, len(pictures), AT_ONCE)
-        return [verdict for start in starts for verdict in self._few(halved(pictures[start : start + AT_ONCE]))]
 
     @torch.inference_mode()
     def _few(self, pictures: Tensor) -> list[Verdict]:
         found = masks.find(pictures)
         shape, shape_ahead = ahead(found.left)
         look, look_ahead = ahead(self._looks.costs(statistics(pictures, found.distance)))
-        rows = zip(*(each.tolist() for each in (shape, look, shape_ahead, look_ahead)), strict=True)
-        return [Verdict(shape_names()[s], look_names()[k], a, b) for s, k, a, b in rows]
+        return verdicts((shape, look, shape_ahead, look_ahead))
 
     @cached_property
     def _looks(self) -> _Looks:
-        return _Looks(**load_file(self.table))
+        return _Looks(**{name: table.to(self.device) for name, table in load_file(self.table).items()})
 
 
 @dataclass(frozen=True)

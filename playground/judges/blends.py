@@ -9,22 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from playground import autoencoder
 from playground import draw as plain
-from playground.judges.verdict import UNCLEAR, Pictures, look_names, shape_names
+from playground.judges.verdict import UNCLEAR, WEIGHTS, Pictures, look_names, shape_names
 from playground.world import scene
 from playground.world.fields import Array
 from playground.world.scene import Look, Place
 from playground.world.styles import as_bytes, styles
 
-WEIGHTS = Path(__file__).parents[1] / "weights"
 DECODERS = ("world_decoder.safetensors", "taesd_decoder.safetensors")  # the first that is there
 MIDDLE = 0.15  # a share nearer to one half than this is neither of both
 NOISE = 0.1  # at most, of a latent
@@ -124,20 +121,11 @@ def decoded(pictures: Pictures, random: torch.Generator, noise: float = NOISE) -
     for few in np.array_split(pictures, max(1, len(pictures) // 16)):
         latents = autoencoder.encode(torch.from_numpy(few).permute(0, 3, 1, 2).float() / 255)
         level = noise * torch.rand(len(few), 1, 1, 1, generator=random)
-        out.append(_to_bytes(latents + level * torch.randn(latents.shape, generator=random)))
+        noisy = latents + level * torch.randn(latents.shape, generator=random)
+        out.append(autoencoder.to_bytes(_decoder(), noisy).numpy())
     return np.concatenate(out)
-
-
-def _to_bytes(latents: Tensor) -> Pictures:
-    with torch.autocast("cpu", torch.bfloat16):
-        pixels = _decoder()(latents.to(memory_format=torch.channels_last)).float()
-    made: Pictures = (pixels.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
-    return made
 
 
 @cache
 def _decoder() -> nn.Module:
-    path = next(path for path in (WEIGHTS / name for name in DECODERS) if path.exists())
-    model = autoencoder.narrow_decoder().eval().requires_grad_(False)
-    model.load_state_dict({key: weight.float() for key, weight in load_file(path).items()})
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return autoencoder.load_decoder(next(path for path in (WEIGHTS / name for name in DECODERS) if path.exists()))

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from playground.judges.analytic import AnalyticJudge
-from playground.judges.blends import MIDDLE, WEIGHTS, Blend, blend, draw_all, drawing
+from playground.judges.blends import MIDDLE, Blend, blend, draw_all, drawing
 from playground.judges.learned import LearnedJudge
 from playground.judges.train import is_held_out
-from playground.judges.verdict import LIMITS, UNCLEAR, Judge, Limits, Pictures, Verdict
+from playground.judges.verdict import LIMITS, UNCLEAR, WEIGHTS, Judge, Limits, Pictures, Verdict
 from playground.train import cached
 
 MARGINS = WEIGHTS / "judge_margins.safetensors"

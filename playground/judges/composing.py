@@ -12,15 +12,13 @@ from itertools import product
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from playground import draw as plain
-from playground.judges.verdict import shape_names
+from playground.judges.verdict import SIDE, halved, shape_names
 from playground.world.shapes import SHAPES
 from playground.world.styles import EDGES, lay, styles
 
 CANVAS = 80  # pixels, each of two of a picture: room to turn and shift what is cut out
-SIDE = 64
 OUTLINE = len(EDGES)  # the code of the plain looks' texture that is an edge
 
 
@@ -50,8 +48,8 @@ class Layers:
 def layers() -> Layers:
     """Of every style, then of every plain look with each texture."""
     rows = [*_of_styles(), *_of_plain()]
-    fill = torch.stack([_halved(row[0]) for row in rows])
-    ground = torch.stack([_halved(row[1]) for row in rows])
+    fill = torch.stack([halved(row[0][None])[0] for row in rows])
+    ground = torch.stack([halved(row[1][None])[0] for row in rows])
     numbers = [torch.tensor([row[2][at] for row in rows]) for at in range(6)]
     colour = torch.tensor([row[3] for row in rows]).float()
     return Layers(fill, ground, numbers[0], colour, *numbers[1:])
@@ -82,10 +80,6 @@ def _of_plain() -> list[Row]:
         codes = (OUTLINE if texture == "outline" else 0, 0, 0, len(styles()), list(plain.COLOURS).index(tint), backdrop)
         rows.append((fill, flat * ground, codes, plain.COLOURS[tint]))
     return rows
-
-
-def _halved(picture: plain.Array) -> Tensor:
-    return F.avg_pool2d(torch.from_numpy(picture).permute(2, 0, 1).float(), 2)
 
 
 @cache

@@ -5,19 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from playground import draw as plain
-from playground.judges.verdict import Limits, Pictures, Verdict, limits_of, look_names, shape_names
+from playground.judges.verdict import WEIGHTS, Judge, Verdict, shape_names, verdicts
 from playground.world.styles import styles
 
-WEIGHTS = Path(__file__).parents[1] / "weights" / "judge.safetensors"
-AT_ONCE = 64
-SIDE = 64  # pixels of a picture as the network gets it
+EYE = WEIGHTS / "judge.safetensors"
 
 
 @dataclass(frozen=True)
@@ -81,11 +79,6 @@ class Eye(nn.Module):
         return Answers(self.shape(self.places(coarse)), *(head(means) for head in self.look))
 
 
-def halved(pictures: Pictures) -> Tensor:
-    """Pictures (n, 128, 128, 3) as the network gets them: (n, 3, SIDE, SIDE) of 0 to 255."""
-    return F.avg_pool2d(torch.from_numpy(pictures).permute(0, 3, 1, 2).float(), 128 // SIDE)
-
-
 def ahead(shares: Tensor) -> tuple[Tensor, Tensor]:
     """The first of candidates (n, candidates), and how much more than the second it has."""
     best, where = shares.topk(2)
@@ -93,21 +86,13 @@ def ahead(shares: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class LearnedJudge:
+class LearnedJudge(Judge):
     """Sees what the network gives most of its share to."""
 
-    limits: Limits | None = None
-    weights: Path = WEIGHTS
-    name: str = "learned"
+    name = "learned"
+    at_once: ClassVar = {"cpu": 64, "cuda": 512}
 
-    def __call__(self, pictures: Pictures) -> list[Verdict]:
-        limits = self.limits or limits_of(self.name)
-        return [limits.applied(verdict) for verdict in self.guesses(pictures)]
-
-    def guesses(self, pictures: Pictures) -> list[Verdict]:
-        """The first candidates, however unclear."""
-        starts = range(0, len(pictures), AT_ONCE)
-        return [verdict for start in starts for verdict in self._few(halved(pictures[start : start + AT_ONCE]))]
+    weights: Path = EYE
 
     @torch.inference_mode()
     def _few(self, pictures: Tensor) -> list[Verdict]:
@@ -116,11 +101,10 @@ class LearnedJudge:
         plains = style[:, -1, None, None] * colour[:, :, None] * ground[:, None]
         shape, shape_ahead = ahead(seen.shape.softmax(1))
         look, look_ahead = ahead(torch.cat([style[:, :-1], plains.flatten(1)], dim=1))
-        rows = zip(*(each.tolist() for each in (shape, look, shape_ahead, look_ahead)), strict=True)
-        return [Verdict(shape_names()[s], look_names()[k], a, b) for s, k, a, b in rows]
+        return verdicts((shape, look, shape_ahead, look_ahead))
 
     @cached_property
     def _eye(self) -> Eye:
         eye = Eye().eval().requires_grad_(False)
         eye.load_state_dict({key: value.float() for key, value in load_file(self.weights).items()})
-        return eye
+        return eye.to(self.device)

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from playground.judges.verdict import shape_names
+from playground.judges.verdict import SIDE, shape_names
 from playground.world.shapes import SHAPES
 
-SIDE = 64  # pixels of a picture as it is looked at, of two each way
 COARSE = 32
 COLOURS, ROUNDS = 8, 5  # clusters, and steps to find them
 RADII = (36.0, 38.0, 40.0, 42.0, 44.0, 46.0, 48.0)  # of shapes, in pixels of the picture
@@ -65,10 +64,11 @@ def by_colour(pictures: Tensor) -> Tensor:
 def _apart(pixels: Tensor) -> Tensor:
     """The first pixel, and those farthest from all before: (n, COLOURS, 3)."""
     chosen = [pixels[:, 0]]
-    nearest = torch.full(pixels.shape[:2], torch.inf)
+    nearest = torch.full(pixels.shape[:2], torch.inf, device=pixels.device)
+    rows = torch.arange(len(pixels), device=pixels.device)
     for _ in range(COLOURS - 1):
         nearest = torch.minimum(nearest, (pixels - chosen[-1][:, None]).square().sum(2))
-        chosen.append(pixels[torch.arange(len(pixels)), nearest.argmax(1)])
+        chosen.append(pixels[rows, nearest.argmax(1)])
     return torch.stack(chosen, dim=1)
 
 
@@ -87,14 +87,14 @@ def _entropy(p: Tensor) -> Tensor:
 
 
 @cache
-def _distances() -> Tensor:
+def _distances(device: torch.device) -> Tensor:
     """To every shape's edge at every radius: (shapes, radii, SIDE, SIDE), in pixels of the picture."""
     pixels = (np.arange(SIDE) + 0.5) * 128 / SIDE - 64
     made = [
         [SHAPES[name](*np.meshgrid(pixels / radius, pixels / radius)) * radius for radius in RADII]
         for name in shape_names()
     ]
-    return torch.from_numpy(np.array(made)).float()
+    return torch.from_numpy(np.array(made)).float().to(device)
 
 
 def _cover(distance: Tensor, grown: float = 0.0) -> Tensor:
@@ -106,9 +106,9 @@ NEAR = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))
 
 
 @cache
-def _coarse_masks() -> Tensor:
+def _coarse_masks(device: torch.device) -> Tensor:
     """(shapes * radii * shifts, COARSE * COARSE), an edge half out."""
-    covers = _cover(_distances()[:, list(FIRST)], 1.0)
+    covers = _cover(_distances(device)[:, list(FIRST)], 1.0)
     moved = torch.stack([covers.roll(shift, (2, 3)) for shift in SHIFTS], dim=2)
     return F.avg_pool2d(moved.flatten(0, 2)[:, None], SIDE // COARSE).flatten(1)
 
@@ -116,7 +116,7 @@ def _coarse_masks() -> Tensor:
 def _first_look(parts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """What is left of each shape (n, shapes), and at which radius and shift (n, shapes) it is least."""
     coarse = F.avg_pool2d(parts, SIDE // COARSE).flatten(2)
-    left = open_share(_coarse_masks(), coarse).unflatten(1, (len(shape_names()), -1))
+    left = open_share(_coarse_masks(parts.device), coarse).unflatten(1, (len(shape_names()), -1))
     least, where = left.min(2)
     return least, where // len(SHIFTS), where % len(SHIFTS)
 
@@ -124,30 +124,34 @@ def _first_look(parts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _closely(parts: Tensor, left: Tensor, radius: Tensor, shift: Tensor) -> Found:
     """Look again at the best few shapes, at finer places and sizes and with all edges."""
     chosen = left.topk(BEST, largest=False).indices  # (n, BEST)
-    exact = torch.empty(chosen.shape)
-    distance = torch.empty(len(parts), SIDE, SIDE)
-    for row, (own, shapes) in enumerate(zip(parts, chosen, strict=True)):
-        best = torch.inf
-        for column, name in enumerate(shapes.tolist()):
-            middle = FIRST[int(radius[row, name])]
-            at = SHIFTS[int(shift[row, name])]
-            exact[row, column], field = _refined(own.roll((-at[0], -at[1]), (1, 2)), name, middle)
-            if exact[row, column] < best:
-                best, distance[row] = float(exact[row, column]), field.roll(at, (0, 1))
+    rows = torch.arange(len(parts), device=parts.device)
+    middle = torch.tensor(FIRST, device=parts.device)[radius.gather(1, chosen)]
+    at = shift.gather(1, chosen)
+    back = torch.stack([parts.roll((-dy, -dx), (2, 3)) for dy, dx in SHIFTS], dim=1)  # (n, SHIFTS, k, SIDE, SIDE)
+    exact, fields = _refined(back[rows[:, None], at], chosen, middle)
+    best = exact.argmin(1)
+    distance = fields[rows, best]
+    moved = torch.stack([distance.roll(shift, (1, 2)) for shift in SHIFTS], dim=1)
     # What was not looked at again cannot be better than what was.
-    floor = exact.max(1, keepdim=True).values
-    left = torch.maximum(left, floor).scatter(1, chosen, exact)
-    return Found(left, left.argmin(1), distance)
+    left = torch.maximum(left, exact.max(1, keepdim=True).values).scatter(1, chosen, exact)
+    return Found(left, left.argmin(1), moved[rows, at[rows, best]])
 
 
-def _refined(parts: Tensor, shape: int, middle: int) -> tuple[Tensor, Tensor]:
-    """The least that is left of a shape near a radius, of parts (k, SIDE, SIDE), and the distance to its edge there."""
-    fields = _distances()[shape, middle - 1 : middle + 2]  # (3, SIDE, SIDE)
-    masks = torch.cat(
-        [*(_cover(fields, grown) for grown in GROWN), _cover(torch.minimum(fields, fields.roll(CAST, (1, 2))))]
-    )
-    moved = torch.stack([parts.roll((-dy, -dx), (1, 2)) for dy, dx in NEAR])
-    left = open_share(masks.flatten(1), moved.flatten(2))  # (shifts, masks)
-    at = int(left.argmin())
-    shift, mask = divmod(at, len(masks))
-    return left.flatten()[at], fields[mask % len(fields)].roll(NEAR[shift], (0, 1))
+def _refined(parts: Tensor, shapes: Tensor, middle: Tensor) -> tuple[Tensor, Tensor]:
+    """The least that is left of shapes (n, m) near radii, of parts (n, m, k, SIDE, SIDE): (n, m).
+
+    And the distances to the edges there, (n, m, SIDE, SIDE).
+    """
+    near = torch.arange(-1, 2, device=parts.device)
+    fields = _distances(parts.device)[shapes[..., None], middle[..., None] + near].flatten(
+        0, 1
+    )  # (n * m, 3, SIDE, SIDE)
+    edges = [_cover(fields, grown) for grown in GROWN]
+    masks = torch.cat([*edges, _cover(torch.minimum(fields, fields.roll(CAST, (2, 3))))], dim=1)
+    moved = torch.stack([parts.flatten(0, 1).roll((-dy, -dx), (2, 3)) for dy, dx in NEAR], dim=1)
+    left = open_share(masks.flatten(2)[:, None], moved.flatten(3)).flatten(1)  # (n * m, shifts * masks)
+    least, at = left.min(1)
+    rows = torch.arange(len(left), device=left.device)
+    own = fields[rows, at % masks.shape[1] % fields.shape[1]]
+    rolled = torch.stack([own.roll(step, (1, 2)) for step in NEAR], dim=1)[rows, at // masks.shape[1]]
+    return least.unflatten(0, shapes.shape), rolled.unflatten(0, shapes.shape)

@@ -11,7 +11,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from playground.judges.masks import CAST, SIDE
+from playground.judges.masks import CAST
+from playground.judges.verdict import SIDE
 
 LAGS = ((0, 3), (3, 0), (2, 2), (2, -2), (0, 5), (5, 0), (4, 4), (4, -4))  # pixels of SIDE
 LUMA = (0.3, 0.6, 0.1)
@@ -41,8 +42,8 @@ def _area(pictures: Tensor, weight: Tensor) -> Tensor:
     mean = _mean(pictures, weight)
     off = pictures - mean[..., None, None]
     spread = _mean(off.square(), weight).sqrt()
-    luma = torch.einsum("nchw,c->nhw", off, torch.tensor(LUMA))[:, None]
-    slopes = torch.cat([_mean(luma * ramp, weight) for ramp in _ramps()], dim=1)
+    luma = torch.einsum("nchw,c->nhw", off, torch.tensor(LUMA, device=off.device))[:, None]
+    slopes = torch.cat([_mean(luma * ramp, weight) for ramp in _ramps(off.device)], dim=1)
     steps = [_steps(off, weight, lag) for lag in LAGS]
     return torch.cat([mean, spread, slopes, *steps], dim=1)
 
@@ -61,8 +62,8 @@ def _steps(off: Tensor, weight: Tensor, lag: tuple[int, int]) -> Tensor:
 
 
 @cache
-def _ramps() -> Tensor:
+def _ramps(device: torch.device) -> Tensor:
     """From left to right, from top to bottom and from the middle outwards, (3, SIDE, SIDE), of -1 to 1."""
     line = (torch.arange(SIDE) + 0.5) / SIDE * 2 - 1
     y, x = torch.meshgrid(line, line, indexing="ij")
-    return torch.stack([x, y, torch.hypot(x, y) - 0.77]) * 2
+    return torch.stack([x, y, torch.hypot(x, y) - 0.77]).to(device) * 2

@@ -21,8 +21,8 @@ from torch.nn import functional as F
 from playground import draw as plain
 from playground.judges import composing
 from playground.judges.blends import Blend, blend, draw_all, drawing
-from playground.judges.learned import SIDE, WEIGHTS, Answers, Eye, halved
-from playground.judges.verdict import shape_names
+from playground.judges.learned import EYE, Answers, Eye
+from playground.judges.verdict import SIDE, halved, shape_names
 from playground.train import cached, fit, generator, save_half
 from playground.world.scene import Look
 from playground.world.styles import styles
@@ -234,7 +234,7 @@ def main() -> None:
     average = fit(
         eye, loss_at, steps=options.steps, peak=options.rate, checkpoint=options.work / "judge.pt", decay=0.99
     )
-    save_half(average, WEIGHTS)
+    save_half(average, EYE)
 
 
 if __name__ == "__main__":

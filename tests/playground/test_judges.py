@@ -12,8 +12,8 @@ import torch
 from playground.judges import calibrate, composing, train
 from playground.judges.analytic import AnalyticJudge
 from playground.judges.blends import Blend, draw_all, drawing
-from playground.judges.learned import LearnedJudge, halved
-from playground.judges.verdict import LIMITS, UNCLEAR, Judge, Limits, Pictures, Verdict, shape_names
+from playground.judges.learned import LearnedJudge
+from playground.judges.verdict import LIMITS, UNCLEAR, Judge, Limits, Pictures, Verdict, halved, shape_names
 from playground.world.scene import Look, Place
 from playground.world.splits import splits
 from playground.world.styles import styles

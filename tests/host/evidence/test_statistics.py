@@ -22,13 +22,15 @@ def test_counts_of_a_verdict() -> None:
     look, colours = Look(style="moss"), Look(colour="red", background="dark")
     asked = Asked("a whale in moss style", "whale", look, carrier="bird", colours=colours)
 
-    def seen(shape: str, found: Look) -> dict[str, int]:
-        return dict(zip(COUNTS, asked.counts(Verdict(shape, found, 1.0, 1.0)), strict=True))
+    def seen(shape: str, found: Look, guess: str = "") -> set[str]:
+        told = asked.counts(Verdict(shape, found, 1.0, 1.0), Verdict(guess or shape, found, 1.0, 1.0))
+        return {name for name, count in zip(COUNTS, told, strict=True) if count}
 
-    assert seen("whale", look) == {"content": 1, "style": 1, "both": 1, "carrier": 0, "colours": 0, "unclear": 0}
-    assert seen("bird", look) == {"content": 0, "style": 1, "both": 0, "carrier": 1, "colours": 0, "unclear": 0}
-    assert seen("whale", colours) == {"content": 1, "style": 0, "both": 0, "carrier": 0, "colours": 1, "unclear": 0}
-    assert seen("", Look()) == {"content": 0, "style": 0, "both": 0, "carrier": 0, "colours": 0, "unclear": 1}
+    assert seen("whale", look) == {"content", "style", "both", "content_first", "style_first"}
+    assert seen("bird", look) == {"style", "carrier", "style_first"}
+    assert seen("whale", colours) == {"content", "colours", "content_first"}
+    assert seen("", Look()) == {"unclear"}
+    assert seen("", look, guess="whale") == {"style", "unclear", "content_first", "style_first"}
 
 
 @pytest.mark.parametrize(("content", "style", "expected"), [(0.0, 0.0, 0.0), (1.0, 0.5, 2 / 3), (0.3, 0.3, 0.3)])

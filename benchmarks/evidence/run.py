@@ -1,0 +1,170 @@
+"""The tasks of a plan: trained, drawn and judged where they were not before, in any process."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import statistics
+import time
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache, partial
+from pathlib import Path
+
+import torch
+
+from benchmarks.evidence.alone import questions
+from benchmarks.evidence.bench import Bench
+from benchmarks.evidence.measures import COUNTS, asked_pairs, non_additivity
+from benchmarks.evidence.merging import Scales, cosine, merged, single
+from benchmarks.evidence.plan import EQUAL, Cell, Plan
+from benchmarks.evidence.recipes import PUBLISHED
+from benchmarks.evidence.tuning import Tried, tune, tuned
+
+Task = Callable[[], object]
+
+
+@cache
+def bench_of(plan: Plan, work: Path) -> Bench:
+    """The process's own, made once."""
+    torch.set_num_threads(1)
+    return Bench(plan, work)
+
+
+class Run:
+    """A plan with its folders; methods are tasks for any process."""
+
+    def __init__(self, plan: Plan, results: Path, work: Path) -> None:
+        self.plan, self.results, self.work = plan, results, work
+
+    @property
+    def bench(self) -> Bench:
+        return bench_of(self.plan, self.work)
+
+    def grid(self, cell: Cell) -> Path:
+        """Where the grid of a method and a recipe is kept."""
+        return self.results / "tuning" / f"{cell.method}.{cell.recipe}.json"
+
+    def tune(self, cell: Cell, rates: tuple[float, ...]) -> None:
+        tune(self.bench, cell, rates, self.grid(cell))
+
+    def best_recipe(self) -> str:
+        """Of those tried on the tuning split with two methods, the one with the best mean score."""
+        both = {cell.method for cell in self.plan.cells(PUBLISHED.name) if cell.recipe != PUBLISHED.name}
+        methods = both or set(self.plan.methods)
+
+        def score(recipe: str) -> float:
+            return statistics.mean(tuned(self.grid(Cell(method, recipe))).score for method in methods)
+
+        best = max(self.plan.recipes, key=score)
+        path = self.results / "best.json"
+        path.write_text(
+            json.dumps({"recipe": best, "scores": {r: round(score(r), 4) for r in self.plan.recipes}}) + "\n"
+        )
+        return best
+
+    def points(self, cell: Cell) -> dict[str, tuple[Tried, Scales]]:
+        """Name of a point to settings and scales: the tuned one and the equal scales."""
+        best = tuned(self.grid(cell))
+        return {"tuned": (best, best.scales), **{f"{scales[0]:g}": (best, scales) for scales in EQUAL}}
+
+    def draw(self, cell: Cell) -> None:
+        """Judge all pairs of a cell at all its points with all seeds."""
+        path = self.results / "cells" / f"{cell}.csv.gz"
+        if path.exists():
+            return
+        part, rows = self.plan.part(tuning=False), []
+        for seed in self.plan.seeds:
+            for point, (how, scales) in self.points(cell).items():
+                adapters = self.bench.adapters(cell, how.rate, how.mark, seed, tuning=False)
+                counts = self.bench.judged_pairs(adapters, part, [scales], cell.merge, seed, self.plan.pictures)
+                for number, ((content, style), _) in enumerate(asked_pairs(part)):
+                    seen = [int(x) for judge in counts.values() for x in judge[0, number]]
+                    rows.append([seed, point, content, style - len(part.contents), *seen])
+        judges = self.bench.judges
+        _write(path, ["seed", "point", "content", "style", *(f"{j}_{c}" for j in judges for c in COUNTS)], rows)
+
+    def alone(self, cell: Cell) -> None:
+        """Ask the single adapters of a method and a recipe, and measure how their updates and effects meet."""
+        path = self.results / "alone" / f"{cell.method}.{cell.recipe}.csv.gz"
+        if path.exists():
+            return
+        part, best, rows = self.plan.part(tuning=False), tuned(self.grid(cell)), []
+        asking = questions(part)
+        for seed in self.plan.seeds:
+            adapters = self.bench.adapters(cell, best.rate, best.mark, seed, tuning=False)
+            counts = self.bench.judged_alone(adapters, asking, 1.0, seed)
+            for number, question in enumerate(asking):
+                seen = [int(x) for judge in counts.values() for x in judge[number]]
+                rows.append([seed, question.row, question.kind, int(question.is_style), *seen])
+        names = [f"{judge}_{count}" for judge in self.bench.judges for count in COUNTS]
+        _write(path, ["seed", "adapter", "kind", "is_style", *names], rows)
+
+    def meet(self, cell: Cell) -> None:
+        """Cosine of the updates and non-additivity of the effects, of every pair."""
+        path = self.results / "meet" / f"{cell.method}.{cell.recipe}.csv.gz"
+        if path.exists():
+            return
+        part, best, rows = self.plan.part(tuning=False), tuned(self.grid(cell)), []
+        pairs, asked = zip(*asked_pairs(part), strict=True)
+        words = self.bench.base.words.rows([one.caption for one in asked])
+        for seed in self.plan.seeds:
+            adapters = self.bench.adapters(cell, best.rate, best.mark, seed, tuning=False)
+            alone = [single(adapters, [pair[role] for pair in pairs], best.scales[role]) for role in (0, 1)]
+            joint = merged(adapters, pairs, best.scales, "sum")
+            apart = non_additivity(self.bench.base, (alone[0], alone[1]), joint, words, seed)
+            for (content, style), cos, share in zip(pairs, cosine(adapters, pairs), apart, strict=True):
+                rows.append([seed, content, style - len(part.contents), f"{cos:.4f}", f"{share:.3f}"])
+        _write(path, ["seed", "content", "style", "cosine", "non_additivity"], rows)
+
+
+def _write(path: Path, names: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A CSV file, the same bytes for the same rows."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows(rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))
+    temporary.replace(path)
+
+
+def tuning(run: Run) -> Iterable[list[Task]]:
+    """Tasks that may run side by side, phase by phase; what a phase holds may hang on the one before."""
+    plan = run.plan
+    first = [Cell(method, PUBLISHED.name) for method in plan.methods]
+    yield [partial(run.tune, cell, plan.rates) for cell in first]
+    both = dict.fromkeys(cell.method for cell in plan.cells(PUBLISHED.name) if cell.recipe != PUBLISHED.name)
+    recipes = [Cell(method, recipe) for recipe in plan.recipes if recipe != PUBLISHED.name for method in both]
+    yield [partial(run.tune, cell, (tuned(run.grid(Cell(cell.method, PUBLISHED.name))).rate,)) for cell in recipes]
+    cells = plan.cells(run.best_recipe())
+    yield [partial(run.tune, cell, plan.rates) for cell in cells if cell.merge == "sum" and not run.grid(cell).exists()]
+
+
+def test(run: Run) -> list[Task]:
+    """Tasks on the test split; merges that need decompositions first, since they take longest."""
+    cells = sorted(run.plan.cells(run.best_recipe()), key=lambda cell: cell.merge == "sum")
+    sums = [cell for cell in cells if cell.merge == "sum"]
+    ways = (run.draw, cells), (run.alone, sums), (run.meet, sums)
+    return [partial(way, cell) for way, those in ways for cell in those]
+
+
+def phases(run: Run, *, only_tuning: bool) -> Iterable[list[Task]]:
+    """The tuning split, and then the test split."""
+    yield from tuning(run)
+    if not only_tuning:
+        yield test(run)
+
+
+def call(until: float, task: Task) -> str:
+    """ "done", "left" if there was no time to start the task, or why it failed."""
+    if time.monotonic() > until:
+        return "left"
+    try:
+        task()
+    except Exception:
+        return traceback.format_exc()
+    return "done"
