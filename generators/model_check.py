@@ -268,7 +268,9 @@ def _weights(patcher: Patcher, modules: Iterable[str]) -> Tensor:
     comfy.model_management.load_models_gpu([patcher])
     stored: list[Any] = [patcher.model.get_submodule(path).weight for path in modules]
     plain = [weight.dequantize() if hasattr(weight, "_qdata") else weight for weight in stored]
-    return torch.cat([weight.detach().float().flatten() for weight in plain])
+    return torch.cat(
+        [weight.detach().cpu().float().flatten() for weight in plain]
+    )  # some stay where they are loaded from
 
 
 def _deltas(patcher: Patcher, adapter: QRLoRA) -> dict[str, Tensor]:

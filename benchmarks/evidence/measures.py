@@ -20,7 +20,7 @@ Judges = Mapping[str, Judge]
 
 # The last two by first candidates, however unclear.
 COUNTS = ("content", "style", "both", "carrier", "colours", "unclear", "content_first", "style_first")
-AT_ONCE = {"cpu": 24, "cuda": 192}  # adapters in one batch
+AT_ONCE = {"cpu": 24, "cuda": 64}  # adapters in one batch
 
 
 @dataclass(frozen=True)
