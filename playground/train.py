@@ -75,7 +75,7 @@ def fit(model: nn.Module, loss_at: Callable[[int], Tensor], *, steps: int, peak:
         if (step + 1) % 100 == 0 or step + 1 == steps:
             mean, recent = sum(recent) / len(recent), []
             log.info("step %d of %d: loss %.5f, %.0f s", step + 1, steps, mean, time.monotonic() - began)
-        if keeps and ((step + 1) % 500 == 0 or step + 1 == steps):
+        if keeps and ((step + 1) % 100 == 0 or step + 1 == steps):
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average}
             torch.save({**state, "step": step + 1}, checkpoint.with_suffix(".tmp"))
             checkpoint.with_suffix(".tmp").replace(checkpoint)

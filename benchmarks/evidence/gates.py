@@ -26,6 +26,7 @@ from benchmarks.evidence.bench import Bench
 from benchmarks.evidence.measures import COUNTS, Asked, judged, pictures_of, plain
 from benchmarks.evidence.plan import FULL, Cell
 from benchmarks.evidence.recipes import PUBLISHED
+from benchmarks.evidence.statistics import FIRST
 from benchmarks.evidence.tuning import SEED
 from benchmarks.ratios import claim, finish
 from benchmarks.setting import machine
@@ -55,7 +56,7 @@ Shares = dict[str, float]  # by judge, and by judge and " first"
 
 def shares_of(counts: dict[str, NDArray[np.int64]], name: str) -> Shares:
     """Of pictures that show one of `COUNTS`, content or style."""
-    ways = {"": COUNTS.index(name), " first": COUNTS.index(f"{name}_first")}
+    ways = {"": COUNTS.index(name), " first": COUNTS.index(FIRST[name])}
     return {judge + way: float(seen[:, at].mean()) for judge, seen in counts.items() for way, at in ways.items()}
 
 

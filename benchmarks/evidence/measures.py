@@ -12,6 +12,7 @@ from torch import Tensor
 
 from benchmarks.evidence.base import LATENT, Adapters, Base
 from benchmarks.evidence.merging import Pair
+from benchmarks.evidence.statistics import FIRST
 from playground.judges.verdict import Judge, Verdict
 from playground.world.scene import Look
 from playground.world.splits import Carried, Content, Part
@@ -19,7 +20,7 @@ from playground.world.splits import Carried, Content, Part
 Judges = Mapping[str, Judge]
 
 # The last two by first candidates, however unclear.
-COUNTS = ("content", "style", "both", "carrier", "colours", "unclear", "content_first", "style_first")
+COUNTS = ("content", "style", "both", "carrier", "colours", "unclear", *FIRST.values())
 AT_ONCE = {"cpu": 24, "cuda": 64}  # adapters in one batch
 
 
@@ -119,11 +120,6 @@ def judged(judges: Judges, pictures: NDArray[np.uint8], asked: Sequence[Asked]) 
             [np.sum([one.counts(*next(seen)) for _ in range(pictures.shape[1])], axis=0) for one in asked]
         )
     return counts
-
-
-def harmonic(content: float, style: float) -> float:
-    """The harmonic mean of two shares, 0 where both are."""
-    return 2 * content * style / (content + style) if content + style else 0.0
 
 
 def non_additivity(

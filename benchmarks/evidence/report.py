@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.evidence.plan import EQUAL, FULL, Cell, Plan
+from benchmarks.evidence.plan import BOTH, EQUAL, FULL, Cell, Plan
 from benchmarks.evidence.recipes import PUBLISHED
 from benchmarks.evidence.statistics import JUDGES, Interval, Outcome, difference, level, outcomes
 from benchmarks.evidence.tuning import Tried, tuned
@@ -78,10 +78,17 @@ class Evidence:
         """The settings that were chosen on the tuning split."""
         return tuned(self.results / "tuning" / f"{cell.method}.{cell.recipe}.json")
 
+    def has(self, kind: str, cell: Cell) -> bool:
+        """Whether there is a file beside the cells, `alone` or `meet`."""
+        return self._beside(kind, cell).exists()
+
     def rows(self, kind: str, cell: Cell) -> list[dict[str, str]]:
-        """Of a file beside the cells, `alone` or `meet`."""
-        with gzip.open(self.results / kind / f"{cell.method}.{cell.recipe}.csv.gz", "rt", encoding="utf-8") as file:
+        """Of that file."""
+        with gzip.open(self._beside(kind, cell), "rt", encoding="utf-8") as file:
             return list(csv.DictReader(file))
+
+    def _beside(self, kind: str, cell: Cell) -> Path:
+        return self.results / kind / f"{cell.method}.{cell.recipe}.csv.gz"
 
     @cached_property
     def best(self) -> str:
@@ -89,7 +96,7 @@ class Evidence:
         return str(json.loads((self.results / "best.json").read_text("utf-8"))["recipe"])
 
 
-def both_judges(evidence: Evidence, cells: Sequence[tuple[str, Cell]], point: str = "tuned") -> str:
+def kept(evidence: Evidence, cells: Sequence[tuple[str, Cell]], point: str = "tuned") -> str:
     """What is kept, and what comes unasked, by either judge (analytic / learned)."""
     head = [
         "",
@@ -103,6 +110,8 @@ def both_judges(evidence: Evidence, cells: Sequence[tuple[str, Cell]], point: st
     ]
     rows = []
     for title, cell in cells:
+        if not evidence.done(cell):
+            continue
         seen = evidence.outcome(cell, point)
         means = {count: " / ".join(f"{seen.mean(judge, count):.2f}" for judge in JUDGES)
                  for count in ("content", "style", "both", "carrier", "colours")}  # fmt: skip
@@ -111,12 +120,16 @@ def both_judges(evidence: Evidence, cells: Sequence[tuple[str, Cell]], point: st
     return table(head, rows)
 
 
-def against(evidence: Evidence, cells: Sequence[tuple[str, Cell, Cell]]) -> str:
-    """How much more the first of two keeps, paired, by either judge, and what may be said of it."""
+def gain(evidence: Evidence, pairs: Sequence[tuple[str, Cell, Cell]], *, first_candidates: bool = False) -> str:
+    """How much more the first of two keeps, paired, by either judge, and what may be said of it, if both were run."""
     rows = []
-    for title, first, second in cells:
-        found = [difference(evidence.outcome(first), evidence.outcome(second), judge) for judge in JUDGES]
-        rows.append([title, *found, verdict(found)])
+    for title, first, second in pairs:
+        if evidence.done(first) and evidence.done(second):
+            found = [
+                difference(evidence.outcome(first), evidence.outcome(second), judge, first_candidates=first_candidates)
+                for judge in JUDGES
+            ]
+            rows.append([title, *found, verdict(found)])
     return table(["harmonic mean, paired difference", "analytic", "learned", ""], rows)
 
 
@@ -129,16 +142,13 @@ def verdict(found: Sequence[Interval]) -> str:
 
 def methods_tables(evidence: Evidence) -> Iterator[tuple[str, str]]:
     """All methods, at the published and at the best recipe, and against ordinary LoRA."""
-    for recipe in dict.fromkeys((PUBLISHED.name, evidence.best)):
+    for key, recipe in {"published": PUBLISHED.name, "best": evidence.best}.items():
         cells = [(NAMES[method], Cell(method, recipe)) for method in evidence.plan.methods]
-        cells = [(title, cell) for title, cell in cells if evidence.done(cell)]
-        key = "published" if recipe == PUBLISHED.name else "best"
-        yield f"methods_{key}", both_judges(evidence, cells)
-        yield f"peers_{key}", against(
-            evidence,
-            [(f"{title} less {NAMES[peer]}", cell, Cell(peer, recipe)) for title, cell in cells for peer in PEERS
-             if evidence.done(Cell(peer, recipe)) and cell.method not in PEERS],
-        )  # fmt: skip
+        pairs = [(f"{title} less {NAMES[peer]}", cell, Cell(peer, recipe))
+                 for title, cell in cells for peer in PEERS if cell.method not in PEERS]  # fmt: skip
+        yield f"methods_{key}", kept(evidence, cells)
+        yield f"peers_{key}", gain(evidence, pairs)
+        yield f"first_{key}", gain(evidence, pairs, first_candidates=True)
 
 
 def frontier(evidence: Evidence) -> str:
@@ -161,61 +171,42 @@ def frontier(evidence: Evidence) -> str:
 def recipes_tables(evidence: Evidence) -> Iterator[tuple[str, str]]:
     """All recipes for two methods, and against the published one."""
     cells = [
-        (f"{NAMES[method]}, {recipe}", Cell(method, recipe))
-        for method in ("qr_full", "lora")
-        for recipe in evidence.plan.recipes
+        (f"{NAMES[method]}, {recipe}", Cell(method, recipe)) for method in BOTH for recipe in evidence.plan.recipes
     ]
-    cells = [(title, cell) for title, cell in cells if evidence.done(cell)]
-    yield "recipes", both_judges(evidence, cells)
-    yield (
-        "recipes_gain",
-        against(
-            evidence,
-            [
-                (title, cell, Cell(cell.method, PUBLISHED.name))
-                for title, cell in cells
-                if cell.recipe != PUBLISHED.name
-            ],
-        ),
-    )
+    yield "recipes", kept(evidence, cells)
+    others = [(title, cell) for title, cell in cells if cell.recipe != PUBLISHED.name]
+    yield "recipes_gain", gain(evidence, [(title, cell, Cell(cell.method, PUBLISHED.name)) for title, cell in others])
 
 
 def merges_tables(evidence: Evidence) -> Iterator[tuple[str, str]]:
     """All merges for two methods, and against the sum."""
-    cells = [
-        (f"{NAMES[method]}, {merge}", Cell(method, evidence.best, merge))
-        for method in ("qr_full", "lora")
-        for merge in evidence.plan.merges
-    ]
-    cells = [(title, cell) for title, cell in cells if evidence.done(cell)]
-    yield "merges", both_judges(evidence, cells)
-    yield (
-        "merges_gain",
-        against(
-            evidence, [(title, cell, Cell(cell.method, cell.recipe)) for title, cell in cells if cell.merge != "sum"]
-        ),
-    )
+    cells = [(f"{NAMES[method]}, {merge}", Cell(method, evidence.best, merge))
+             for method in BOTH for merge in evidence.plan.merges]  # fmt: skip
+    yield "merges", kept(evidence, cells)
+    others = [(title, cell) for title, cell in cells if cell.merge != "sum"]
+    yield "merges_gain", gain(evidence, [(title, cell, Cell(cell.method, cell.recipe)) for title, cell in others])
 
 
 def meeting(evidence: Evidence) -> str:
     """The paper's figure beside what is kept: does the cosine of two updates tell how their sum turns out?"""
     rows = []
-    for method in evidence.plan.methods:
-        cell = Cell(method, evidence.best)
-        if not evidence.done(cell):
+    for cell in evidence.plan.cells(evidence.best):
+        if cell.merge != "sum" or not evidence.has("meet", cell):
             continue
         met = evidence.rows("meet", cell)
         cosines = np.array([abs(float(row["cosine"])) for row in met])
         apart = np.array([float(row["non_additivity"]) for row in met])
-        both = evidence.outcome(cell).shares["analytic"]["both"]
-        kept = np.array([both[int(row["seed"]), int(row["content"]), int(row["style"])] for row in met])
-        means = [f"{cosines.mean():.3f}", f"{apart.mean():.2f}", f"{kept.mean():.2f}"]
-        rows.append([NAMES[method], *means, _correlation(cosines, kept), _correlation(apart, kept)])
+        told = ["", "", ""]
+        if evidence.done(cell):
+            both = evidence.outcome(cell).shares["learned"]["both"]
+            kept = np.array([both[int(row["seed"]), int(row["content"]), int(row["style"])] for row in met])
+            told = [f"{kept.mean():.2f}", _correlation(cosines, kept), _correlation(apart, kept)]
+        rows.append([f"{NAMES[cell.method]}, {cell.recipe}", f"{cosines.mean():.3f}", f"{apart.mean():.2f}", *told])
     head = [
         "",
         "cosine of the updates, absolute",
         "non-additivity of the effects",
-        "both kept",
+        "both kept, learned judge",
         "correlation of cosine and both kept",
         "of non-additivity and both kept",
     ]
@@ -229,13 +220,8 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> str:
 def alone(evidence: Evidence) -> str:
     """Single adapters at scale 1: their own half kept in other words, and other pictures left as they are."""
     rows = []
-    cells = [
-        Cell(method, recipe)
-        for recipe in dict.fromkeys((PUBLISHED.name, evidence.best))
-        for method in evidence.plan.methods
-    ]
-    for cell in cells:
-        if not evidence.done(cell):
+    for cell in evidence.plan.cells(evidence.best):
+        if cell.merge != "sum" or not evidence.has("alone", cell):
             continue
         asked = evidence.rows("alone", cell)
 
@@ -261,22 +247,21 @@ def alone(evidence: Evidence) -> str:
 
 
 def settings(evidence: Evidence) -> str:
-    """What was chosen on the tuning split."""
+    """What was chosen on the tuning split, of every method and recipe, and what it gave there."""
     rows = []
     for cell in evidence.plan.cells(evidence.best):
-        if cell.merge == "sum" and evidence.done(cell):
+        if cell.merge == "sum":
             how = evidence.tuned(cell)
-            rows.append(
-                [
-                    NAMES[cell.method],
-                    cell.recipe,
-                    f"{how.rate:g}",
-                    how.mark,
-                    "{:g}, {:g}".format(*how.scales),
-                    f"{how.score:.2f}",
-                ]
-            )
-    return table(["method", "recipe", "rate", "updates", "scales", "score"], rows)
+            scales = "{:g}, {:g}".format(*how.scales)
+            both = " / ".join(f"{how.both[judge]:.2f}" for judge in JUDGES)
+            rows.append([NAMES[cell.method], cell.recipe, f"{how.rate:g}", how.mark, scales, f"{how.score:.2f}", both])
+    return table(["method", "recipe", "rate", "updates", "scales", "score", "both kept"], rows)
+
+
+def tried(evidence: Evidence) -> str:
+    """Mean score of the recipes on the tuning split."""
+    scores = json.loads((evidence.results / "best.json").read_text("utf-8"))["scores"]
+    return table(["recipe", "score"], [[recipe, f"{score:.2f}"] for recipe, score in scores.items()])
 
 
 def document(evidence: Evidence) -> str:
@@ -287,6 +272,10 @@ def document(evidence: Evidence) -> str:
         "meeting": meeting(evidence),
         "alone": alone(evidence),
         "settings": settings(evidence),
+        "tried": tried(evidence),
+        "done": str(sum(evidence.done(cell) for cell in evidence.plan.cells(evidence.best))),
+        "planned": str(len(list(evidence.plan.cells(evidence.best)))),
+        "best": f"`{evidence.best}`",
     }
     text = TEXT.read_text("utf-8")
     for name, part in parts.items():

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 RESAMPLES = 2000
+FIRST = {"content": "content_first", "style": "style_first"}  # the same by first candidates instead of verdicts
 JUDGES = ("analytic", "learned")
 
 
@@ -29,10 +30,6 @@ class Outcome:
     def mean(self, judge: str, count: str) -> float:
         """Over all pairs and seeds."""
         return float(self.shares[judge][count].mean())
-
-    def harmonic(self, judge: str) -> float:
-        """Of the mean shares of content and style."""
-        return _harmonic(self.mean(judge, "content"), self.mean(judge, "style"))
 
 
 def outcomes(path: Path, pictures: int) -> dict[str, Outcome]:
@@ -51,16 +48,14 @@ def outcomes(path: Path, pictures: int) -> dict[str, Outcome]:
     return {point: Outcome(shares) for point, shares in made.items()}
 
 
-Statistic = Callable[[Array, Array], float]  # of shares of content and of style
-
-
-def _harmonic(content: float, style: float) -> float:
+def harmonic(content: float, style: float) -> float:
+    """The harmonic mean of two shares, 0 where both are."""
     return 2 * content * style / (content + style) if content + style else 0.0
 
 
 def harmonic_of(content: Array, style: Array) -> float:
     """The harmonic mean of the mean shares."""
-    return _harmonic(float(content.mean()), float(style.mean()))
+    return harmonic(float(content.mean()), float(style.mean()))
 
 
 @dataclass(frozen=True)
@@ -73,11 +68,6 @@ class Interval:
 
     def __str__(self) -> str:
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
-
-    @property
-    def above_zero(self) -> bool:
-        """Whether the whole interval is."""
-        return self.low > 0
 
 
 def interval(figure: Callable[[tuple[Array, ...]], float], shape: tuple[int, ...], seed: int = 0) -> Interval:
@@ -100,15 +90,16 @@ def level(outcome: Outcome, judge: str) -> Interval:
     return interval(lambda rows: harmonic_of(content[rows], style[rows]), content.shape)
 
 
-def difference(first: Outcome, second: Outcome, judge: str, count: str = "") -> Interval:
+def difference(
+    first: Outcome, second: Outcome, judge: str, count: str = "", *, first_candidates: bool = False
+) -> Interval:
     """How much more the first keeps, pair by pair and seed by seed: of one count, or the harmonic mean."""
     a, b = first.shares[judge], second.shares[judge]
+    content, style = FIRST.values() if first_candidates else FIRST
     if count:
         gap = a[count] - b[count]
         return interval(lambda rows: float(gap[rows].mean()), gap.shape)
     return interval(
-        lambda rows: (
-            harmonic_of(a["content"][rows], a["style"][rows]) - harmonic_of(b["content"][rows], b["style"][rows])
-        ),
-        a["content"].shape,
+        lambda rows: harmonic_of(a[content][rows], a[style][rows]) - harmonic_of(b[content][rows], b[style][rows]),
+        a[content].shape,
     )

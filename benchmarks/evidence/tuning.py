@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.evidence.bench import Bench
-from benchmarks.evidence.measures import COUNTS, harmonic
+from benchmarks.evidence.measures import COUNTS
 from benchmarks.evidence.merging import Scales
 from benchmarks.evidence.plan import Cell
+from benchmarks.evidence.statistics import harmonic
 
 SEED = 100  # of trainings that are not reported
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -91,9 +91,9 @@ class Judge:
         raise NotImplementedError
 
 
-def halved(pictures: Pictures) -> Tensor:
-    """Pictures (n, 128, 128, 3) as judges look at them: (n, 3, SIDE, SIDE) of 0 to 255."""
-    return F.avg_pool2d(torch.from_numpy(pictures).permute(0, 3, 1, 2).float(), 128 // SIDE)
+def halved(pictures: NDArray[Any]) -> Tensor:
+    """Pictures (n, 2 h, 2 w, 3) as judges look at them: (n, 3, h, w) of 0 to 255."""
+    return F.avg_pool2d(torch.from_numpy(pictures).permute(0, 3, 1, 2).float(), 2)
 
 
 def verdicts(candidates: tuple[Tensor, Tensor, Tensor, Tensor]) -> list[Verdict]:

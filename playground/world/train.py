@@ -31,6 +31,7 @@ from playground.train import (
     cached,
     encode_captions,
     fit,
+    fit_decoder,
     generator,
     save_half,
     to_tensor,
@@ -109,7 +110,6 @@ def make_data(count: int) -> dict[str, Any]:
 
 def train_decoder(steps: int, work: Path, seed: int, batch: int = 16, crop: int = 8) -> None:
     """As `playground.train.train_decoder`, on pictures of the world and of shapes in any colours."""
-    from playground.train import fit_decoder
 
     def pictures() -> Tensor:
         rng = np.random.default_rng(seed)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.evidence.measures import COUNTS, Asked, harmonic
+from benchmarks.evidence.measures import COUNTS, Asked
 from benchmarks.evidence.report import verdict
-from benchmarks.evidence.statistics import Interval, Outcome, difference, level
+from benchmarks.evidence.statistics import Interval, Outcome, difference, harmonic, level
 from playground.judges.verdict import Verdict
 from playground.world.scene import Look
 
