@@ -8,7 +8,6 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..qrlora_core import PRESETS, AdapterFileError, ObjectiveSettings, OptimizerSettings
-from ..qrlora_core.train.delta import VARIANTS
 from .host.files.checkpoints import checkpoint_names, checkpoint_path
 from .host.model.host_types import Conditioning, Latent, Patcher
 from .host.page.node_text import node_id, show_text, text_shower
@@ -16,7 +15,7 @@ from .host.page.training import current_trainings
 from .host.train.dataset import DataSettings, collect
 from .host.train.report import describe_training
 from .host.train.samples import SampleSettings
-from .host.train.settings import DTYPES, NO_RESUME, RESUME_LATEST, RunSettings, TrainingSettings
+from .host.train.settings import DTYPES, NO_RESUME, RESUME_LATEST, VARIANTS, RunSettings, TrainingSettings
 from .host.train.train import View, train_adapter
 from .pictures import as_image, training_view
 from .sockets import CATEGORY, LossMapSocket, ObjectiveSocket, OptimizerSocket, QRLoRASocket, TrainingDataSocket
@@ -131,7 +130,7 @@ def _inputs() -> list[io.Input]:
             "variant", options=list(VARIANTS), default=VARIANTS[0],
             tooltip="triu: dR upper triangular, as in the published training. full: all of dR, slightly more capacity. "
             "qr: Q and R both, the published mode of fast learning, at a quarter of the learning rate; merges less "
-            "well, larger file.",
+            "well, larger file. lora: an ordinary LoRA, twice as many numbers; on a small test model it mixed better.",
         ),
         io.Combo.Input(
             "targets", options=[*PRESETS, _CUSTOM], default="paper",

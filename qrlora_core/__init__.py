@@ -34,9 +34,11 @@ from .schedule import Schedule, make_curve, parse_points
 from .term import Term, from_difference
 from .text import UNREADABLE, listed
 from .train.delta import TrainableDelta
+from .train.lora import TrainableLoRA
 from .train.objective import ObjectiveSettings
 from .train.optimizers import OptimizerSettings
 from .train.targets import PRESETS, select
+from .train.trainable import Trainable
 from .train.trainer import Trainer
 
 __all__ = [
@@ -64,7 +66,9 @@ __all__ = [
     "Stage",
     "TargetError",
     "Term",
+    "Trainable",
     "TrainableDelta",
+    "TrainableLoRA",
     "Trainer",
     "TrainingError",
     "TrainingState",

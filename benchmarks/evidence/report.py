@@ -42,7 +42,9 @@ PEERS = ("lora", "lora_half")  # at equal rank, and at about as many trained num
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A table as Markdown has it."""
+    """A table as Markdown has it; a word where nothing of it was run."""
+    if not rows:
+        return "*Not run yet.*"
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(str(value) for value in line) + " |" for line in lines)
 

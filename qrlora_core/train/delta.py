@@ -6,17 +6,17 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from ..adapter import Layer
 from ..errors import TrainingError
 from ..functional.decompose import Factors
 from ..term import Term
+from .trainable import Trainable
 
 VARIANTS = ("triu", "full", "qr")
 
 
-class TrainableDelta(torch.nn.Module):
+class TrainableDelta(Trainable):
     """The trained part of one layer (QR-LoRA, arXiv 2507.04599), which starts as zero.
 
     ``triu`` and ``full``: ``scaling * Q dR x`` with Q frozen. ``qr``, the published mode of fast convergence:
@@ -47,7 +47,7 @@ class TrainableDelta(torch.nn.Module):
         if variant not in VARIANTS:
             raise TrainingError(f"variant: expected one of {', '.join(VARIANTS)}, found {variant!r}.")
         device = device or factors.q.device
-        self.factors, self.variant = factors, variant
+        self.factors, self.variant, self.rank = factors, variant, factors.rank
         self.register_buffer("q", factors.q.to(device, compute_dtype))
         self.delta_r = _zeros_like(factors.base_r, device)
         trains_q = variant == "qr"
@@ -66,16 +66,7 @@ class TrainableDelta(torch.nn.Module):
         rows = self.delta_r if self.base_r is None else torch.cat([self.delta_r, self.base_r + self.delta_r])
         return rows if self.factors.scaling == 1.0 else rows * self.factors.scaling
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., in) to (..., out)."""
-        return linear_branch(x, self.up(), self.down())
-
-    def layer(self, trained: Mapping[str, Tensor] | None = None) -> Layer:
-        """The layer as it is now, on the CPU; ``trained`` gives other values, by parameter name, in its place."""
-        values = {
-            name: value.detach().to("cpu", copy=True)
-            for name, value in (trained or dict(self.named_parameters())).items()
-        }
+    def _layer_of(self, values: Mapping[str, Tensor]) -> Layer:
         q, base_r, delta_r = self.factors.q.cpu(), self.factors.base_r.cpu(), values["delta_r"]
         first = Term(q, delta_r, self.factors.alpha, base_r)
         if "delta_q" not in values:
@@ -86,17 +77,3 @@ class TrainableDelta(torch.nn.Module):
 def _zeros_like(tensor: Tensor, device: torch.device) -> torch.nn.Parameter:
     """Contiguous, as it comes back from a checkpoint: the fused optimizers need one layout in all their tensors."""
     return torch.nn.Parameter(torch.zeros_like(tensor, device=device, memory_format=torch.contiguous_format))
-
-
-def linear_branch(x: Tensor, q: Tensor, delta_r: Tensor, scaling: float = 1.0) -> Tensor:
-    """``scaling * Q (delta_r x)`` for row vectors: the adapter's part of a layer's output.
-
-    Args:
-        x: (..., in), any floating dtype; the products run in this dtype.
-        q: (out, rank). delta_r: (rank, in).
-
-    Returns:
-        (..., out) in the dtype of x.
-    """
-    inner = linear(x, delta_r.to(x.dtype))
-    return linear(inner if scaling == 1.0 else inner * scaling, q.to(x.dtype))

@@ -1,4 +1,4 @@
-"""Train delta_r, and nothing else unless it is asked for, on any loss."""
+"""Train what stands beside the layers, and nothing of the model, on any loss."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch import Tensor
 from ..adapter import QRLoRA
 from ..errors import Reason, TrainingError
 from . import distributed
-from .delta import TrainableDelta
 from .optimizers import MovingAverage, OptimizerSettings, make_optimizer, rate_factor
+from .trainable import Trainable
 
 
 class Trainer:
-    """Steps the optimizer over the dR of many layers.
+    """Steps the optimizer over the dR, or other factors, of many layers.
 
     Args:
-        deltas: module path to its `TrainableDelta`.
+        deltas: module path to its `TrainableDelta` or `TrainableLoRA`.
         settings: see `OptimizerSettings`.
         steps: updates in all, for the schedule of the learning rate.
 
@@ -30,7 +30,7 @@ class Trainer:
     """
 
     def __init__(
-        self, deltas: Mapping[str, TrainableDelta], settings: OptimizerSettings | None = None, *, steps: int = 1
+        self, deltas: Mapping[str, Trainable], settings: OptimizerSettings | None = None, *, steps: int = 1
     ) -> None:
         self.settings, self.steps = settings or OptimizerSettings(), steps
         if not deltas:

@@ -12,7 +12,7 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ....qrlora_core import ObjectiveSettings, QRLoRAError, TrainableDelta, Trainer, TrainingError, TrainingState
+from ....qrlora_core import ObjectiveSettings, QRLoRAError, Trainable, Trainer, TrainingError, TrainingState
 from ....qrlora_core.train import distributed
 from ..advice import advised
 from ..files.checkpoints import Run
@@ -64,7 +64,7 @@ class Loop:
     resumed: TrainingState | None
     snapshot: Callable[[list[float]], TrainingState]
 
-    def branches(self) -> dict[str, tuple[Target, TrainableDelta]]:
+    def branches(self) -> dict[str, tuple[Target, Trainable]]:
         """Module path to the target and what is trained there."""
         return {path: (self.targets[path], delta) for path, delta in self.trainer.deltas.items()}
 

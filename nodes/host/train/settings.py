@@ -6,11 +6,13 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from ....qrlora_core import ObjectiveSettings, OptimizerSettings, TrainingError
+from ....qrlora_core import ObjectiveSettings, OptimizerSettings, TrainableLoRA, TrainingError
+from ....qrlora_core.train.delta import VARIANTS as OF_DELTA
 from ....qrlora_core.train.optimizers import make_optimizer
 from .samples import SampleSettings
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+VARIANTS = (*OF_DELTA, TrainableLoRA.variant)
 NO_RESUME, RESUME_LATEST = "none", "latest"
 
 

@@ -12,7 +12,18 @@ import comfy.samplers
 import comfy.utils
 import torch
 
-from ....qrlora_core import Factors, QRLoRA, TrainableDelta, Trainer, TrainingState, load_training, select
+from ....qrlora_core import (
+    Factors,
+    QRLoRA,
+    Term,
+    Trainable,
+    TrainableDelta,
+    TrainableLoRA,
+    Trainer,
+    TrainingState,
+    load_training,
+    select,
+)
 from ....qrlora_core.train import distributed
 from ..advice import advised
 from ..files.checkpoints import Run, checkpoint_name, checkpoint_path, latest_checkpoint, new_run, resumed_run
@@ -106,7 +117,7 @@ def _result(
     return TrainingResult(
         adapter,
         monitor.losses,
-        narrow_layers=sum(delta.factors.rank < settings.rank for delta in trainer.deltas.values()),
+        narrow_layers=sum(delta.rank < settings.rank for delta in trainer.deltas.values()),
         status=loop.status,
         pictures=monitor.pictures,
         stopped=trainer.updates < settings.steps,
@@ -118,11 +129,16 @@ def _result(
 
 def _never_trained(adapter: QRLoRA) -> list[str]:
     """A note on layers without any gradient: the last block of some models throws a part of its output away."""
-    idle = [path for path, layer in adapter.layers.items() if not layer.terms[0].delta_r.any()]
+    idle = [path for path, layer in adapter.layers.items() if not _learned(layer.terms[0])]
     if not idle:
         return []
     share = f"{len(idle)} of {len(adapter.layers)} layers"
     return [f"{share} learned nothing, as the model does not use what they give: {paths_as_text(idle)}"]
+
+
+def _learned(term: Term) -> bool:
+    """Of either factor the one that began as zero is zero no more."""
+    return bool(term.q.any()) and bool(term.delta_r.any())
 
 
 def _resume_source(run: RunSettings) -> Path | None:
@@ -148,11 +164,13 @@ def _deltas(
     settings: TrainingSettings,
     resumed: TrainingState | None,
     bases: KeptBases,
-) -> dict[str, TrainableDelta]:
+) -> dict[str, Trainable]:
     """What is trained, on the device; Q and R stay on the CPU, for the adapter, but for what the products need."""
+    if settings.variant == TrainableLoRA.variant:
+        return _loras(patcher, targets, settings)
     device, dtype = patcher.load_device, DTYPES[settings.training_dtype]
     progress = comfy.utils.ProgressBar(len(targets))
-    deltas = {}
+    deltas: dict[str, Trainable] = {}
     for path, target in targets.items():
         if resumed is None:
             factors = _decompose(patcher, path, target, settings, bases)
@@ -165,10 +183,26 @@ def _deltas(
     return deltas
 
 
+def _loras(patcher: Patcher, targets: Mapping[str, Target], settings: TrainingSettings) -> dict[str, Trainable]:
+    """Both factors of every layer, the same ones for the same seed, also where a training goes on from a checkpoint."""
+    generator = torch.Generator().manual_seed(settings.seed % 2**63)
+    return {
+        path: TrainableLoRA(
+            target.shape, *_rank_and_alpha(target, settings), generator=generator,
+            compute_dtype=DTYPES[settings.training_dtype], device=patcher.load_device,
+        )
+        for path, target in targets.items()
+    }  # fmt: skip
+
+
+def _rank_and_alpha(target: Target, settings: TrainingSettings) -> tuple[int, float]:
+    """A layer narrower than the rank keeps the scaling at its full rank."""
+    rank = min(settings.rank, *target.shape)
+    return rank, (settings.alpha or settings.rank) / settings.rank * rank
+
+
 def _decompose(patcher: Patcher, path: str, target: Target, settings: TrainingSettings, bases: KeptBases) -> Factors:
-    rank = min(settings.rank, *target.shape)  # a layer narrower than the rank keeps the scaling at its full rank
-    scaling = (settings.alpha or settings.rank) / settings.rank
-    return bases.factors(patcher, path, target, rank, scaling * rank)
+    return bases.factors(patcher, path, target, *_rank_and_alpha(target, settings))
 
 
 def _monitor(patcher: Patcher, status: TrainingStatus, view: View, folder: Run) -> Monitor:

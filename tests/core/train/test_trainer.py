@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from comfyui_qr_lora.qrlora_core import Layer, OptimizerSettings, TrainableDelta, Trainer, TrainingError
-from comfyui_qr_lora.qrlora_core.train.delta import linear_branch
+from comfyui_qr_lora.qrlora_core.train.trainable import linear_branch
 from comfyui_qr_lora.tests.support import oracle
 from comfyui_qr_lora.tests.support.oracle import normal
 from comfyui_qr_lora.tests.support.regression import ALPHA, RANK, SHIFT, TARGET, WIDTH, W, X, factors, regression

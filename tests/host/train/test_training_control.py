@@ -102,8 +102,13 @@ EVERYTHING: dict[str, Any] = {
 @pytest.mark.parametrize("after", [1, 3, 5])
 @pytest.mark.parametrize(
     "given",
-    [{}, {"variant": "full", "gradient_checkpointing": True, "training_dtype": "bf16"}, EVERYTHING],
-    ids=["plain", "checkpointing", "everything"],
+    [
+        {},
+        {"variant": "full", "gradient_checkpointing": True, "training_dtype": "bf16"},
+        EVERYTHING,
+        EVERYTHING | {"variant": "lora"},
+    ],
+    ids=["plain", "checkpointing", "everything", "lora"],
 )
 def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(model: Any, after: int, given: dict[str, Any]) -> None:
     """Optimizer, schedule, random state and data order: all losses and every bit of the adapter."""

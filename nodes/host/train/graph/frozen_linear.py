@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .....qrlora_core import TrainableDelta
+from .....qrlora_core import Trainable
 from ...model.key_map import Target
 from ...model.weights import is_quantized
 from .checkpointing import ActivationCache
@@ -25,7 +25,7 @@ from .modules import replaced_forward
 
 @contextlib.contextmanager
 def attached(
-    model: torch.nn.Module, deltas: Mapping[str, tuple[Target, TrainableDelta]], outputs: ActivationCache
+    model: torch.nn.Module, deltas: Mapping[str, tuple[Target, Trainable]], outputs: ActivationCache
 ) -> Iterator[set[str]]:
     """Within the context, every target's layer computes ``y + delta(x)``, on its rows of y only.
 
@@ -37,7 +37,7 @@ def attached(
         deltas: module path to (target, what is trained there); several may belong to one fused layer.
         outputs: takes what layers give, for blocks that run twice.
     """
-    by_module: dict[str, list[tuple[Target, TrainableDelta]]] = {}
+    by_module: dict[str, list[tuple[Target, Trainable]]] = {}
     for target, delta in deltas.values():
         by_module.setdefault(target.module, []).append((target, delta))
     ran: set[str] = set()
@@ -61,7 +61,7 @@ def _noting(name: str, forward: Callable[[Tensor], Tensor], ran: set[str]) -> Ca
 def _forward(
     module: Any,
     original: Callable[[Tensor], Tensor],
-    members: Sequence[tuple[Target, TrainableDelta]],
+    members: Sequence[tuple[Target, Trainable]],
     outputs: ActivationCache,
 ) -> Callable[[Tensor], Tensor]:
     lend, width = lender(module), module.out_features
@@ -94,7 +94,7 @@ def _forward(
 _Place = tuple[int, int, int, int]
 
 
-def _places(members: Sequence[tuple[Target, TrainableDelta]], width: int) -> list[_Place]:
+def _places(members: Sequence[tuple[Target, Trainable]], width: int) -> list[_Place]:
     places, column = [], 0
     for target, delta in members:
         start, length = target.rows or (0, width)
