@@ -591,7 +591,8 @@ def test_a_finger_does_what_a_mouse_does(page: Page, open_panel: Open, adapters:
         touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
 
     def tap(target: Locator) -> None:
-        """Short, however slow the machine is: a finger that rests asks for a menu."""
+        """Short, where the target rests: a selected node makes the host open a panel, which moves all others."""
+        target.click(trial=True)
         touch.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [at(target)]})
         touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
 
