@@ -185,7 +185,7 @@ def _deltas(
 
 def _loras(patcher: Patcher, targets: Mapping[str, Target], settings: TrainingSettings) -> dict[str, Trainable]:
     """Both factors of every layer, the same ones for the same seed, also where a training goes on from a checkpoint."""
-    generator = torch.Generator().manual_seed(settings.seed % 2**63)
+    generator = torch.Generator().manual_seed(settings.seed)
     return {
         path: TrainableLoRA(
             target.shape, *_rank_and_alpha(target, settings), generator=generator,
