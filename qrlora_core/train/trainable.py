@@ -14,7 +14,7 @@ class Trainable(torch.nn.Module):
     """The trained part of one layer, ``up (down x)`` beside ``W x``, which is zero at first.
 
     Attributes:
-        variant: as the node and the metadata of files call it. rank: of the layer's delta, at most.
+        variant: the word for it in settings and in the metadata of files. rank: of the layer's delta, at most.
     """
 
     variant: str
