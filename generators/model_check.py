@@ -310,7 +310,7 @@ def _gained(name: str, bare: Patcher, live: Patcher, deltas: Mapping[str, Tensor
     comfy.model_management.load_models_gpu([bare])  # so that a layer by itself gives what it gives without us
     errors = []
     for path, (x, output) in seen.items():
-        expected = F.linear(x.float(), deltas[path])
+        expected = F.linear(x.float(), deltas[path].to(x.device))
         without = bare.model.get_submodule(path)(x)
         errors.append(float((output - without - expected).norm() / expected.norm()))
     return errors

@@ -12,6 +12,7 @@ from playground.world.splits import Part, splits
 
 EQUAL: tuple[Scales, ...] = ((0.5, 0.5), (0.7, 0.7), (1.0, 1.0), (1.3, 1.3))
 BOTH = ("qr_full", "lora")  # the two methods that all recipes and merges are tried with
+PEERS = ("lora", "lora_half")  # at equal rank, and at about as many trained numbers
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,11 @@ class Plan:
             *(Cell(method, best, merge) for merge in self.merges for method in both),
         ]
         yield from dict.fromkeys(every)
+
+    def compared(self) -> list[tuple[Cell, Cell]]:
+        """QR-LoRA and its peers, as published: what is compared at equal quality of the single adapters too."""
+        peers = [peer for peer in PEERS if peer in self.methods]
+        return [(Cell(BOTH[0], PUBLISHED.name), Cell(peer, PUBLISHED.name)) for peer in peers]
 
     def part(self, *, tuning: bool) -> Part:
         """Contents and styles of the tuning or of the test."""

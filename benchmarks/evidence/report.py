@@ -12,14 +12,16 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.evidence.plan import BOTH, EQUAL, FULL, Cell, Plan
+from benchmarks.evidence import equal
+from benchmarks.evidence.alone import EACH
+from benchmarks.evidence.plan import BOTH, EQUAL, FULL, PEERS, Cell, Plan
 from benchmarks.evidence.recipes import PUBLISHED
-from benchmarks.evidence.statistics import JUDGES, Interval, Outcome, difference, level, outcomes
+from benchmarks.evidence.statistics import JUDGES, Array, Interval, Outcome, difference, interval, level, outcomes
 from benchmarks.evidence.tuning import Tried, tuned
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +40,6 @@ NAMES = {
     "q_mirrored": "mirrored Q, `triu`",
     "q_disjoint": "disjoint Q",
 }
-PEERS = ("lora", "lora_half")  # at equal rank, and at about as many trained numbers
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -170,6 +171,72 @@ def frontier(evidence: Evidence) -> str:
     return table(["content / style kept at scale", *points], rows)
 
 
+def equal_table(evidence: Evidence) -> str:
+    """QR-LoRA against its peers where single content adapters are equally good on the tuning split."""
+    rows = []
+    for cell, peer in evidence.plan.compared():
+        paths = [equal.path_of(evidence.results, *pair) for pair in ((cell, peer), (peer, cell))]
+        if not all(path.exists() for path in paths):
+            continue
+        first, second = (outcomes(path, evidence.plan.pictures)["equal"] for path in paths)
+        found = [difference(first, second, judge) for judge in JUDGES]
+        rows.append([f"{NAMES[cell.method]}, {NAMES[peer.method]}", *_matched(evidence, cell, peer),
+                     *(" / ".join(f"{one.mean(judge, 'both'):.2f}" for judge in JUDGES) for one in (first, second)),
+                     *found, verdict(found)])  # fmt: skip
+    head = ["two methods", "updates", "contents kept alone (tuning split)", "both kept by the first", "by the second",
+            "harmonic mean, paired difference, analytic", "learned", ""]  # fmt: skip
+    return table(head, rows)
+
+
+def _matched(evidence: Evidence, cell: Cell, peer: Cell) -> tuple[str, str]:
+    quality = {one: equal.quality(equal.quality_path(evidence.results, one)) for one in (cell, peer)}
+    tuned = {one: evidence.tuned(one).mark for one in (cell, peer)}
+    marks = {a: equal.matched(quality[a], tuned[a], quality[b], tuned[b]) for a, b in ((cell, peer), (peer, cell))}
+    return (
+        ", ".join(str(mark) for mark in marks.values()),
+        ", ".join(f"{quality[one][mark]:.2f}" for one, mark in marks.items()),
+    )
+
+
+def among_good(evidence: Evidence) -> str:
+    """Of the pairs whose single adapters do their work with both methods: how many pictures keep both."""
+    rows = []
+    for cell, peer in evidence.plan.compared():
+        if not all(evidence.has("alone", one) and evidence.done(one) for one in (cell, peer)):
+            continue
+        shares, gaps, counts = [], [], []
+        for judge in JUDGES:
+            good = _good(evidence, cell, judge) & _good(evidence, peer, judge)
+            both = [evidence.outcome(one).shares[judge]["both"] for one in (cell, peer)]
+            shares.append([f"{one[good].mean():.2f}" for one in both])
+            gaps.append(interval(partial(_mean_where, both[0] - both[1], good), good.shape))
+            counts.append(f"{good.mean():.2f}")
+        rows.append([f"{NAMES[cell.method]}, {NAMES[peer.method]}", " / ".join(counts),
+                     *(" / ".join(one) for one in zip(*shares, strict=True)), *gaps, verdict(gaps)])  # fmt: skip
+    head = ["two methods", "share of pairs", "both kept by the first", "by the second",
+            "paired difference, analytic", "learned", ""]  # fmt: skip
+    return table(head, rows)
+
+
+def _mean_where(values: Array, good: Array, rows: tuple[Array, ...]) -> float:
+    chosen = values[rows][good[rows]]
+    return float(chosen.mean()) if chosen.size else 0.0
+
+
+def _good(evidence: Evidence, cell: Cell, judge: str) -> Array:
+    """(seeds, contents, styles): whether both single adapters keep their half in at least half of their pictures."""
+    plan = evidence.plan
+    part = plan.part(tuning=False)
+    kept = np.zeros((len(plan.seeds), len(part.contents) + len(part.styles)))
+    for row in evidence.rows("alone", cell):
+        if row["kind"] == "kept":
+            half = "style" if row["is_style"] == "1" else "content"
+            kept[int(row["seed"]), int(row["adapter"])] += int(row[f"{judge}_{half}"]) / EACH
+    good = kept >= 0.5
+    contents, styles = np.split(good, [len(part.contents)], axis=1)
+    return contents[:, :, None] & styles[:, None, :]
+
+
 def recipes_tables(evidence: Evidence) -> Iterator[tuple[str, str]]:
     """All recipes for two methods, and against the published one."""
     cells = [
@@ -271,6 +338,8 @@ def document(evidence: Evidence) -> str:
     parts = dict([*methods_tables(evidence), *recipes_tables(evidence), *merges_tables(evidence)])
     parts |= {
         "frontier": frontier(evidence),
+        "equal": equal_table(evidence),
+        "among_good": among_good(evidence),
         "meeting": meeting(evidence),
         "alone": alone(evidence),
         "settings": settings(evidence),

@@ -9,12 +9,14 @@ import json
 import statistics
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
 import torch
 
+from benchmarks.evidence import equal
 from benchmarks.evidence.alone import questions
 from benchmarks.evidence.bench import Bench
 from benchmarks.evidence.measures import COUNTS, asked_pairs, non_additivity
@@ -72,12 +74,25 @@ class Run:
 
     def draw(self, cell: Cell) -> None:
         """Judge all pairs of a cell at all its points with all seeds."""
-        path = self.results / "cells" / f"{cell}.csv.gz"
+        self._draw(cell, self.points(cell), self.results / "cells" / f"{cell}.csv.gz")
+
+    def single(self, cell: Cell) -> None:
+        """How good a method's single content adapters are, on the tuning split."""
+        equal.measure(self.bench, cell, tuned(self.grid(cell)), equal.quality_path(self.results, cell))
+
+    def draw_equal(self, cell: Cell, other: Cell) -> None:
+        """Judge all pairs of a cell with single adapters that are no better than the other's."""
+        best, others = tuned(self.grid(cell)), tuned(self.grid(other))
+        own, its = (equal.quality(equal.quality_path(self.results, one)) for one in (cell, other))
+        how = replace(best, mark=equal.matched(own, best.mark, its, others.mark))
+        self._draw(cell, {"equal": (how, how.scales)}, equal.path_of(self.results, cell, other))
+
+    def _draw(self, cell: Cell, points: Mapping[str, tuple[Tried, Scales]], path: Path) -> None:
         if path.exists():
             return
         part, rows = self.plan.part(tuning=False), []
         for seed in self.plan.seeds:
-            for point, (how, scales) in self.points(cell).items():
+            for point, (how, scales) in points.items():
                 adapters = self.bench.adapters(cell, how.rate, how.mark, seed, tuning=False)
                 counts = self.bench.judged_pairs(adapters, part, [scales], cell.merge, seed, self.plan.pictures)
                 for number, ((content, style), _) in enumerate(asked_pairs(part)):
@@ -152,11 +167,19 @@ def test(run: Run) -> list[Task]:
     return [partial(way, cell) for way, those in ways for cell in those]
 
 
+def equals(run: Run) -> Iterable[list[Task]]:
+    """The methods that are compared, with single adapters that are equally good."""
+    cells = dict.fromkeys(cell for pair in run.plan.compared() for cell in pair)
+    yield [partial(run.single, cell) for cell in cells]
+    yield [partial(run.draw_equal, *pair) for one in run.plan.compared() for pair in (one, one[::-1])]
+
+
 def phases(run: Run, *, only_tuning: bool) -> Iterable[list[Task]]:
     """The tuning split, and then the test split."""
     yield from tuning(run)
     if not only_tuning:
         yield test(run)
+        yield from equals(run)
 
 
 def call(until: float, task: Task) -> str:

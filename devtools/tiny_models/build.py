@@ -92,7 +92,6 @@ def _patcher(
         config = configuration(architecture)
         config.set_inference_dtype(dtype, compute_dtype)
         model = model_of(architecture, config)
-        architecture.narrow(model.diffusion_model)
         fill(model.diffusion_model, torch.Generator().manual_seed(seed))
         return model
 
@@ -136,14 +135,20 @@ def _completed(architecture: Architecture, unet: Mapping[str, Any]) -> Mapping[s
 def _on_no_memory(architecture: Architecture, unet: Mapping[str, Any]) -> HostModel:
     config = _kind(architecture)(dict(unet))
     config.set_inference_dtype(torch.float32, None)
-    return model_of(architecture, config, device=torch.device("meta"))
+    return _made(architecture, config, device=torch.device("meta"))
 
 
 @torch.no_grad()  # as the host loads: some classes copy what a checkpoint holds into parameters
-def model_of(architecture: Architecture, config: Any, **options: Any) -> HostModel:
-    """The model of a configuration, its weights allocated but not filled."""
+def model_of(architecture: Architecture, config: Any) -> HostModel:
+    """The small model of a configuration, its weights allocated but not filled."""
     with _allocating():
-        model: HostModel = config.get_model(architecture.beside(), "", **options)
+        model = _made(architecture, config)
+        architecture.narrow(model.diffusion_model)
+    return model
+
+
+def _made(architecture: Architecture, config: Any, **options: Any) -> HostModel:
+    model: HostModel = config.get_model(architecture.beside(), "", **options)
     return model
 
 

@@ -21,6 +21,7 @@ _Recipe = tuple[dict[str, Any], dict[str, Any]]
 _SMOOTHED = "nvfp4_smoothed"  # as ModelOpt has it: every layer's input is scaled, its weight divided by the same
 _GROUP = 16  # inputs that are rotated together; divides every width here
 _FINEST = {"w4a4": 64}  # inputs that share a scale: a layer of another width stays as it is, as in real checkpoints
+_KERNEL = 4  # a GPU's int8 products want both widths in multiples of it: a sum over layers, one wide, stays as it is
 _RECIPES: dict[str, _Recipe] = {
     "mixed": ({"format": "float8_e4m3fn"}, {"scale": "recalculate"}),
     "float8_e5m2": ({"format": "float8_e5m2"}, {"scale": "recalculate"}),
@@ -70,11 +71,17 @@ def quantized(
     paths = [
         path
         for path, module in plain.named_modules()
-        if isinstance(module, nn.Linear) and only(path) and module.in_features % _FINEST.get(form, 1) == 0
+        if isinstance(module, nn.Linear) and only(path) and _quantizes(module, form)
     ]
     load = _load_quantized if _quantizes_by_entry() else _load_float8_of_old
     state = plain.state_dict()
     return patcher_of(lambda: load(architecture, dict(state), paths, form, compute_dtype), device)
+
+
+def _quantizes(layer: nn.Linear, form: str) -> bool:
+    if "int8" in form and (layer.in_features % _KERNEL or layer.out_features % _KERNEL):
+        return False
+    return layer.in_features % _FINEST.get(form, 1) == 0
 
 
 def _quantizes_by_entry() -> bool:
@@ -108,7 +115,6 @@ def _load_quantized(
     config.quant_config = comfy.utils.detect_layer_quantization(state, "")
     config.set_inference_dtype(compute_dtype, compute_dtype)
     model = model_of(architecture, config)
-    architecture.narrow(model.diffusion_model)
     model.diffusion_model.load_state_dict(state)
     return model
 
