@@ -12,7 +12,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +154,13 @@ def methods_tables(evidence: Evidence) -> Iterator[tuple[str, str]]:
         yield f"first_{key}", gain(evidence, pairs, first_candidates=True)
 
 
+def bases(evidence: Evidence) -> str:
+    """Every other method but the peers against QR-LoRA `full`."""
+    own = Cell(BOTH[0], PUBLISHED.name)
+    others = [Cell(method, own.recipe) for method in evidence.plan.methods if method not in (own.method, *PEERS)]
+    return gain(evidence, [(NAMES[cell.method], cell, own) for cell in others])
+
+
 def frontier(evidence: Evidence) -> str:
     """Content and style kept at equal scales, by the analytic judge."""
     points = [f"{scales[0]:g}" for scales in EQUAL]
@@ -209,7 +216,7 @@ def among_good(evidence: Evidence) -> str:
             good = _good(evidence, cell, judge) & _good(evidence, peer, judge)
             both = [evidence.outcome(one).shares[judge]["both"] for one in (cell, peer)]
             shares.append([f"{one[good].mean():.2f}" for one in both])
-            gaps.append(interval(partial(_mean_where, both[0] - both[1], good), good.shape))
+            gaps.append(interval(_ratio, (both[0] - both[1]) * good, 1.0 * good))
             counts.append(f"{good.mean():.2f}")
         rows.append([f"{NAMES[cell.method]}, {NAMES[peer.method]}", " / ".join(counts),
                      *(" / ".join(one) for one in zip(*shares, strict=True)), *gaps, verdict(gaps)])  # fmt: skip
@@ -218,9 +225,8 @@ def among_good(evidence: Evidence) -> str:
     return table(head, rows)
 
 
-def _mean_where(values: Array, good: Array, rows: tuple[Array, ...]) -> float:
-    chosen = values[rows][good[rows]]
-    return float(chosen.mean()) if chosen.size else 0.0
+def _ratio(part: Array, whole: Array) -> Array:
+    return part / np.where(whole, whole, 1)
 
 
 def _good(evidence: Evidence, cell: Cell, judge: str) -> Array:
@@ -337,6 +343,7 @@ def document(evidence: Evidence) -> str:
     """The whole text."""
     parts = dict([*methods_tables(evidence), *recipes_tables(evidence), *merges_tables(evidence)])
     parts |= {
+        "bases": bases(evidence),
         "frontier": frontier(evidence),
         "equal": equal_table(evidence),
         "among_good": among_good(evidence),

@@ -6,6 +6,7 @@ import csv
 import gzip
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -50,12 +51,12 @@ def outcomes(path: Path, pictures: int) -> dict[str, Outcome]:
 
 def harmonic(content: float, style: float) -> float:
     """The harmonic mean of two shares, 0 where both are."""
-    return 2 * content * style / (content + style) if content + style else 0.0
+    return float(_harmonic(np.float64(content), np.float64(style)))
 
 
-def harmonic_of(content: Array, style: Array) -> float:
-    """The harmonic mean of the mean shares."""
-    return harmonic(float(content.mean()), float(style.mean()))
+def _harmonic(content: Array, style: Array) -> Array:
+    total = content + style
+    return 2 * content * style / np.where(total, total, 1)
 
 
 @dataclass(frozen=True)
@@ -70,24 +71,35 @@ class Interval:
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
 
-def interval(figure: Callable[[tuple[Array, ...]], float], shape: tuple[int, ...], seed: int = 0) -> Interval:
+def interval(figure: Callable[..., Array], *values: Array) -> Interval:
     """Bootstrap over seeds, contents and styles, each resampled with replacement.
 
     Args:
-        figure: of the rows of seeds, contents and styles that are taken, as ``numpy.ix_`` has them.
+        figure: of the means of the values, elementwise.
+        values: (seeds, contents, styles) each.
     """
-    rng = np.random.default_rng(seed)
-    whole = figure(np.ix_(*(np.arange(n) for n in shape)))
-    drawn = [figure(np.ix_(*(rng.integers(n, size=n) for n in shape))) for _ in range(RESAMPLES)]
+    weights = _resampled(values[0].shape)
+    whole = float(figure(*(value.mean() for value in values)))
+    drawn = figure(*(np.einsum("rs,rc,rt,sct->r", *weights, value, optimize=True) for value in values))
     low, high = np.quantile(drawn, (0.025, 0.975))
     return Interval(whole, float(low), float(high))
+
+
+@cache
+def _resampled(shape: tuple[int, ...], seed: int = 0) -> tuple[Array, ...]:
+    """Of each axis how much every index weighs, (resamples, n): how often it was drawn, as a share."""
+    rng = np.random.default_rng(seed)
+    weights = tuple(np.zeros((RESAMPLES, n)) for n in shape)
+    for resample in range(RESAMPLES):
+        for weight, n in zip(weights, shape, strict=True):
+            weight[resample] = np.bincount(rng.integers(n, size=n), minlength=n) / n
+    return weights
 
 
 def level(outcome: Outcome, judge: str) -> Interval:
     """The harmonic mean of what is kept, with its interval."""
     shares = outcome.shares[judge]
-    content, style = shares["content"], shares["style"]
-    return interval(lambda rows: harmonic_of(content[rows], style[rows]), content.shape)
+    return interval(_harmonic, shares["content"], shares["style"])
 
 
 def difference(
@@ -95,11 +107,10 @@ def difference(
 ) -> Interval:
     """How much more the first keeps, pair by pair and seed by seed: of one count, or the harmonic mean."""
     a, b = first.shares[judge], second.shares[judge]
-    content, style = FIRST.values() if first_candidates else FIRST
     if count:
-        gap = a[count] - b[count]
-        return interval(lambda rows: float(gap[rows].mean()), gap.shape)
+        return interval(lambda gap: gap, a[count] - b[count])
+    content, style = FIRST.values() if first_candidates else FIRST
     return interval(
-        lambda rows: harmonic_of(a[content][rows], a[style][rows]) - harmonic_of(b[content][rows], b[style][rows]),
-        a[content].shape,
-    )
+        lambda c, s, other_c, other_s: _harmonic(c, s) - _harmonic(other_c, other_s),
+        a[content], a[style], b[content], b[style],
+    )  # fmt: skip

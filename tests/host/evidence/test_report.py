@@ -10,7 +10,19 @@ import pytest
 
 from benchmarks.evidence.measures import COUNTS
 from benchmarks.evidence.plan import FULL, Cell
-from benchmarks.evidence.report import DOCUMENT, NAMES, RESULTS, TEXT, Evidence, document
+from benchmarks.evidence.report import (
+    DOCUMENT,
+    NAMES,
+    RESULTS,
+    TEXT,
+    Evidence,
+    bases,
+    document,
+    meeting,
+    merges_tables,
+    methods_tables,
+    recipes_tables,
+)  # fmt: skip
 from benchmarks.evidence.statistics import FIRST
 
 EVIDENCE = Evidence(RESULTS, FULL)
@@ -49,6 +61,43 @@ def test_a_share_of_the_document_is_that_of_its_rows() -> None:
     line = re.search(rf"^\| {re.escape(NAMES['lora'])} \| ([^|]+) \|", DOCUMENT.read_text("utf-8"), re.MULTILINE)
     assert line
     assert line[1] == expected
+
+
+def _verdicts(name: str) -> dict[str, str]:
+    """Title to verdict of a table that the document holds."""
+    part = dict(
+        [*methods_tables(EVIDENCE), *recipes_tables(EVIDENCE), *merges_tables(EVIDENCE), ("bases", bases(EVIDENCE))]
+    )
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in part[name].splitlines()[2:]]
+    return {row[0]: row[-1] for row in rows}
+
+
+@pytest.mark.parametrize("recipe", ["published", "best"])
+def test_the_headline_holds(recipe: str) -> None:
+    """No QR-LoRA is better than its peers, nor within the noise: the text says worse, of every triangle and Q."""
+    assert {*_verdicts(f"peers_{recipe}").values()} == {"worse"}
+
+
+@pytest.mark.parametrize("crossing", ["recipes_gain", "merges_gain", "bases"])
+def test_what_is_said_to_beat_nothing_beats_nothing(crossing: str) -> None:
+    verdicts = _verdicts(crossing)
+    assert verdicts
+    assert "better" not in verdicts.values()
+
+
+def test_every_word_of_what_costs_holds() -> None:
+    for title, verdict in (_verdicts("recipes_gain") | _verdicts("merges_gain")).items():
+        if title.endswith((", mild", ", strong", ", levels", ", ties")):
+            assert verdict == "worse", title
+        if "null_space" in title or title.endswith(", roles"):
+            assert verdict == "no difference shown", title
+
+
+def test_no_correlation_with_the_cosine_is_above_what_is_said() -> None:
+    said = re.search(r"no correlation is above (\.\d+)", TEXT.read_text("utf-8"))
+    assert said
+    shown = [line.split("|")[5].strip() for line in meeting(EVIDENCE).splitlines()[2:]]
+    assert max(abs(float(value)) for value in shown if value != "-") <= float(said[1])
 
 
 def _read(cell: Cell) -> list[dict[str, str]]:
