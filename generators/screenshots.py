@@ -234,7 +234,7 @@ def _photograph_mixer(studio: Studio, keep: Keep) -> None:
     keep(studio.shoot("2"), HELP / "QRLoRA_Mixer.jpg")
     with studio.dialog("+ Add"):
         for card in ("neon", "content"):
-            studio.page.locator(f".qr-lora-picker-card[data-name*={card}]").click()
+            studio.page.locator(f".qr-lora-picker-card[data-name*=playground_{card}]").click()
         keep(studio.page.locator("dialog[open]").screenshot(), DOCUMENTS / "several_files.jpg")
     with studio.dialog("Recipes"):
         for name in ("house at night", "house in neon"):

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 HERE = Path(__file__).parent
-DIFFUSION = HERE / "weights" / "tiny_sd3.safetensors"
-DECODER = HERE / "weights" / "taesd_decoder.safetensors"
+DIFFUSION = HERE / "weights" / "world_sd3.safetensors"
+DECODER = HERE / "weights" / "world_decoder.safetensors"
 ASSETS = HERE.parent / "example_workflows" / "assets"
 # What the examples load, trained on this model by `playground.adapters`; the folder is that below the host's models.
 ADAPTERS = {

@@ -229,11 +229,6 @@ def all_scenes() -> list[Scene]:
     return [Scene(*names) for names in itertools.product(COLOURS, SHAPES, TEXTURES, BACKGROUNDS)]
 
 
-def held_out(scene: Scene) -> bool:
-    """Pairs of colour and shape kept from training, one per shape, to see whether the model combines."""
-    return list(COLOURS).index(scene.colour) == (3 * list(SHAPES).index(scene.shape) + 1) % len(COLOURS)
-
-
 def contact_sheet(pictures: list[NDArray[np.uint8]], columns: int) -> NDArray[np.uint8]:
     """Lay pictures of one size out in rows."""
     blank = np.full_like(pictures[0], 255)

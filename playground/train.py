@@ -1,12 +1,11 @@
-"""Train the playground's decoder and diffusion model on drawn pictures: `python -m playground.train`.
+"""What the trainings of the tiny SD3, its decoder and its judges share; `python -m playground.world.train` runs them.
 
-Both runs are resumable (checkpoints in the work folder) and deterministic under a seed: step n draws its batch
-from a generator seeded with n. Weights are written to playground/weights.
+Runs are resumable (checkpoints in the work folder) and deterministic under a seed: step n draws its batch from a
+generator seeded with n.
 """
 
 from __future__ import annotations
 
-import argparse
 import logging
 import math
 import os
@@ -20,15 +19,12 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from devtools.host import boot
 from playground import autoencoder, text_encoder
-from playground.draw import Scene, all_scenes, draw, draw_any_style, held_out
 
 T = TypeVar("T")
 
 log = logging.getLogger("playground")
 
-WEIGHTS = Path(__file__).parent / "weights"
 DEPTH = 3
 HIDDEN = 64 * DEPTH  # the host detects the depth from this
 TEXT_WIDTH = 768  # CLIP-L's; SD3 pads it with zeros to 4096 and 2048, assemble.py adds those columns
@@ -82,36 +78,9 @@ def fit(model: nn.Module, loss_at: Callable[[int], Tensor], *, steps: int, peak:
     return average
 
 
-def training_scenes() -> list[Scene]:
-    """The scenes that the model may see: of those with both a texture and a background, every third."""
-    scenes = [scene for scene in all_scenes() if not held_out(scene)]
-    return [scene for i, scene in enumerate(scenes) if not (scene.texture and scene.background) or i % 3 == 0]
-
-
-def draw_pictures(count: int, seed: int) -> tuple[np.ndarray, Tensor]:
-    """Pictures (count, 128, 128, 3) as bytes and the indices of their scenes; plain ones come more often."""
-    rng = np.random.default_rng(seed)
-    scenes = training_scenes()
-    weights = np.array([(1 if s.texture else 3) * (1 if s.background else 3) for s in scenes], dtype=np.float64)
-    chosen = rng.choice(len(scenes), size=count, p=weights / weights.sum())
-    return np.stack([draw(scenes[i], rng) for i in chosen]), torch.from_numpy(chosen)
-
-
 def to_tensor(pictures: np.ndarray) -> Tensor:
     """Bytes (n, h, w, 3) as float32 (n, 3, h, w) from 0 to 1."""
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
-
-
-def train_decoder(steps: int, work: Path, seed: int, batch: int = 16, crop: int = 8) -> None:
-    """Train the narrow TAESD decoder to undo the hand-set encoder, with slightly noisy latents.
-
-    Half of its pictures have random colours and glows, so that styles the diffusion model does not know get through.
-    """
-    rng = np.random.default_rng(seed)
-    styled = np.stack([draw_any_style(rng) for _ in range(1500)])
-    pictures = np.concatenate([draw_pictures(1500, seed)[0], styled])
-    average = fit_decoder(pictures, steps=steps, checkpoint=work / "decoder.pt", seed=seed, batch=batch, crop=crop)
-    save_half(average, WEIGHTS / "taesd_decoder.safetensors")
 
 
 def fit_decoder(
@@ -224,70 +193,8 @@ def attention(_host: Any, q: Tensor, k: Tensor, v: Tensor, heads: int, **options
     return (torch.softmax(scores, dim=-1).to(v.dtype) @ v).transpose(1, 2).flatten(2)
 
 
-def train_diffusion(steps: int, work: Path, seed: int, batch: int, count: int) -> None:
-    """Train the tiny SD3 by rectified flow: predict noise - x0 at (1 - sigma) x0 + sigma noise."""
-
-    def latents_and_scenes() -> tuple[Tensor, Tensor]:
-        pictures, scenes = draw_pictures(count, seed + 1)
-        parts = [autoencoder.encode(to_tensor(pictures[i : i + 256])) for i in range(0, count, 256)]
-        return torch.cat(parts), scenes
-
-    captions = [scene.caption for scene in training_scenes()]
-    hidden, pooled = cached(work / "captions.pt", lambda: encode_captions([*captions, ""]))
-    latents, scenes = cached(work / f"latents_{count}.pt", latents_and_scenes)
-    torch.manual_seed(seed)
-    model = build_model()
-    full: dict[str, Any] = {"optimized_attention_override": attention}
-    thinned = {**full, "text_token_counts": COUNTS}
-    few = hidden[:, KEPT].contiguous()
-    log.info("%.2f million parameters", sum(p.numel() for p in model.parameters()) / 1e6)
-
-    def loss_at(step: int) -> Tensor:
-        random = generator(seed, step)
-        rows = torch.randint(len(latents), (batch,), generator=random)
-        dropped = torch.rand(batch, generator=random) < 0.1
-        caption = torch.where(dropped, len(captions), scenes[rows])
-        u = (torch.arange(batch) + torch.rand(batch, generator=random)) / batch  # stratified
-        sigma = SHIFT * u / (1 + (SHIFT - 1) * u)
-        x0 = latents[rows]
-        noise = torch.randn(x0.shape, generator=random)
-        mixed = torch.lerp(x0, noise, sigma[:, None, None, None])
-        text, options = (few, thinned) if step < 0.9 * steps else (hidden, full)
-        with torch.autocast("cpu", torch.bfloat16):
-            velocity: Tensor = model(mixed, sigma * 1000, y=pooled[caption].float(), context=text[caption].float(),
-                                     transformer_options=options)  # fmt: skip
-        return (velocity.float() - (noise - x0)).square().mean()
-
-    average = fit(model, loss_at, steps=steps, peak=1.5e-3, checkpoint=work / "diffusion.pt")
-    save_half(average, WEIGHTS / "tiny_sd3.safetensors")
-
-
 def save_half(weights: dict[str, Tensor], path: Path) -> None:
     """Write weights as float16."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(save({key: value.half().contiguous() for key, value in weights.items()}))
     log.info("wrote %s, %.2f MB", path.name, path.stat().st_size / 1e6)
-
-
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--stage", choices=("decoder", "diffusion", "all"), default="all")
-    parser.add_argument("--decoder-steps", type=int, default=3500)
-    parser.add_argument("--steps", type=int, default=8000)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--pictures", type=int, default=16000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--work", type=Path, default=Path(".run/playground"), help="checkpoints and caches")
-    options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    options.work.mkdir(parents=True, exist_ok=True)
-    if options.stage != "diffusion":
-        train_decoder(options.decoder_steps, options.work, options.seed)
-    if options.stage != "decoder":
-        boot()
-        train_diffusion(options.steps, options.work, options.seed, options.batch, options.pictures)
-
-
-if __name__ == "__main__":
-    main()

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from benchmarks.setting import DEVICE
 from playground import autoencoder
-from playground.judges.verdict import WEIGHTS
+from playground.assemble import DECODER, DIFFUSION
 from playground.train import COUNTS, KEPT, SHIFT, attention, build_model, cached, encode_captions
 
 LATENT = (16, 16, 16)
@@ -118,9 +118,9 @@ class Base:
     @classmethod
     def trained(cls, words: Words) -> Base:
         """With the committed weights."""
-        net, weights = build_model(), load_file(WEIGHTS / "world_sd3.safetensors")
+        net, weights = build_model(), load_file(DIFFUSION)
         net.load_state_dict({key: value.float() for key, value in weights.items()})
-        decoder = autoencoder.load_decoder(WEIGHTS / "world_decoder.safetensors")
+        decoder = autoencoder.load_decoder(DECODER)
         return cls(words, net.to(DEVICE), decoder.to(DEVICE))
 
     @property

@@ -16,13 +16,13 @@ from torch import nn
 
 from playground import autoencoder
 from playground import draw as plain
-from playground.judges.verdict import UNCLEAR, WEIGHTS, Pictures, look_names, shape_names
+from playground.assemble import DECODER
+from playground.judges.verdict import UNCLEAR, Pictures, look_names, shape_names
 from playground.world import scene
 from playground.world.fields import Array
 from playground.world.scene import Look, Place
 from playground.world.styles import as_bytes, styles
 
-DECODERS = ("world_decoder.safetensors", "taesd_decoder.safetensors")  # the first that is there
 MIDDLE = 0.15  # a share nearer to one half than this is neither of both
 NOISE = 0.1  # at most, of a latent
 
@@ -128,4 +128,4 @@ def decoded(pictures: Pictures, random: torch.Generator, noise: float = NOISE) -
 
 @cache
 def _decoder() -> nn.Module:
-    return autoencoder.load_decoder(next(path for path in (WEIGHTS / name for name in DECODERS) if path.exists()))
+    return autoencoder.load_decoder(DECODER)

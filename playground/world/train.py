@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from devtools.host import boot
 from playground import autoencoder
 from playground import draw as plain
+from playground.assemble import DECODER, DIFFUSION
 from playground.train import (
     COUNTS,
     KEPT,
@@ -42,7 +43,6 @@ from playground.world.splits import held_out, splits
 
 log = logging.getLogger("playground")
 
-WEIGHTS = Path(__file__).parents[1] / "weights"
 WORKERS = 2
 STYLED, PLAIN = 0.64, 0.26  # of the pictures; the rest have a caption that names the shape alone
 PLAIN_LOOKS = 12  # of a shape
@@ -71,9 +71,17 @@ def _styled(shape: str, rng: np.random.Generator) -> Look:
             return Look(style=style)
 
 
+def plain_looks(shape: str) -> list[Look]:
+    """The few plain looks that a shape was shown in, so that there are not too many captions."""
+    return [_plain_look(shape, number) for number in range(PLAIN_LOOKS)]
+
+
 def _plain(shape: str, rng: np.random.Generator) -> Look:
-    """One of a few looks that each shape has, so that there are not too many captions."""
-    rng = np.random.default_rng((17, splits().shapes.index(shape), int(rng.integers(PLAIN_LOOKS))))
+    return _plain_look(shape, int(rng.integers(PLAIN_LOOKS)))
+
+
+def _plain_look(shape: str, number: int) -> Look:
+    rng = np.random.default_rng((17, splits().shapes.index(shape), number))
     texture = str(rng.choice(plain.TEXTURES, p=(0.6, 0.1, 0.1, 0.1, 0.1)))
     grounds = list(plain.BACKGROUNDS)
     ground = "" if rng.uniform() < 0.4 else str(rng.choice(grounds[1:]))
@@ -109,7 +117,10 @@ def make_data(count: int) -> dict[str, Any]:
 
 
 def train_decoder(steps: int, work: Path, seed: int, batch: int = 16, crop: int = 8) -> None:
-    """As `playground.train.train_decoder`, on pictures of the world and of shapes in any colours."""
+    """Train the narrow TAESD decoder to undo the hand-set encoder, with slightly noisy latents.
+
+    A third of its pictures have random colours and glows, so that styles the diffusion model does not know get through.
+    """
 
     def pictures() -> Tensor:
         rng = np.random.default_rng(seed)
@@ -118,7 +129,7 @@ def train_decoder(steps: int, work: Path, seed: int, batch: int = 16, crop: int 
 
     drawn = cached(work / "decoder_pictures.pt", pictures).numpy()
     average = fit_decoder(drawn, steps=steps, checkpoint=work / "decoder.pt", seed=seed, batch=batch, crop=crop)
-    save_half(average, WEIGHTS / "world_decoder.safetensors")
+    save_half(average, DECODER)
 
 
 def train_diffusion(rank: int, options: argparse.Namespace) -> None:
@@ -158,7 +169,7 @@ def train_diffusion(rank: int, options: argparse.Namespace) -> None:
     average = fit(model, loss_at, steps=options.steps, peak=options.rate, checkpoint=options.work / "diffusion.pt",
                   shared=mean_gradients, keeps=rank == 0)  # fmt: skip
     if rank == 0:
-        save_half(average, WEIGHTS / "world_sd3.safetensors")
+        save_half(average, DIFFUSION)
 
 
 def mean_gradients(model: nn.Module) -> None:
