@@ -22,6 +22,7 @@ from pathlib import Path
 
 from benchmarks.evidence.bench import Bench
 from benchmarks.evidence.plan import FULL, QUICK
+from benchmarks.evidence.report import Evidence, direction
 from benchmarks.evidence.run import Run, call, phases
 from benchmarks.setting import ON_GPU, machine
 
@@ -56,6 +57,8 @@ def main() -> None:
                     print(ran, flush=True)
             if done < len(tasks):
                 sys.exit("not all was done; the same command goes on")
+    if options.quick:
+        print(direction(Evidence(results, plan)))
 
 
 if __name__ == "__main__":

@@ -361,6 +361,15 @@ def document(evidence: Evidence) -> str:
     return text
 
 
+def direction(evidence: Evidence) -> str:
+    """What a quick run found."""
+    part = evidence.plan.part(tuning=False)
+    tables = dict([*methods_tables(evidence), *recipes_tables(evidence)])
+    size = f"{len(part.contents)} x {len(part.styles)} pairs, {len(evidence.plan.seeds)} training seeds"
+    shown = ("methods_published", "peers_published", "recipes", "recipes_gain")
+    return "\n\n".join([f"Direction only: {size}, hardly tuned", *(tables[name] for name in shown)])
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
