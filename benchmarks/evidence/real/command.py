@@ -1,7 +1,7 @@
 """The command line: `python dev.py bench evidence --checkpoint NAME --contents DIR --styles DIR`.
 
-Trains an adapter of each picture with each method, merges every content with every style, draws the pairs, and counts in
-how many pictures judges find both. What is done is not done again, so it may be stopped and started at any time.
+Trains an adapter of each picture with each method, merges every content with every style, draws the pairs, and counts
+in how many pictures judges find both. What is done is not done again, so it may be stopped and started at any time.
 
 Beside a picture whale.png lie its words in whale.txt: the caption that it is learned with, and in a second line what
 stands for it in the prompt of a pair ("a bird in moss style" is learned, "in moss style" is asked for). Judges see with
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     os.environ.update({**PATIENT, **os.environ})  # before torch is imported
     boot(base=options.base.resolve(), gpu=has_gpu() and not options.cpu)
     import_pack()
-    find_models(options.base)
+    prepare_host(options.base)
     try:
         measure(options)
     except InputError as error:
@@ -50,7 +50,6 @@ def measure(options: argparse.Namespace) -> None:
         InputError: anything that cannot serve, before the work begins.
     """
     import torch
-    from comfy.utils import set_progress_bar_enabled
 
     from benchmarks.evidence.real.judges import judges_named
     from benchmarks.evidence.real.models import device, load
@@ -58,7 +57,6 @@ def measure(options: argparse.Namespace) -> None:
     from benchmarks.evidence.real.report import Report
     from benchmarks.evidence.real.run import Run
 
-    set_progress_bar_enabled(False)  # a line for each picture is enough
     plan, files = plan_of(options, on_gpu=device() != "cpu"), files_of(options)
     contents, styles = (read_folder(folder, plan.drawing.size) for folder in (options.contents, options.styles))
     judges = judges_named(options.judge, dict(options.judge_file))
@@ -66,11 +64,13 @@ def measure(options: argparse.Namespace) -> None:
     settings, kept = plan.settings(str(files), digest(contents), digest(styles)), out / "settings.json"
     require_same(kept, settings)
     with torch.inference_mode():
-        run = Run(plan, load(files), contents, styles, out)
-        keep(kept, settings)
+        run = Run(plan, contents, styles, out)
         say(run.cost())
-        run.train(say)
-        run.draw(say)
+        if any(run.left()):
+            model = load(files)
+            keep(kept, settings)
+            run.train(model, say)
+            run.draw(model, say)
         run.judge(judges, say)
     text = Report(run, judges, str(files), f"{device()}, torch {torch.__version__}").text()
     (out / "evidence.md").write_text(text, "utf-8")
@@ -83,10 +83,12 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def find_models(base: Path) -> None:
-    """Take the folders of models that a ComfyUI was told of beside its own."""
+def prepare_host(base: Path) -> None:
+    """Take the folders of models that a ComfyUI was told of beside its own; no bar for every picture."""
+    from comfy.utils import set_progress_bar_enabled
     from utils.extra_config import load_extra_path_config
 
+    set_progress_bar_enabled(False)
     file = base / "extra_model_paths.yaml"
     if file.is_file():
         load_extra_path_config(str(file))
@@ -206,9 +208,8 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     """How adapters learn and pictures are drawn."""
     training, drawing = Training(), Drawing()
     parser.add_argument("--steps", type=count_of, default=training.steps, help="updates of a training")
-    parser.add_argument(
-        "--rate", nargs="+", type=rate_of, default=[], metavar="[METHOD=]RATE", help="learning rate (default: 1e-4)"
-    )
+    text = "learning rate, of all methods or of one (default: 1e-4)"
+    parser.add_argument("--rate", nargs="+", type=rate_of, default=[], metavar="[METHOD=]RATE", help=text)
     parser.add_argument("--rank", type=count_of, default=training.rank)
     parser.add_argument("--batch", type=count_of, default=training.batch)
     parser.add_argument("--targets", default=training.targets, help="which layers, as in Train QR-LoRA")

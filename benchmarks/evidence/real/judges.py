@@ -53,8 +53,8 @@ class Seen:
         return [int(kept.sum()) for kept in (content, style, content * style)]
 
     def similarities(self) -> list[float]:
-        """Mean cosine by role."""
-        return [float(self.similarity[role].mean()) for role in ROLES]
+        """Mean cosine by role, to four places."""
+        return [round(float(self.similarity[role].mean()), 4) for role in ROLES]
 
 
 class Bench:

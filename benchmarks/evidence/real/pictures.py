@@ -81,6 +81,14 @@ def read_pixels(path: Path) -> Tensor:
         return _as_pixels(image)
 
 
+def save_picture(picture: NDArray[np.uint8], path: Path) -> None:
+    """As a PNG, whole or not at all; folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    Image.fromarray(picture).save(temporary, format="png")
+    temporary.replace(path)
+
+
 def _words(path: Path) -> tuple[str, str]:
     if not path.is_file():
         raise InputError(f"{path}: expected a text file with the picture's caption, found none. Write one.")

@@ -14,18 +14,17 @@ from benchmarks.evidence.tables import NAMES, table, verdict
 
 TEXT = """# What a mix keeps on {model}
 
-{warning}- {contents} contents, {styles} styles, {pictures} pictures of each pair; trainings of each adapter: {seeds}.
+{warning}- {contents} contents, {styles} styles; {seeds} times trained, {pictures} pictures of each pair every time.
 - An adapter learns from one picture: {training}.
-- Pictures: {drawing}. Made on {machine}.
-- Judges: {judges}. A picture keeps its content when, of all content pictures given, the one most like it is its own,
-  by the cosine of the embeddings; likewise its style. By chance {chance_content:.2f} of the contents and
-  {chance_style:.2f} of the styles are kept.
+- Pictures: {drawing}.
+- Judges: {judges}. A picture keeps its
+  content when, of all content pictures given, the one most like it is its own, by the cosine of the embeddings;
+  likewise its style. By chance {chance_content:.2f} of the contents and {chance_style:.2f} of the styles are kept.
 - Brackets are 95 % of a paired bootstrap over contents, styles and trainings. "Better" is written where the lower bound
   is above zero under all judges.
+- Made on {machine}.
 """
-WARNING = """**No evidence: the judge `{judge}` is a stand-in that looks at edges and colours. This shows the command alone.**
-
-"""
+WARNING = "**No evidence: the judge `{judge}` is a stand-in for one that can see. This shows the command alone.**\n\n"
 
 
 @dataclass(frozen=True)

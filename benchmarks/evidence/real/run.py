@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from benchmarks.evidence.real.judges import COUNTS, ROLES, Bench, Judge
+from benchmarks.evidence.real.judges import COUNTS, ROLES, Bench, Judge, Seen
 from benchmarks.evidence.real.models import Model
-from benchmarks.evidence.real.pictures import Subject, as_bytes, read_pixels
+from benchmarks.evidence.real.pictures import Subject, as_bytes, read_pixels, save_picture
 from benchmarks.evidence.real.plan import NONE, Cell, Plan, Scales, point_name
 from benchmarks.evidence.statistics import read, write
 from comfyui_qr_lora.qrlora_core import QRLoRA, load_adapter, save_adapter
@@ -52,10 +51,9 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """A plan on a model with contents and styles, in a folder."""
+    """A plan with contents and styles, in a folder."""
 
     plan: Plan
-    model: Model
     contents: Sequence[Subject]
     styles: Sequence[Subject]
     folder: Path
@@ -86,40 +84,30 @@ class Run:
             f"{len(pairs) * self.plan.pictures} pictures of {drawing.steps} steps, {drawing.size} pixels wide"
         )
 
-    def train(self, say: Say) -> None:
+    def train(self, model: Model, say: Say) -> None:
         """Every adapter that is not there."""
         left, subjects = self.left()[0], {"content": self.contents, "style": self.styles}
         learned = [subjects[one.role][one.number] for one in left]
-        self.model.prepare([subject.caption for subject in learned], learned)
-        for one in timed("adapter", left, say):
-            subject = subjects[one.role][one.number]
-            save_adapter(self.model.train(subject, one.method, self.plan.training, one.seed), self.adapter_of(one))
+        model.prepare([subject.caption for subject in learned], learned)
+        for one, subject in timed("adapter", list(zip(left, learned, strict=True)), say):
+            save_adapter(model.train(subject, one.method, self.plan.training, one.seed), self.adapter_of(one))
 
-    def draw(self, say: Say) -> None:
+    def draw(self, model: Model, say: Say) -> None:
         """The pictures of every pair that are not there."""
         left = self.left()[1]
-        self.model.prepare(["", *map(self._prompt, left)], [self.contents[pair.content] for pair in left])
+        model.prepare([*map(self._prompt, left), ""], [self.contents[pair.content] for pair in left])
         for pair in timed("pair", left, say):
-            for path, picture in zip(self.pictures_of(pair), as_bytes(self._drawn(pair)), strict=True):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                temporary = path.with_suffix(".tmp")
-                Image.fromarray(picture).save(temporary, format="png")
-                temporary.replace(path)
+            for path, picture in zip(self.pictures_of(pair), as_bytes(self._drawn(model, pair)), strict=True):
+                save_picture(picture, path)
 
     def judge(self, judges: Sequence[Judge], say: Say) -> None:
         """Every cell that was not seen by these judges at these points."""
         cells = [cell for cell in self.plan.cells() if not self._is_judged(cell, judges)]
-        given = {role: torch.cat([subject.pixels for subject in subjects])
-                 for role, subjects in zip(ROLES, (self.contents, self.styles), strict=True)}  # fmt: skip
-        bench = Bench(judges, given) if cells else None
+        bench = Bench(judges, {"content": pixels_of(self.contents), "style": pixels_of(self.styles)})
         for cell in timed("cell", cells, say):
-            assert bench is not None
-            pairs = self.pairs(cell)
-            seen = [bench.look(self._read(pair), pair.content, pair.style) for pair in pairs]
-            similar = [[f"{x:.4f}" for one in every.values() for x in one.similarities()] for every in seen]
-            counted = [[str(x) for one in every.values() for x in one.counts()] for every in seen]
-            write(self.cell_of(cell, "similarity"), _columns(judges, ROLES), _rows(pairs, similar))
-            write(self.cell_of(cell), _columns(judges, COUNTS), _rows(pairs, counted))
+            self._write(
+                cell, [(pair, bench.look(self._read(pair), pair.content, pair.style)) for pair in self.pairs(cell)]
+            )
 
     def adapter_of(self, one: Learned) -> Path:
         """Where an adapter is kept."""
@@ -135,14 +123,14 @@ class Run:
         """Where the counts of a cell are kept, or its "similarity"."""
         return self.folder / kind / f"{cell}.csv.gz"
 
-    def _drawn(self, pair: Pair) -> Tensor:
-        """Pictures (pictures, height, width, 3) of 0 to 1; those of all methods and points start from the same noise."""
+    def _drawn(self, model: Model, pair: Pair) -> Tensor:
+        """Pictures (pictures, height, width, 3) of 0 to 1, for all methods and points from the same noise."""
         learned = zip(ROLES, (pair.content, pair.style), strict=True)
         adapters = [_loaded(self.adapter_of(Learned(pair.cell.method, pair.seed, role, number)))
                     for role, number in learned if pair.cell.method != NONE]  # fmt: skip
-        patcher, content = self.model.merged(adapters, pair.scales, pair.cell.merge), self.contents[pair.content]
+        patcher, content = model.merged(adapters, pair.scales, pair.cell.merge), self.contents[pair.content]
         noise = (pair.seed * 1_009 + pair.content) * 1_009 + pair.style
-        return self.model.draw(patcher, self._prompt(pair), content, self.plan.drawing, self.plan.pictures, noise)
+        return model.draw(patcher, self._prompt(pair), content, self.plan.drawing, self.plan.pictures, noise)
 
     def _prompt(self, pair: Pair) -> str:
         content, style = self.contents[pair.content].phrase, self.styles[pair.style].phrase
@@ -154,9 +142,25 @@ class Run:
     def _is_judged(self, cell: Cell, judges: Sequence[Judge]) -> bool:
         path = self.cell_of(cell)
         rows = read(path) if path.exists() else []
-        points = {row["point"] for row in rows}
-        wanted = {point_name(scales) for scales in self.plan.scales}
-        return bool(rows) and list(rows[0]) == _columns(judges, COUNTS) and points == wanted
+        points = {point_name(scales) for scales in self.plan.scales}
+        names = [*PLACE, *(f"{judge.name}_{count}" for judge in judges for count in COUNTS)]
+        return bool(rows) and list(rows[0]) == names and {row["point"] for row in rows} == points
+
+    def _write(self, cell: Cell, seen: Sequence[tuple[Pair, dict[str, Seen]]]) -> None:
+        """The counts last: where they are, the cell is done."""
+        for kind, columns, told in (("similarity", ROLES, Seen.similarities), ("cells", COUNTS, Seen.counts)):
+            names = [*PLACE, *(f"{judge}_{column}" for judge in seen[0][1] for column in columns)]
+            rows = (
+                [
+                    pair.seed,
+                    point_name(pair.scales),
+                    pair.content,
+                    pair.style,
+                    *(x for one in by.values() for x in told(one)),
+                ]
+                for pair, by in seen
+            )
+            write(self.cell_of(cell, kind), names, rows)
 
 
 def _as_drawn(pair: Pair) -> Pair:
@@ -170,13 +174,9 @@ def _loaded(path: Path) -> QRLoRA:
     return load_adapter(path)
 
 
-def _columns(judges: Sequence[Judge], names: Sequence[str]) -> list[str]:
-    return [*PLACE, *(f"{judge.name}_{name}" for judge in judges for name in names)]
-
-
-def _rows(pairs: Sequence[Pair], told: Sequence[Sequence[str]]) -> Iterator[list[object]]:
-    for pair, values in zip(pairs, told, strict=True):
-        yield [pair.seed, point_name(pair.scales), pair.content, pair.style, *values]
+def pixels_of(subjects: Sequence[Subject]) -> Tensor:
+    """All pictures, (subjects, height, width, 3)."""
+    return torch.cat([subject.pixels for subject in subjects])
 
 
 def timed(what: str, items: Sequence[Item], say: Say) -> Iterator[Item]:
