@@ -12,7 +12,7 @@ Raw results go to `benchmarks/results/evidence`, one file a cell; `python -m ben
 
     python dev.py bench evidence --checkpoint NAME --contents DIR --styles DIR
 
-asks a model of a ComfyUI instead, with pictures and judges of your own; with --checkpoint, --help tells the rest.
+asks a model of a ComfyUI instead, with pictures and judges of your own; --checkpoint NAME --help tells the rest.
 """
 
 from __future__ import annotations

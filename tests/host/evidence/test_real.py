@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from argparse import Namespace
 from collections.abc import Callable
 from csv import DictReader
@@ -29,6 +30,7 @@ from benchmarks.evidence.real.embeddings import KINDS, encoder, weights_of
 from benchmarks.evidence.real.errors import InputError
 from benchmarks.evidence.real.example import write_example
 from benchmarks.evidence.real.judges import Bench, Judge, judges_named
+from benchmarks.evidence.real.options import build_parser
 from benchmarks.evidence.real.pictures import Subject, read_folder, save_picture
 from benchmarks.evidence.real.plan import Cell, Plan
 from benchmarks.evidence.real.report import Report
@@ -60,7 +62,7 @@ def options(given: Path, more: str = "") -> Namespace:
         f"--judge stand-in --steps 2 --rate 0.01 --rank 4 --dtype fp32 --size {SIZE} --pictures {PICTURES} "
         f"--sampling-steps {STEPS} --cfg {CFG} --cpu {more}"
     )
-    return command.build_parser().parse_args(arguments.split())
+    return build_parser(None).parse_args(arguments.split())
 
 
 @pytest.fixture(scope="module")
@@ -193,10 +195,12 @@ def test_what_is_lost_is_made_again_as_it_was(given: Path, out: Path) -> None:
         assert torch.equal(layer.terms[0].delta_r, before[0].layers[path].terms[0].delta_r)
 
 
-def test_other_points_and_merges_are_added(given: Path, out: Path) -> None:
+def test_other_points_and_merges_are_added(given: Path, out: Path, tmp_path: Path) -> None:
+    more = shutil.copytree(out, tmp_path / "more")
+    asked = f"--methods lora --merges null_space_style --scales 1 0.5,1 --out {more}"
     with mock.patch.object(models, "train_adapter", side_effect=AssertionError("trained again")):
-        command.measure(options(given, "--methods lora --merges null_space_style --scales 1 0.5,1"))
-    rows = read_points(out / "cells" / "lora.null_space_style.csv.gz")
+        command.measure(options(given, asked))
+    rows = read_points(more / "cells" / "lora.null_space_style.csv.gz")
     assert rows == {"1": 4, "0.5,1": 4}
 
 
