@@ -168,9 +168,10 @@ def _as_drawn(pair: Pair) -> Pair:
     return pair._replace(scales=OFF) if pair.cell.method == NONE else pair
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=2)
 def _loaded(path: Path) -> QRLoRA:
-    """An adapter, kept for the next pairs with what was worked out of it for the model."""
+    """An adapter. Those of the last pair are kept, with what was worked out of them for the model: large ones fill a
+    memory soon, and pairs that follow each other share their content."""
     return load_adapter(path)
 
 

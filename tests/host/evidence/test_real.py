@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+import subprocess
+import sys
 from argparse import Namespace
 from collections.abc import Callable
 from csv import DictReader
@@ -36,6 +38,7 @@ from benchmarks.evidence.real.plan import Cell, Plan
 from benchmarks.evidence.real.report import Report
 from benchmarks.evidence.real.run import Run
 from comfyui_qr_lora.qrlora_core import load_adapter
+from devtools.environment import ROOT
 from playground import assemble
 from playground.generate import Playground
 
@@ -502,3 +505,18 @@ def test_an_option_that_cannot_be_is_told(
     with pytest.raises(SystemExit):
         options(given, more)
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_the_command_says_what_lacks(given: Path) -> None:
+    """In a process of its own, which boots a host with the models of a folder."""
+    arguments = f"--checkpoint {assemble.NAME} --contents {given}/contents --styles {given}/styles --base {given} --cpu"
+    ended = subprocess.run(
+        [sys.executable, "-m", "benchmarks.evidence", *arguments.split()], cwd=ROOT, capture_output=True, text=True
+    )
+    assert ended.returncode == 1
+    assert (
+        "error: no judge is installed, and none was named with --judge.\njudge clip: expected one file" in ended.stderr
+    )
+    assert str(given / "models" / "clip_vision") in ended.stderr
