@@ -42,7 +42,7 @@ from devtools.environment import ROOT
 from playground import assemble
 from playground.generate import Playground
 
-from ...support.adapters import with_stock_lora
+from ...support.adapters import merged, with_stock_lora
 
 SIZE, STEPS, CFG, PICTURES = 64, 3, 3.0, 2
 METHODS = ("qr_full", "lora", "none")
@@ -81,7 +81,11 @@ def rows_of(out: Path, method: str, kind: str = "cells") -> list[dict[str, str]]
 
 
 def drawn(out: Path, method: str, content: int, style: int) -> NDArray[np.uint8]:
-    folder = out / "pictures" / f"{method}.sum.{'0' if method == 'none' else '1'}.0"
+    return drawn_at(out, f"{method}.sum.{'0' if method == 'none' else '1'}.0", content, style)
+
+
+def drawn_at(out: Path, name: str, content: int, style: int) -> NDArray[np.uint8]:
+    folder = out / "pictures" / name
     return np.stack([np.asarray(Image.open(folder / f"{content}_{style}_{n}.png")) for n in range(PICTURES)])
 
 
@@ -166,11 +170,11 @@ def test_a_pair_without_adapters_is_what_the_model_draws(given: Path, out: Path)
 
 def test_a_merge_is_what_comfyuis_own_loader_draws(given: Path, out: Path) -> None:
     model = Playground(given / "models" / "checkpoints" / assemble.NAME)
-    merged = model.model
+    patched = model.model
     for name in ("content_1", "style_0"):
-        merged = with_stock_lora(merged, load_adapter(out / "adapters" / "lora.0" / f"{name}.safetensors"), 1.0)
+        patched = with_stock_lora(patched, load_adapter(out / "adapters" / "lora.0" / f"{name}.safetensors"), 1.0)
     expected = model.generate(
-        prompt(given, 1, 0), seed=1009, count=PICTURES, steps=STEPS, cfg=CFG, size=SIZE, model=merged
+        prompt(given, 1, 0), seed=1009, count=PICTURES, steps=STEPS, cfg=CFG, size=SIZE, model=patched
     )
     found, alone = (drawn(out, method, 1, 0).astype(int) for method in ("lora", "none"))
     assert np.abs(expected - alone).mean() > 1
@@ -198,13 +202,38 @@ def test_what_is_lost_is_made_again_as_it_was(given: Path, out: Path) -> None:
         assert torch.equal(layer.terms[0].delta_r, before[0].layers[path].terms[0].delta_r)
 
 
-def test_other_points_and_merges_are_added(given: Path, out: Path, tmp_path: Path) -> None:
-    more = shutil.copytree(out, tmp_path / "more")
-    asked = f"--methods lora --merges null_space_style --scales 1 0.5,1 --out {more}"
+# What the node QR-LoRA Merge is asked for; content is its first adapter.
+AT_THE_NODE: dict[str, dict[str, Any]] = {
+    "sum": {},
+    "null_space_content": {"mode": "null_space", "protect": 1},
+    "null_space_style": {"mode": "null_space", "protect": 2},
+    "ties": {"mode": "ties"},
+}
+
+
+@pytest.fixture(scope="module")
+def more(given: Path, out: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run with other points and merges, which trains nothing."""
+    folder = Path(shutil.copytree(out, tmp_path_factory.mktemp("more") / "out"))
+    asked = f"--methods lora --merges {' '.join(AT_THE_NODE)} --scales 1 0.5,1 --out {folder}"
     with mock.patch.object(models, "train_adapter", side_effect=AssertionError("trained again")):
         command.measure(options(given, asked))
-    rows = read_points(more / "cells" / "lora.null_space_style.csv.gz")
-    assert rows == {"1": 4, "0.5,1": 4}
+    return folder
+
+
+@pytest.mark.parametrize("merge", AT_THE_NODE)
+def test_other_points_and_merges_are_added_as_the_node_makes_them(given: Path, more: Path, merge: str) -> None:
+    assert read_points(more / "cells" / f"lora.{merge}.csv.gz") == {"1": 4, "0.5,1": 4}
+    model = Playground(given / "models" / "checkpoints" / assemble.NAME)
+    adapters = [load_adapter(more / "adapters" / "lora.0" / f"{name}.safetensors") for name in ("content_1", "style_0")]
+    merged_by_node = merged(model.model, (adapters[0], 0.5), (adapters[1], 1.0), **AT_THE_NODE[merge])
+    expected = model.generate(
+        prompt(given, 1, 0), seed=1009, count=PICTURES, steps=STEPS, cfg=CFG, size=SIZE, model=merged_by_node
+    )
+    found = {name: drawn_at(more, f"lora.{name}.0.5,1.0", 1, 0) for name in AT_THE_NODE}
+    assert np.abs(found[merge].astype(int) - expected).max() <= 1
+    others = [other for name, other in found.items() if name != merge]
+    assert all(np.abs(found[merge].astype(int) - other).max() > 3 for other in others)
 
 
 def read_points(path: Path) -> dict[str, int]:
