@@ -57,7 +57,7 @@ def measure(options: argparse.Namespace) -> None:
 
     plan, files = plan_of(options, on_gpu=device() != "cpu"), files_of(options)
     contents, styles = (read_folder(folder, plan.drawing.size) for folder in (options.contents, options.styles))
-    judges = judges_named(options.judge, dict(options.judge_file))
+    judges = judges_named(options.judge, dict(options.judge_file), say)
     out = options.out or Path(".run/evidence/real") / Path(files.checkpoint or files.diffusion_model).stem
     settings, kept = plan.settings(str(files), digest(contents), digest(styles)), out / "settings.json"
     require_same(kept, settings)

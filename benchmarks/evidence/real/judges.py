@@ -8,7 +8,7 @@ DINO and styles by CSD.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,7 +29,11 @@ ROLES = ("content", "style")
 
 @dataclass(frozen=True)
 class Judge:
-    """Attributes: seen: role to embedding. files: where their weights are, for people."""
+    """What sees contents, and what sees styles.
+
+    Attributes:
+        seen: role to embedding. files: where their weights are, for people.
+    """
 
     name: str
     seen: Mapping[str, Embedding]
@@ -85,20 +89,20 @@ def _unit(embeddings: Tensor) -> Tensor:
     return F.normalize(embeddings, dim=1)
 
 
-def judges_named(names: Sequence[str], files: Mapping[str, str] | None = None) -> list[Judge]:
+def judges_named(names: Sequence[str], files: Mapping[str, str], say: Callable[[str], None]) -> list[Judge]:
     """Judges by name; without names, those of `USUAL` that are installed.
 
     Args:
         files: kind of weights to its file, where the host's folder has it under another name.
+        say: told why one of the usual judges is not taken.
 
     Raises:
         InputError: an unknown judge, one whose weights are not there, or none at all.
     """
-    files = files or {}
     if unknown := [kind for kind in files if kind not in KINDS]:
         raise InputError(f"--judge-file {unknown[0]}: expected one of {', '.join(KINDS)} before the =.")
     maker = _Maker(files)
-    return [maker.judge(name) for name in dict.fromkeys(names)] if names else maker.installed()
+    return [maker.judge(name) for name in dict.fromkeys(names)] if names else maker.installed(say)
 
 
 class _Maker:
@@ -108,7 +112,7 @@ class _Maker:
         self._files = files
         self._encoders: dict[str, Embedding] = {}
 
-    def installed(self) -> list[Judge]:
+    def installed(self, say: Callable[[str], None]) -> list[Judge]:
         there, reasons = list[str](), list[str]()
         for name in USUAL:
             try:
@@ -118,6 +122,8 @@ class _Maker:
                 reasons.append(str(error))
         if not there:
             raise InputError("\n".join(["no judge is installed, and none was named with --judge.", *reasons]))
+        for reason in reasons:
+            say(f"not taken: {reason}")
         return [self.judge(name) for name in there]
 
     def judge(self, name: str) -> Judge:

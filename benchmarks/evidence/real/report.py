@@ -14,7 +14,7 @@ from benchmarks.evidence.tables import NAMES, table, verdict
 
 TEXT = """# What a mix keeps on {model}
 
-{warning}- {contents} contents, {styles} styles; {seeds} times trained, {pictures} pictures of each pair every time.
+{warning}- Contents: {contents}. Styles: {styles}. Trainings of each adapter: {seeds}. Pictures of a pair: {pictures}.
 - An adapter learns from one picture: {training}.
 - Pictures: {drawing}.
 - Judges: {judges}. A picture keeps its

@@ -33,8 +33,8 @@ from benchmarks.evidence.real.errors import InputError
 from benchmarks.evidence.real.example import write_example
 from benchmarks.evidence.real.judges import Bench, Judge, judges_named
 from benchmarks.evidence.real.options import build_parser
-from benchmarks.evidence.real.pictures import Subject, read_folder, save_picture
-from benchmarks.evidence.real.plan import Cell, Plan
+from benchmarks.evidence.real.pictures import Subject, as_bytes, read_folder, save_picture
+from benchmarks.evidence.real.plan import Cell, Drawing, Plan
 from benchmarks.evidence.real.report import Report
 from benchmarks.evidence.real.run import Run
 from comfyui_qr_lora.qrlora_core import load_adapter
@@ -166,6 +166,22 @@ def test_a_pair_without_adapters_is_what_the_model_draws(given: Path, out: Path)
     model = Playground(given / "models" / "checkpoints" / assemble.NAME)
     expected = model.generate(prompt(given, 1, 0), seed=1009, count=PICTURES, steps=STEPS, cfg=CFG, size=SIZE)
     assert np.abs(drawn(out, "none", 1, 0).astype(int) - expected).max() <= 1
+
+
+def test_a_model_in_parts_is_the_same_model(given: Path, out: Path, tmp_path: Path) -> None:
+    """As FLUX comes: a diffusion model, a text encoder and a VAE, each in a file."""
+    whole = load_file(given / "models" / "checkpoints" / assemble.NAME)
+    for name, prefix in (("clip_l", "text_encoders.clip_l.transformer."), ("vae", "first_stage_model.")):
+        part = {key.removeprefix(prefix): value for key, value in whole.items() if key.startswith(prefix)}
+        save_file(part, tmp_path / f"{name}.safetensors")
+    files = models.Files(
+        diffusion_model=str(given / "models" / "diffusion_models" / assemble.NAME), clip_type="sd3",
+        text_encoders=(str(tmp_path / "clip_l.safetensors"),), vae=str(tmp_path / "vae.safetensors"),
+    )  # fmt: skip
+    model, subject = models.load(files), read_folder(given / "contents", SIZE)[0]
+    drawing = Drawing(size=SIZE, steps=STEPS, cfg=CFG)
+    found = as_bytes(model.draw(model.patcher, prompt(given, 1, 0), subject, drawing, PICTURES, 1009))
+    assert np.abs(found.astype(int) - drawn(out, "none", 1, 0)).max() <= 1
 
 
 def test_a_merge_is_what_comfyuis_own_loader_draws(given: Path, out: Path) -> None:
@@ -398,14 +414,17 @@ def test_dino_embeds_as_transformers_does(clip_vision: Path) -> None:
 def test_judges_are_those_that_are_installed(clip_vision: Path) -> None:
     weights = published(clip_model(), clip_vision.with_name("published"))
     save_file(weights, clip_vision / "clip_vision_l.safetensors")
-    assert [judge.name for judge in judges_named([])] == ["clip"]
+    told: list[str] = []
+    assert [judge.name for judge in judges_named([], {}, told.append)] == ["clip"]
+    assert len(told) == 1
+    assert told[0].startswith("not taken: judge dino: expected one file with dino in its name")
     save_file(as_csd(weights), clip_vision / "csd_clip.safetensors")
     dino = published(dino_model(), clip_vision.with_name("other"))
     save_file(dino, clip_vision / "dinov2_large.safetensors")
-    both = judges_named([])
+    both = judges_named([], {}, pytest.fail)
     assert [judge.name for judge in both] == ["clip", "dino+csd"]
     assert both[1].files == ("dinov2_large.safetensors", "csd_clip.safetensors")
-    (named,) = judges_named(["clip+csd"], {"csd": str(clip_vision / "csd_clip.safetensors")})
+    (named,) = judges_named(["clip+csd"], {"csd": str(clip_vision / "csd_clip.safetensors")}, pytest.fail)
     pictures = pictures_for(224, *OF_CLIP)[0]
     assert torch.equal(named.seen["content"](pictures), both[0].seen["content"](pictures))
     assert torch.equal(named.seen["style"](pictures), both[1].seen["style"](pictures))
@@ -432,7 +451,7 @@ def test_a_judge_that_is_not_there_is_told(
     clip_vision: Path, names: list[str], files: dict[str, str], message: str
 ) -> None:
     with pytest.raises(InputError, match=f"(?s){message}"):
-        judges_named(names, files)
+        judges_named(names, files, pytest.fail)
 
 
 def test_files_that_are_no_judges_are_told(clip_vision: Path) -> None:
@@ -440,19 +459,19 @@ def test_files_that_are_no_judges_are_told(clip_vision: Path) -> None:
     for name in ("clip_a", "clip_b"):
         save_file(weights, clip_vision / f"{name}.safetensors")
     with pytest.raises(InputError, match=r"found clip_a.safetensors, clip_b.safetensors"):
-        judges_named(["clip"])
+        judges_named(["clip"], {}, pytest.fail)
     with pytest.raises(InputError, match="expected the keys of CSD"):
-        judges_named(["clip+csd"], {"clip": "clip_a.safetensors", "csd": "clip_b.safetensors"})
+        judges_named(["clip+csd"], {"clip": "clip_a.safetensors", "csd": "clip_b.safetensors"}, pytest.fail)
     weights.pop("vision_model.post_layernorm.weight")
     save_file(weights, clip_vision / "part.safetensors")
     with pytest.raises(InputError, match=r"1 lack, such as vision_model.post_layernorm.weight"):
-        judges_named(["clip"], {"clip": "part.safetensors"})
+        judges_named(["clip"], {"clip": "part.safetensors"}, pytest.fail)
     save_file({"x": torch.zeros(1)}, clip_vision / "other.safetensors")
     with pytest.raises(InputError, match="knows no image encoder with these layers"):
-        judges_named(["clip"], {"clip": "other.safetensors"})
+        judges_named(["clip"], {"clip": "other.safetensors"}, pytest.fail)
     (clip_vision / "old.pth").write_bytes(b"")
     with pytest.raises(InputError, match=r"expected a safetensors file, found .pth"):
-        judges_named(["clip"], {"clip": str(clip_vision / "old.pth")})
+        judges_named(["clip"], {"clip": str(clip_vision / "old.pth")}, pytest.fail)
 
 
 @pytest.fixture
