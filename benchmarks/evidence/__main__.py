@@ -1,4 +1,4 @@
-"""What makes a mix keep both: methods, recipes and merges on the embedded model, judged.
+"""What makes a mix keep both: methods, recipes and merges on the embedded model, judged; or on a model of yours.
 
     python dev.py bench evidence              all of it, in parts of any length: what is done is not done again
     python dev.py bench evidence --tuning     the tuning split alone
@@ -9,56 +9,28 @@ It runs on a GPU where QRLORA_TEST_DEVICE is cuda.
 
 Raw results go to `benchmarks/results/evidence`, one file a cell; `python -m benchmarks.evidence.report` makes
 `docs/evidence.md` of them.
+
+    python dev.py bench evidence --checkpoint NAME --contents DIR --styles DIR
+
+asks a model of a ComfyUI instead, with pictures and judges of your own; --checkpoint NAME --help tells the rest.
 """
 
 from __future__ import annotations
 
-import argparse
-import multiprocessing as mp
 import sys
-import time
-from functools import partial
-from pathlib import Path
 
-from benchmarks.evidence.bench import Bench
-from benchmarks.evidence.plan import FULL, QUICK
-from benchmarks.evidence.report import Evidence, direction
-from benchmarks.evidence.run import Run, call, phases
-from benchmarks.setting import ON_GPU, machine
-
-RESULTS = Path(__file__).parents[1] / "results" / "evidence"
-WORKERS = 8 if ON_GPU else 2
+OF_A_MODEL = ("--checkpoint", "--diffusion-model")
 
 
 def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--tuning", action="store_true")
-    parser.add_argument("--workers", type=int, default=WORKERS)
-    parser.add_argument("--work", type=Path, default=Path(".run/evidence"), help="what can be made again")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="start nothing after so long")
-    options = parser.parse_args()
-    plan = QUICK if options.quick else FULL
-    results = options.work.resolve() / "quick" if options.quick else RESULTS
-    work = options.work.resolve() / ("quick" if options.quick else "full")
-    run = Run(plan, results, work)
-    print(machine())
-    Bench(plan, work).words  # noqa: B018  # once, and not by every worker
-    began = time.monotonic()
-    timed = partial(call, began + 60 * options.minutes)
-    with mp.get_context("spawn").Pool(options.workers) as pool:
-        for number, tasks in enumerate(phases(run, only_tuning=options.tuning), 1):
-            done = 0
-            for ran in pool.imap_unordered(timed, tasks):
-                done += ran == "done"
-                print(f"phase {number}: {done} of {len(tasks)}, {(time.monotonic() - began) / 60:.1f} min", flush=True)
-                if ran not in ("done", "left"):
-                    print(ran, flush=True)
-            if done < len(tasks):
-                sys.exit("not all was done; the same command goes on")
-    if options.quick:
-        print(direction(Evidence(results, plan)))
+    """Command line. What either experiment imports boots a host of its own."""
+    if any(argument.split("=")[0] in OF_A_MODEL for argument in sys.argv[1:]):
+        from benchmarks.evidence.real.command import main as on_real_model
+
+        sys.exit(on_real_model(sys.argv[1:]))
+    from benchmarks.evidence.embedded import main as on_embedded_model
+
+    on_embedded_model(__doc__)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,6 @@ Every number in it is computed here; a test runs this and compares.
 from __future__ import annotations
 
 import argparse
-import csv
-import gzip
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,33 +19,13 @@ from benchmarks.evidence import equal
 from benchmarks.evidence.alone import EACH
 from benchmarks.evidence.plan import BOTH, EQUAL, FULL, PEERS, Cell, Plan
 from benchmarks.evidence.recipes import PUBLISHED
-from benchmarks.evidence.statistics import JUDGES, Array, Interval, Outcome, difference, interval, level, outcomes
+from benchmarks.evidence.statistics import JUDGES, Array, Outcome, difference, interval, level, outcomes, read
+from benchmarks.evidence.tables import NAMES, table, verdict
 from benchmarks.evidence.tuning import Tried, tuned
 
 ROOT = Path(__file__).parents[2]
 RESULTS, DOCUMENT = ROOT / "benchmarks" / "results" / "evidence", ROOT / "docs" / "evidence.md"
 TEXT = Path(__file__).with_name("evidence.md.in")  # what people say of the numbers, with a place for each table
-
-NAMES = {
-    "qr_full": "QR-LoRA `full`",
-    "qr_triu": "QR-LoRA `triu` (published)",
-    "qr": "QR-LoRA `qr`",
-    "lora": "LoRA, equal rank",
-    "lora_half": "LoRA, equal numbers",
-    "olora": "OLoRA",
-    "q_random": "random Q",
-    "q_bottom": "bottom Q",
-    "q_mirrored": "mirrored Q, `triu`",
-    "q_disjoint": "disjoint Q",
-}
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A table as Markdown has it; a word where nothing of it was run."""
-    if not rows:
-        return "*Not run yet.*"
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(value) for value in line) + " |" for line in lines)
 
 
 @dataclass(frozen=True)
@@ -87,8 +65,7 @@ class Evidence:
 
     def rows(self, kind: str, cell: Cell) -> list[dict[str, str]]:
         """Of that file."""
-        with gzip.open(self._beside(kind, cell), "rt", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+        return read(self._beside(kind, cell))
 
     def _beside(self, kind: str, cell: Cell) -> Path:
         return self.results / kind / f"{cell.method}.{cell.recipe}.csv.gz"
@@ -134,13 +111,6 @@ def gain(evidence: Evidence, pairs: Sequence[tuple[str, Cell, Cell]], *, first_c
             ]
             rows.append([title, *found, verdict(found)])
     return table(["harmonic mean, paired difference", "analytic", "learned", ""], rows)
-
-
-def verdict(found: Sequence[Interval]) -> str:
-    """The rule of the plan: a difference is one where both judges' intervals lie on one side of zero."""
-    if all(one.low > 0 for one in found):
-        return "better"
-    return "worse" if all(one.high < 0 for one in found) else "no difference shown"
 
 
 def methods_tables(evidence: Evidence) -> Iterator[tuple[str, str]]:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 import json
 import statistics
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -23,6 +20,7 @@ from benchmarks.evidence.measures import COUNTS, asked_pairs, non_additivity
 from benchmarks.evidence.merging import Scales, cosine, merged, single
 from benchmarks.evidence.plan import BOTH, EQUAL, Cell, Plan
 from benchmarks.evidence.recipes import PUBLISHED
+from benchmarks.evidence.statistics import write
 from benchmarks.evidence.tuning import Tried, tune, tuned
 
 Task = Callable[[], object]
@@ -99,7 +97,7 @@ class Run:
                     seen = [int(x) for judge in counts.values() for x in judge[0, number]]
                     rows.append([seed, point, content, style - len(part.contents), *seen])
         judges = self.bench.judges
-        _write(path, ["seed", "point", "content", "style", *(f"{j}_{c}" for j in judges for c in COUNTS)], rows)
+        write(path, ["seed", "point", "content", "style", *(f"{j}_{c}" for j in judges for c in COUNTS)], rows)
 
     def alone(self, cell: Cell) -> None:
         """Ask the single adapters of a method and a recipe, and measure how their updates and effects meet."""
@@ -115,7 +113,7 @@ class Run:
                 seen = [int(x) for judge in counts.values() for x in judge[number]]
                 rows.append([seed, question.row, question.kind, int(question.is_style), *seen])
         names = [f"{judge}_{count}" for judge in self.bench.judges for count in COUNTS]
-        _write(path, ["seed", "adapter", "kind", "is_style", *names], rows)
+        write(path, ["seed", "adapter", "kind", "is_style", *names], rows)
 
     def meet(self, cell: Cell) -> None:
         """Cosine of the updates and non-additivity of the effects, of every pair."""
@@ -132,19 +130,7 @@ class Run:
             apart = non_additivity(self.bench.base, (alone[0], alone[1]), joint, words, seed)
             for (content, style), cos, share in zip(pairs, cosine(adapters, pairs), apart, strict=True):
                 rows.append([seed, content, style - len(part.contents), f"{cos:.4f}", f"{share:.3f}"])
-        _write(path, ["seed", "content", "style", "cosine", "non_additivity"], rows)
-
-
-def _write(path: Path, names: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A CSV file, the same bytes for the same rows."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows(rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))
-    temporary.replace(path)
+        write(path, ["seed", "content", "style", "cosine", "non_additivity"], rows)
 
 
 def tuning(run: Run) -> Iterable[list[Task]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import gzip
-from collections.abc import Callable
+import io
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -33,10 +34,27 @@ class Outcome:
         return float(self.shares[judge][count].mean())
 
 
+def write(path: Path, names: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A compressed CSV file, the same bytes for the same rows; no half file is ever left."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows(rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))
+    temporary.replace(path)
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """The rows of such a file, by name."""
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
 def outcomes(path: Path, pictures: int) -> dict[str, Outcome]:
     """Point to outcome, of a cell's file of counts out of so many pictures."""
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = read(path)
     size = [1 + max(int(row[name]) for row in rows) for name in ("seed", "content", "style")]
     made: dict[str, dict[str, dict[str, Array]]] = {}
     columns = [name for name in rows[0] if name not in ("seed", "point", "content", "style")]

@@ -180,5 +180,6 @@ class Trainer:
 def _require_finite(name: str, value: float) -> None:
     if not math.isfinite(value):
         raise TrainingError(
-            f"the {name} became {value}. What was trained is kept as it was before this step; lower learning_rate.", Reason.DIVERGED
+            f"the {name} became {value}. What was trained is kept as it was before this step; lower learning_rate.",
+            Reason.DIVERGED,
         )

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks.evidence.measures import COUNTS, Asked
-from benchmarks.evidence.report import verdict
 from benchmarks.evidence.statistics import Interval, Outcome, difference, harmonic, level
+from benchmarks.evidence.tables import verdict
 from playground.judges.verdict import Verdict
 from playground.world.scene import Look
 
