@@ -71,7 +71,7 @@ def describe_caption(read: ReadCaption, *, dropped: bool) -> str:
         f"{', '.join(looks) or 'nothing'}",
     ]
     if dropped and looks:
-        return "\n".join([*lines, f"left out: {', '.join(looks)}; handed on: {read.without_appearance}"])
+        return "\n".join([*lines, f"left out: {', '.join(looks)}; handed on: {read.without_appearance or 'nothing'}"])
     advice = ["set drop_appearance to leave these words out, or write another caption"] if looks else []
     return "\n".join([*lines, *warnings(read), *advice])
 
