@@ -101,6 +101,7 @@ def training() -> Prompt:
         "7": {"class_type": "QRLoRA_TrainingData", "inputs": {}},
         "8": {"class_type": "QRLoRA_Objective", "inputs": {"timesteps": "content"}},
         "9": {"class_type": "QRLoRA_Optimizer", "inputs": {"max_grad_norm": 1.0}},
+        "10": {"class_type": "QRLoRA_Role", "inputs": {"caption": "a red house in xyz style"}},
     }
 
 

@@ -41,8 +41,8 @@ class Role(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "strength", options=list(STRENGTHS), default=_DEFAULT.strength,
-                    tooltip="How far everything below is varied where its number is -1. Try mild first: what is varied "
-                    "too far is not learned.",
+                    tooltip="How far everything is varied whose number below is -1. Begin with mild: what is varied too "
+                    "far is not learned.",
                 ),
                 io.Int.Input(
                     "variants", default=_DEFAULT.variants, min=1, max=1000,
@@ -50,13 +50,13 @@ class Role(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "ground", options=list(GROUNDS), default=_DEFAULT.ground,
-                    tooltip="Content with a mask: what is black in it is varied along, kept as it is, or replaced by "
-                    "soft colours.",
+                    tooltip="For content with a mask, what becomes of its black part. varied: as the thing. kept: as "
+                    "it is. replaced: soft patches of colour.",
                 ),
                 *map(_number, _NUMBERS),
                 io.String.Input(
                     "caption", default="", multiline=True,
-                    tooltip="The caption, to be looked at here and handed on. Connect the output to CLIP Text Encode.",
+                    tooltip="The caption of the pictures, looked at here and handed on to the node that encodes it.",
                 ),
                 io.Combo.Input(
                     "language", options=[BY_CAPTION, *LANGUAGES], default=BY_CAPTION,
@@ -70,7 +70,7 @@ class Role(io.ComfyNode):
             ],
             outputs=[
                 RoleSocket.Output(display_name="role", tooltip="For role_settings of Train QR-LoRA."),
-                io.String.Output(display_name="caption", tooltip="The caption, for the text of CLIP Text Encode."),
+                io.String.Output(display_name="caption", tooltip="The caption, for the node that encodes it for Train QR-LoRA."),
             ],
             hidden=[io.Hidden.unique_id],
         )  # fmt: skip
