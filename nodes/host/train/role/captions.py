@@ -66,9 +66,8 @@ def describe_caption(read: ReadCaption, *, dropped: bool) -> str:
     looks = [word for words in read.appearance.values() for word in words]
     lines = [
         f"caption, read as {read.language}: {read.text}",
-        f"names the thing, for content to learn and for style to leave alone: {read.without_appearance or 'nothing'}",
-        f"names how it looks, which content should not learn and style should learn unnamed: "
-        f"{', '.join(looks) or 'nothing'}",
+        f"names the thing (content learns it, style leaves it alone): {read.without_appearance or 'nothing'}",
+        f"names its look (better unnamed for both): {', '.join(looks) or 'nothing'}",
     ]
     if dropped and looks:
         return "\n".join([*lines, f"left out: {', '.join(looks)}; handed on: {read.without_appearance or 'nothing'}"])
