@@ -41,8 +41,8 @@ class Role(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "strength", options=list(STRENGTHS), default=_DEFAULT.strength,
-                    tooltip="How far everything is varied whose number below is -1. Begin with mild: what is varied too "
-                    "far is not learned.",
+                    tooltip="How far everything is varied whose number below is -1. Begin with mild: what is varied "
+                    "too far is not learned.",
                 ),
                 io.Int.Input(
                     "variants", default=_DEFAULT.variants, min=1, max=1000,
@@ -70,7 +70,9 @@ class Role(io.ComfyNode):
             ],
             outputs=[
                 RoleSocket.Output(display_name="role", tooltip="For role_settings of Train QR-LoRA."),
-                io.String.Output(display_name="caption", tooltip="The caption, for the node that encodes it for Train QR-LoRA."),
+                io.String.Output(
+                    display_name="caption", tooltip="The caption, for the node that encodes it for Train QR-LoRA."
+                ),
             ],
             hidden=[io.Hidden.unique_id],
         )  # fmt: skip

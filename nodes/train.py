@@ -100,7 +100,7 @@ def _workflow_id(node: type[io.ComfyNode]) -> str | None:
 
 def _take_role(given: dict[str, Any], pixels: list[Pixels]) -> list[str]:
     """Put the recipe of the role, or None, in the place of its name and settings; returns what else is to be said."""
-    role, settings = given.pop("role", NO_ROLE), given.pop("role_settings", None)
+    role, settings = given.pop("role", None) or NO_ROLE, given.pop("role_settings", None)
     given["role"] = None if role == NO_ROLE else (settings or RoleSettings()).recipe(role)
     unused = {"role_settings": settings is not None, "pixels": bool(pixels)}
     named = " and ".join(name for name, is_connected in unused.items() if is_connected)
