@@ -45,26 +45,26 @@ class Role(io.ComfyNode):
                     "too far is not learned.",
                 ),
                 io.Int.Input(
-                    "variants", default=_DEFAULT.variants, min=1, max=1000,
+                    "variants", default=_DEFAULT.variants, min=1, max=1000, optional=True,
                     tooltip="How many variants of each picture, itself among them, are made before the first step.",
                 ),
                 io.Combo.Input(
-                    "ground", options=list(GROUNDS), default=_DEFAULT.ground,
+                    "ground", options=list(GROUNDS), default=_DEFAULT.ground, optional=True,
                     tooltip="For content with a mask, what becomes of its black part. varied: as the thing. kept: as "
                     "it is. replaced: soft patches of colour.",
                 ),
                 *map(_number, _NUMBERS),
                 io.String.Input(
-                    "caption", default="", multiline=True,
+                    "caption", default="", multiline=True, optional=True,
                     tooltip="The caption of the pictures, looked at here and handed on to the node that encodes it.",
                 ),
                 io.Combo.Input(
-                    "language", options=[BY_CAPTION, *LANGUAGES], default=BY_CAPTION,
+                    "language", options=[BY_CAPTION, *LANGUAGES], default=BY_CAPTION, optional=True,
                     tooltip="In which language words of appearance are looked for; auto goes by the caption's small "
                     "words.",
                 ),
                 io.Boolean.Input(
-                    "drop_appearance", default=False,
+                    "drop_appearance", default=False, optional=True,
                     tooltip="Leaves the words of appearance out of the caption that is handed on, and says which.",
                 ),
             ],
@@ -78,7 +78,9 @@ class Role(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, caption: str, language: str, drop_appearance: bool, **settings: Any) -> io.NodeOutput:
+    def execute(
+        cls, caption: str = "", language: str = BY_CAPTION, drop_appearance: bool = False, **settings: Any
+    ) -> io.NodeOutput:
         """Pack the settings, which check themselves, and read the caption."""
         role, read = RoleSettings(**settings), read_caption(caption, language)
         show_text(cls, describe_caption(read, dropped=drop_appearance))
@@ -88,7 +90,7 @@ class Role(io.ComfyNode):
 def _number(name: str) -> io.Input:
     """-1, which is as the strength says, to the largest number."""
     most, tooltip = LIMITS[name][1], f"{_NUMBERS[name]} -1: as the strength says."
+    given: dict[str, Any] = {"max": most, "optional": True, "tooltip": tooltip}
     if isinstance(most, int):
-        return io.Int.Input(name, default=int(BY_STRENGTH), min=int(BY_STRENGTH), max=most, tooltip=tooltip)
-    step = 1.0 if name == "tilt" else 0.05
-    return io.Float.Input(name, default=BY_STRENGTH, min=BY_STRENGTH, max=most, step=step, tooltip=tooltip)
+        return io.Int.Input(name, default=int(BY_STRENGTH), min=int(BY_STRENGTH), **given)
+    return io.Float.Input(name, default=BY_STRENGTH, min=BY_STRENGTH, step=1.0 if name == "tilt" else 0.05, **given)
