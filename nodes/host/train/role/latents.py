@@ -10,13 +10,13 @@ from torch import Tensor
 from ..dataset import Example
 from .settings import Recipe
 
-_ON_LATENTS = ("flip", "shift")
 _PICTURE = 4  # axes of a latent with height and width
 
 
 def varied_on_latents(recipe: Recipe) -> list[str]:
     """The names of what a recipe varies that needs no pixels."""
-    return [name for name in recipe.varied if name in _ON_LATENTS]
+    possible = {"shift", "flip"} if recipe.flips_latents else {"shift"}
+    return [name for name in recipe.varied if name in possible]
 
 
 def is_picture(example: Example) -> bool:
@@ -25,14 +25,14 @@ def is_picture(example: Example) -> bool:
 
 
 def moved(example: Example, recipe: Recipe, generator: torch.Generator) -> Example:
-    """An example flipped with the chance ``flip`` and shifted by whole cells, within ``shift``.
+    """An example shifted by whole cells, within ``shift``, and where latents are flipped, so with the chance ``flip``.
 
-    What comes in at one border is what left at the other, and is not learned. A latent of a flipped picture is the
-    flipped latent as far as the VAE treats left and right alike, which most do nearly.
+    What comes in at one border is what left at the other, and is not learned. The latent of a flipped picture is the
+    flipped latent only as far as the VAE treats left and right alike: one that packs pixels into channels does not.
     """
     latent = example.latent
     mask = example.mask_at(latent.shape[2:])
-    if torch.rand((), generator=generator) < recipe.flip:
+    if torch.rand((), generator=generator) < recipe.flip * recipe.flips_latents:
         latent, mask = latent.flip(-1), mask.flip(-1)
     shares = recipe.shift / 2 * (2 * torch.rand(2, generator=generator) - 1)
     cells = [round(float(share) * size) for share, size in zip(shares, latent.shape[-2:], strict=True)]

@@ -42,6 +42,8 @@ class Recipe:
         levels: how far noise levels are bent, to high noise for a content and to low noise for a style.
         colour, light, texture: 0 to 1, see `jitter.jittered`.
         zoom: in octaves. shift: share of the picture's half. tilt: in degrees. flip: share of the variants.
+        flips_latents: whether a flip is done on latents too, which is wrong for VAEs that treat left and right
+            differently: where it was asked for by number.
         patch: side of the smallest window that is seen, as a share of the picture. tiles: on a side, at most.
     """
 
@@ -56,6 +58,7 @@ class Recipe:
     shift: float = 0.0
     tilt: float = 0.0
     flip: float = 0.0
+    flips_latents: bool = False
     patch: float = 1.0
     tiles: int = 1
 
@@ -115,5 +118,5 @@ class RoleSettings:
             raise TrainingError(f"role: expected one of {', '.join(ROLES)}, found {role!r}.")
         numbers = _TABLE[role][self.strength]
         chosen = {name: getattr(self, name) for name in numbers if getattr(self, name) != BY_STRENGTH}
-        ground = {"ground": self.ground} if role == CONTENT else {}
-        return Recipe(role, self.variants, **{**numbers, **chosen, **ground})
+        own = {"ground": self.ground} if role == CONTENT else {"flips_latents": "flip" in chosen}
+        return Recipe(role, self.variants, **{**numbers, **chosen, **own})
