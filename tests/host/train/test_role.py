@@ -29,6 +29,7 @@ from comfyui_qr_lora.nodes.host.train.settings import RESUME_LATEST, RunSettings
 from comfyui_qr_lora.nodes.role import Role
 from comfyui_qr_lora.nodes.train import Train
 from comfyui_qr_lora.qrlora_core import ObjectiveSettings, TrainingError, TrainingState, load_training, save_training
+from comfyui_qr_lora.qrlora_core.train import distributed
 from devtools import tiny_models
 
 from ...support.encoders import BLOCK, BlockMeans, Embedded, pictures
@@ -160,6 +161,19 @@ def test_a_step_sees_each_variant_about_equally_often(model: Any) -> None:
     counts = torch.bincount(torch.tensor([places[id(sampler.next()[0].examples[0])] for _ in range(500)]))
     assert len(counts) == 5
     assert counts.min() > 70
+
+
+def test_several_processes_see_together_what_one_sees(model: Any) -> None:
+    vae, pixels = BlockMeans(), pictures(2)
+    data = varied(collect([encoded(pixels, vae)], [caption(0)], pixels=[pixels]), recipe(STYLE), vae, 0)
+
+    def seen(rank: int, processes: int) -> list[Example]:
+        with mock.patch.multiple(distributed, rank=lambda: rank, world_size=lambda: processes):
+            sampler = BatchSampler(data, 2 // processes, 0, ObjectiveSettings(), model.model.model_sampling)
+            return [one for _ in range(10) for one in sampler.next()[0].examples]
+
+    alone, (first, second) = seen(0, 1), (seen(rank, 2) for rank in (0, 1))
+    assert [id(one) for pair in zip(first, second, strict=True) for one in pair] == [id(one) for one in alone]
 
 
 def test_nothing_is_encoded_while_it_trains(model: Any) -> None:

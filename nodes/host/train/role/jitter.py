@@ -49,13 +49,14 @@ def _coloured(images: Tensor, colour: float, generator: torch.Generator) -> Tens
 
 def _lit(images: Tensor, light: float, generator: torch.Generator) -> Tensor:
     low, high = _GAINS
-    gain, side = torch.rand(2, generator=generator)
-    offset, slope = (2 * torch.rand(2, 3, generator=generator) - 1) * _LIGHT * light
+    gain, side, slope = torch.rand(3, generator=generator)
+    offset = _LIGHT * light * (2 * torch.rand(3, generator=generator) - 1)
     height, width = images.shape[-2:]
     angle = 2 * torch.pi * side
     ramp = torch.linspace(-1, 1, height)[:, None] * angle.sin() + torch.linspace(-1, 1, width) * angle.cos()
     contrast = 1 + light * (low + (high - low) * gain - 1)
-    lit: Tensor = 0.5 + contrast * (images - 0.5) + offset.view(3, 1, 1) + slope[0] * ramp
+    slant = _LIGHT * light * (2 * slope - 1) * ramp
+    lit: Tensor = 0.5 + contrast * (images - 0.5) + offset.view(3, 1, 1) + slant
     return lit
 
 
@@ -70,8 +71,10 @@ def _textured(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Ten
 
 
 def _blurred(images: Tensor, radius: int) -> Tensor:
-    """The mean over a square of ``2 radius + 1`` pixels; at the border, of what there is."""
-    return F.avg_pool2d(images, 2 * radius + 1, stride=1, padding=radius, count_include_pad=False)
+    """The mean over a square of ``2 radius + 1`` pixels, rows before columns; at the border, of what there is."""
+    size = 2 * radius + 1
+    rows = F.avg_pool2d(images, (1, size), stride=1, padding=(0, radius), count_include_pad=False)
+    return F.avg_pool2d(rows, (size, 1), stride=1, padding=(radius, 0), count_include_pad=False)
 
 
 def _new_ground(images: Tensor, generator: torch.Generator) -> Tensor:
