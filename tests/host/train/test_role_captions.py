@@ -101,6 +101,8 @@ def test_a_caption_that_names_a_thing_alone_is_left_in_peace(language: str) -> N
         ("sks car, red, glossy, grass", "sks car, grass"),
         ("Red car. Blue sky.", "car. sky."),
         ("a COLORFUL bird, grey", "a bird"),
+        ("an orange house and a red apple", "a house and an apple"),
+        ("An orange, red house by an hour glass", "A house by an hour glass"),
         ("red", ""),
         ("a <c> dog  on  grass", "a <c> dog  on  grass"),  # nothing found, nothing touched
         ("", ""),

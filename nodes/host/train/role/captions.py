@@ -96,7 +96,14 @@ def _run(language: str) -> re.Pattern[str]:
 
 def _without(text: str, language: str) -> str:
     """The caption with every such row taken out, and no space or comma left where it was."""
-    bare = re.sub(r"[ \t]{2,}", " ", _run(language).sub("", text))
+    articled = _with_articles(text) if language == "en" else text
+    bare = re.sub(r"[ \t]{2,}", " ", _run(language).sub("", articled))
     bare = re.sub(r"\s+(?=[,.;])", "", bare)
     bare = re.sub(r"(?:,\s*){2,}", ", ", bare)
     return bare.strip(" ,、，")
+
+
+def _with_articles(text: str) -> str:
+    """``a`` or ``an`` before words that go, as the word after them has it."""
+    before = re.compile(rf"\ban?(?=\s+{_run('en').pattern}\s+(\w))", re.IGNORECASE)
+    return before.sub(lambda found: found[0][0] + ("n" if found[1].lower() in "aeiou" else ""), text)
