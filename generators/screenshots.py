@@ -95,12 +95,15 @@ def training() -> Prompt:
     prompt["5"]["inputs"] |= {
         "steps": 3000, "sample_every": 60, "sample_steps": 12, "vae": ["1", 2],
         "data": ["7", 0], "objective": ["8", 0], "optimizer": ["9", 0],
+        "role": "content", "role_settings": ["10", 0], "pixels": ["2", 0],
     }  # fmt: skip
+    prompt["3"]["inputs"]["text"] = ["10", 1]
     return {
         **prompt,
         "7": {"class_type": "QRLoRA_TrainingData", "inputs": {}},
         "8": {"class_type": "QRLoRA_Objective", "inputs": {"timesteps": "content"}},
         "9": {"class_type": "QRLoRA_Optimizer", "inputs": {"max_grad_norm": 1.0}},
+        "10": {"class_type": "QRLoRA_Role", "inputs": {"caption": "an orange house on a dark background"}},
     }
 
 
@@ -246,7 +249,7 @@ def _photograph_mixer(studio: Studio, keep: Keep) -> None:
 
 def _photograph_training(studio: Studio, keep: Keep) -> None:
     prompt = untitled(training())
-    studio.load(prompt, apart(prompt, node_5=(400, 0)))
+    studio.load(prompt, apart(prompt, node_5=(400, 0), node_10=(440, 660)))
     studio.shoot("5")
     studio.start()
     studio.wait(lambda: any(report["step"] > 310 for report in studio.server.get("/qr_lora/training")["running"]))

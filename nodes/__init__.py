@@ -17,6 +17,7 @@ from .mixer import Mixer
 from .objective import Objective
 from .optimizer import Optimizer
 from .rebase import Rebase
+from .role import Role
 from .save import Save
 from .schedule import Schedule
 from .sweep import Sweep
@@ -31,7 +32,7 @@ class QRLoRAExtension(ComfyExtension):
         """All nodes, in the order of the menu."""
         return [
             *(Load, Merge, Mixer, Train, Save),
-            *(Objective, Optimizer, TrainingData),
+            *(Objective, Optimizer, TrainingData, Role),
             *(Schedule, Blocks, Sweep, Grid),
             *(Rebase, Compare),
         ]

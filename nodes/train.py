@@ -9,16 +9,25 @@ from comfy_api.latest import io, ui
 
 from ..qrlora_core import PRESETS, AdapterFileError, ObjectiveSettings, OptimizerSettings
 from .host.files.checkpoints import checkpoint_names, checkpoint_path
-from .host.model.host_types import Conditioning, Latent, Patcher
+from .host.model.host_types import Conditioning, Latent, Patcher, Pixels
 from .host.page.node_text import node_id, show_text, text_shower
 from .host.page.training import current_trainings
 from .host.train.dataset import DataSettings, collect
 from .host.train.report import describe_training
+from .host.train.role.settings import NO_ROLE, ROLES, RoleSettings
 from .host.train.samples import SampleSettings
 from .host.train.settings import DTYPES, NO_RESUME, RESUME_LATEST, VARIANTS, RunSettings, TrainingSettings
 from .host.train.train import View, train_adapter
 from .pictures import as_image, training_view
-from .sockets import CATEGORY, LossMapSocket, ObjectiveSocket, OptimizerSocket, QRLoRASocket, TrainingDataSocket
+from .sockets import (
+    CATEGORY,
+    LossMapSocket,
+    ObjectiveSocket,
+    OptimizerSocket,
+    QRLoRASocket,
+    RoleSocket,
+    TrainingDataSocket,
+)
 
 _CUSTOM = "custom"
 _RUN = RunSettings(checkpoint_every=250, keep_checkpoints=2)
@@ -61,18 +70,21 @@ class Train(io.ComfyNode):
     @classmethod
     def execute(
         cls, model: list[Patcher], latents: list[Latent], positive: list[Conditioning], targets: list[str],
-        custom_targets: list[str] | None = None, negative: list[Conditioning] | None = None, **settings: list[Any],
+        custom_targets: list[str] | None = None, negative: list[Conditioning] | None = None,
+        pixels: list[Pixels] | None = None, **settings: list[Any],
     ) -> io.NodeOutput:  # fmt: skip
         """Train on all latents and captions at once; every other input is a list of one."""
         given = {name: values[0] for name, values in settings.items() if values}
         chosen = (custom_targets or [""])[0] if targets[0] == _CUSTOM else targets[0]
-        data = collect(latents, positive, given.pop("data", None) or DataSettings(), negative or [])
+        unused = _take_role(given, pixels or [])
+        pictures = pixels if given["role"] else None
+        data = collect(latents, positive, given.pop("data", None) or DataSettings(), negative or [], pictures or [])
         run = _take_run(given)
         for name, default in (("objective", ObjectiveSettings()), ("optimizer", OptimizerSettings())):
             given[name] = given.get(name) or default
         view = View(node_id(cls), text_shower(cls), training_view, _workflow_id(cls), current_trainings())
         result = train_adapter(model[0], data, TrainingSettings(targets=chosen, **given), run, view)
-        text = describe_training(result)
+        text = "\n".join([describe_training(result), *unused])
         show_text(cls, text)
         picture = as_image(training_view(result.losses, result.pictures))
         shown = {**ui.PreviewImage(picture).as_dict(), "qr_lora_training": [{**asdict(result.status), "text": text}]}
@@ -84,6 +96,15 @@ def _workflow_id(node: type[io.ComfyNode]) -> str | None:
     sent = getattr(node.hidden, "extra_pnginfo", None)
     workflow = sent.get("workflow") if isinstance(sent, dict) else None
     return workflow.get("id") if isinstance(workflow, dict) else None
+
+
+def _take_role(given: dict[str, Any], pixels: list[Pixels]) -> list[str]:
+    """Put the recipe of the role, or None, in the place of its name and settings; returns what else is to be said."""
+    role, settings = given.pop("role", None) or NO_ROLE, given.pop("role_settings", None)
+    given["role"] = None if role == NO_ROLE else (settings or RoleSettings()).recipe(role)
+    unused = {"role_settings": settings is not None, "pixels": bool(pixels)}
+    named = " and ".join(name for name, is_connected in unused.items() if is_connected)
+    return [f"role is none: {named} connected, and not used"] if named and role == NO_ROLE else []
 
 
 def _take_run(given: dict[str, Any]) -> RunSettings:
@@ -208,5 +229,17 @@ def _later_inputs() -> list[io.Input]:
         OptimizerSocket.Input("optimizer", optional=True, tooltip="Updates, from QR-LoRA Optimizer."),
         TrainingDataSocket.Input(
             "data", optional=True, tooltip="Captions, repeats, class images, from QR-LoRA Training Data."
+        ),
+        io.Combo.Input(
+            "role", options=list(ROLES), default=NO_ROLE, optional=True,
+            tooltip="none: the pictures as they are. content: a thing, seen in other colours, light and texture. "
+            "style: a look, seen moved, zoomed and in pieces. How far: QR-LoRA Role. Not shown to help on a small test "
+            "model.",
+        ),
+        RoleSocket.Input("role_settings", optional=True, tooltip="How far a role varies, from QR-LoRA Role."),
+        io.Image.Input(
+            "pixels", optional=True,
+            tooltip="With a role: the pictures that latents were encoded from, in the same order. Their variants are "
+            "encoded once by vae; without them only what can be done on latents is varied.",
         ),
     ]  # fmt: skip

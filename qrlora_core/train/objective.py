@@ -26,6 +26,7 @@ class ObjectiveSettings:
         loss: one of `LOSSES`. huber_delta: error from which ``huber`` grows linearly, in units of the noise.
         min_timestep, max_timestep: no other noise is seen, in thousandths, 1000 being pure noise; one of two experts
             that share the noise levels (Wan 2.2) is trained on its own.
+        noise_bias: bends what is drawn towards low noise where above 0, towards high noise where below, see `bent`.
     """
 
     timesteps: str = "uniform"
@@ -35,6 +36,7 @@ class ObjectiveSettings:
     huber_delta: float = 0.1
     min_timestep: int = 0
     max_timestep: int = 1000
+    noise_bias: float = 0.0
 
     def __post_init__(self) -> None:
         for name, known in (("timesteps", TIMESTEPS), ("weighting", WEIGHTINGS), ("loss", LOSSES)):
@@ -43,6 +45,8 @@ class ObjectiveSettings:
         for name in ("min_snr_gamma", "huber_delta"):
             if not 0 < getattr(self, name) < math.inf:
                 raise TrainingError(f"{name}: expected more than 0, found {getattr(self, name)}.")
+        if not math.isfinite(self.noise_bias):
+            raise TrainingError(f"noise_bias: expected a finite number, found {self.noise_bias}.")
         if not 0 <= self.min_timestep < self.max_timestep <= 1000:
             raise TrainingError(
                 f"min_timestep, max_timestep: expected the smaller one first, both from 0 to 1000, found "
@@ -68,6 +72,18 @@ def sample_levels(timesteps: str, count: int, generator: torch.Generator) -> Ten
     if timesteps == "content":
         return (1 - uniform**3).clamp(max=1 - 2**-24)
     return uniform**3 if timesteps == "style" else uniform
+
+
+def bent(levels: Tensor, bias: float) -> Tensor:
+    """Levels t in [0, 1) drawn towards low noise (bias b > 0) or high noise (b < 0); 0 leaves them as they are.
+
+    ``t^(1 + b)`` for b >= 0 and ``1 - (1 - t)^(1 - b)`` for b < 0. Of uniform t, the first has the density
+    ``s^(-b / (1 + b)) / (1 + b)`` at s, and the second the same at ``1 - s`` with -b; b of 2 is ``style`` and of -2
+    ``content`` of `sample_levels`.
+    """
+    if bias < 0:
+        return (1 - (1 - levels) ** (1 - bias)).clamp(max=1 - 2**-24)
+    return levels ** (1 + bias) if bias else levels
 
 
 def loss_weight(settings: ObjectiveSettings, sigma: Tensor, output_scale: Tensor, *, flow: bool) -> Tensor:

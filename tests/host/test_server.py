@@ -436,6 +436,25 @@ def test_every_option_of_a_training_through_the_api(server: Server) -> None:
     assert np.abs(picture(server, with_adapter(name)) - picture(server, generate())).max() > 0
 
 
+def test_a_role_through_the_api(server: Server) -> None:
+    """The caption by way of the node, a mask, the VAE of the checkpoint; pixels without it are refused in words."""
+    prompt = only_training(
+        steps=2, run_name="role", role="content", role_settings=["71", 0], pixels=["2", 0], vae=[LOADER, 2]
+    )
+    caption = {"caption": "an orange house on grass", "drop_appearance": True}
+    prompt["71"] = {"class_type": "QRLoRA_Role", "inputs": {"strength": "mild", "ground": "replaced", **caption}}
+    prompt["72"] = {"class_type": "SolidMask", "inputs": {"value": 1.0, "width": 128, "height": 128}}
+    prompt["73"] = {"class_type": "SetLatentNoiseMask", "inputs": {"samples": ["3", 0], "mask": ["72", 0]}}
+    prompt["4"]["inputs"]["text"] = ["71", 1]
+    prompt[TRAIN_CONTENT]["inputs"]["latents"] = ["73", 0]
+    (name,) = server.queue(prompt)["outputs"][SAVE_CONTENT]["text"]
+    told = json.loads(load_adapter(server.output_dir.parent / name).metadata["qr_lora.training"])
+    assert (told["role"], told["variants"], told["colour"], told["ground"]) == ("content", 32, 0.25, "replaced")
+    del prompt[TRAIN_CONTENT]["inputs"]["vae"]
+    with pytest.raises(PromptError, match="pixels are connected, and vae is not"):
+        server.queue(prompt)
+
+
 def test_the_hosts_own_data_set_nodes_are_sources(server: Server) -> None:
     prompt = only_training(steps=2, run_name="dataset")
     for name in ("2", "3", "4"):

@@ -1,5 +1,6 @@
 """What the tests of training share: a picture and a caption for the tiny SD3, short trainings, an unchanged model."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -35,12 +36,13 @@ def train(
     *,
     data: DataSettings | None = None,
     empty: Any = (),
+    pixels: Sequence[Tensor] = (),
     run: RunSettings | None = None,
     view: View | None = None,
     **changes: Any,
 ) -> TrainingResult:
     """A short training; ``changes`` are settings."""
-    collected = collect(latents or [latent(0)], captions or [caption(0)], data, empty)
+    collected = collect(latents or [latent(0)], captions or [caption(0)], data, empty, pixels)
     return train_adapter(patcher, collected, replace(SETTINGS, **changes), run, view)
 
 

@@ -18,7 +18,8 @@ SCHEMAS = schemas()
 EQUATIONS = {
     "QRLoRA_Merge": "y = W x + sum_i", "QRLoRA_Train": "y = W x", "QRLoRA_Schedule": "curve(progress)",
     "QRLoRA_Blocks": "effect of a layer =", "QRLoRA_Objective": "weight(t)", "QRLoRA_Optimizer": "rate(step)",
-    "QRLoRA_TrainingData": "prior_weight *", "QRLoRA_Rebase": "dR' =", "QRLoRA_Compare": "interference =",
+    "QRLoRA_TrainingData": "prior_weight *", "QRLoRA_Role": "fold(A p + b)", "QRLoRA_Rebase": "dR' =",
+    "QRLoRA_Compare": "interference =",
 }  # fmt: skip
 # Right of the sidebar, with room above for the buttons of a selected node.
 SELECT = """id => {

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+Pixels = Tensor  # IMAGE: (count, height, width, channels), 0 to 1
 Latent = dict[str, Any]  # LATENT: ``samples``, and what nodes add
 Caption = Sequence[Any]  # an entry of CONDITIONING: a tensor, and options by name
 Conditioning = Sequence[Caption]
@@ -120,6 +121,9 @@ class Vae(Protocol):
 
     patcher: Patcher
     vae_dtype: torch.dtype
+
+    def encode(self, pixel_samples: Tensor) -> Tensor:
+        """Latents of pictures."""
 
     def decode(self, samples: Tensor) -> Tensor:
         """Pictures of latents."""

@@ -41,19 +41,7 @@ class Batch:
         """
         if all(example.mask is None for example in self.examples):
             return None
-        return torch.cat([_mask(example, latent.shape[2:]) for example in self.examples]).to(latent)
-
-
-def _mask(example: Example, size: torch.Size) -> Tensor:
-    """(1, 1, *size), of a mask with as many sizes or with height and width alone."""
-    mask = example.mask
-    if mask is None:
-        return torch.ones(1, 1, *size)
-    if example.parts:  # has the size of the latent
-        return mask.reshape(1, 1, *size)
-    own = size[2 - mask.ndim :]
-    resized = torch.nn.functional.interpolate(mask, size=own, mode="area")
-    return resized.reshape(1, 1, *[1] * (len(size) - len(own)), *own).expand(1, 1, *size)
+        return torch.cat([example.mask_at(latent.shape[2:]) for example in self.examples]).to(latent)
 
 
 class BatchSampler:
@@ -114,7 +102,7 @@ class BatchSampler:
             order.resume(left)
 
     def _draw(self, examples: list[Example], order: BatchOrder) -> Batch:
-        chosen = [examples[index] for index in order.next()]
+        chosen = [self._variant(examples[index]) for index in order.next()]
         captions = [self._caption(example) for example in chosen]
         sigma = sample_sigmas(self._sampling, len(chosen), self._generator, self._objective)
         shape = self._latent_in(chosen[0]).shape
@@ -122,6 +110,12 @@ class BatchSampler:
         first = distributed.rank() * self._size
         own = slice(first, first + self._size)
         return Batch(chosen[own], captions[own], sigma[own], noise[own])
+
+    def _variant(self, example: Example) -> Example:
+        """One of its variants; itself, without a draw, where there are none."""
+        if not example.variants:
+            return example
+        return example.variants[int(torch.randint(len(example.variants), (), generator=self._generator))]
 
     def _caption(self, example: Example) -> Caption:
         dropout, empty = self._data.caption_dropout, self._data.empty_caption

@@ -17,6 +17,7 @@ from ..model.host_types import Caption, Conditioning, Latent
 from .checks import check_aspect, check_caption, check_picture
 from .graph.modules import detached
 
+_VIDEO = 5  # axes of a latent with frames
 MASK_MEANINGS = ("white is learned", "black is learned")
 
 
@@ -32,6 +33,8 @@ class Example:
             pack of parts; 0 to 1, or None: where to learn.
         repeats: how often an epoch holds it.
         parts: shapes of the parts in the pack; empty for a latent that is none.
+        pixels: (frames, height, width, 3), 0 to 1: what the latent was encoded from; None where it is not known.
+        variants: of which one is seen in its place each time, itself among them; empty where it is always itself.
     """
 
     latent: Tensor
@@ -39,11 +42,23 @@ class Example:
     mask: Tensor | None = None
     repeats: int = 1
     parts: tuple[torch.Size, ...] = ()
+    pixels: Tensor | None = None
+    variants: tuple[Example, ...] = ()
 
     @property
     def shapes(self) -> tuple[torch.Size, ...]:
         """What examples must have in common to stand in one batch."""
         return self.parts or (self.latent.shape,)
+
+    def mask_at(self, size: torch.Size) -> Tensor:
+        """(1, 1, *size), of a mask with as many sizes or with height and width alone; ones where there is none."""
+        if self.mask is None:
+            return torch.ones(1, 1, *size)
+        if self.parts:  # has the size of the latent
+            return self.mask.reshape(1, 1, *size)
+        own = size[2 - self.mask.ndim :]
+        resized = torch.nn.functional.interpolate(self.mask, size=own, mode="area")
+        return resized.reshape(1, 1, *[1] * (len(size) - len(own)), *own).expand(1, 1, *size)
 
 
 @dataclass(frozen=True)
@@ -95,18 +110,21 @@ def collect(
     positive: Sequence[Conditioning],
     settings: DataSettings | None = None,
     empty_caption: Sequence[Conditioning] = (),
+    pixels: Sequence[Tensor] = (),
 ) -> TrainingSet:
     """Put together what a training sees.
 
     Args:
         latents, positive: see `collect_examples`.
         empty_caption: CONDITIONING values for dropped captions.
+        pixels: IMAGE values (count, height, width, channels), what the latents were encoded from; none if unknown.
 
     Raises:
-        TrainingError: see `collect_examples`; repeats that do not match; dropout without an empty caption.
+        TrainingError: see `collect_examples`; repeats or pixels that do not match; dropout without an empty caption.
     """
     settings = settings or DataSettings()
     examples = collect_examples(latents, positive, settings.captions_per_image, mask_meaning=settings.mask_meaning)
+    examples = _with_pixels(examples, pixels)
     repeats = (
         settings.repeats * len(examples) if len(settings.repeats) == 1 else settings.repeats or (1,) * len(examples)
     )
@@ -163,6 +181,24 @@ def collect_examples(
         raise TrainingError(_explain_captions(prefix, len(images), len(captions), captions_per_image))
     own = (tuple(captions[n * captions_per_image : (n + 1) * captions_per_image]) for n in range(len(images)))
     return [Example(image, texts, mask, parts=parts) for (image, mask, parts), texts in zip(images, own, strict=True)]
+
+
+def _with_pixels(examples: list[Example], pixels: Sequence[Tensor]) -> list[Example]:
+    """Each example with its picture: of a batch one each, of videos one batch each, which are its frames."""
+    if not pixels:
+        return examples
+    are_videos = any(example.latent.ndim == _VIDEO and example.latent.shape[2] > 1 for example in examples)
+    pictures = [picture for batch in pixels for picture in ([batch] if are_videos else batch.split(1))]
+    if len(pictures) != len(examples):
+        what = "videos" if are_videos else "pictures"
+        raise TrainingError(
+            f"pixels: expected as many {what} as latents ({len(examples)}), found {len(pictures)}. Connect the images "
+            "that VAE Encode made latents of, in the same order, or none."
+        )
+    return [
+        replace(example, pixels=detached(picture[..., :3].float().cpu()))
+        for example, picture in zip(examples, pictures, strict=True)
+    ]
 
 
 def _entries(name: str, conditionings: Sequence[Conditioning]) -> list[Caption]:
@@ -240,7 +276,7 @@ def _leaves(value: object) -> Iterator[Tensor | int | float | str]:
     if isinstance(value, (Tensor, int, float, str)):
         yield value
     elif isinstance(value, Example):
-        yield from _leaves([value.latent, value.captions, value.mask, value.parts])
+        yield from _leaves([value.latent, value.captions, value.mask, value.parts, value.variants])
     elif isinstance(value, dict):
         yield from _leaves([part for item in value.items() for part in item])
     elif isinstance(value, (list, tuple)):

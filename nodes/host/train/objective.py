@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ....qrlora_core import ObjectiveSettings, TrainingError
-from ....qrlora_core.train.objective import example_losses, loss_weight, sample_levels
+from ....qrlora_core.train.objective import bent, example_losses, loss_weight, sample_levels
 from ..model.host_types import HostModel, ModelSampling
 
 _SMALLEST_SIGMA = 1e-3
@@ -64,7 +64,7 @@ def sample_sigmas(
 
 def _draw(model_sampling: ModelSampling, count: int, generator: torch.Generator, settings: ObjectiveSettings) -> Tensor:
     """At most so many noise levels that may be seen: of a flow by sigma, of others by the share of all timesteps."""
-    levels = sample_levels(settings.timesteps, count, generator)
+    levels = bent(sample_levels(settings.timesteps, count, generator), settings.noise_bias)
     if not _is_flow(model_sampling):
         return _sigmas(model_sampling, levels[settings.sees(levels)])
     if settings.timesteps != "shifted":

@@ -22,7 +22,7 @@ from .report import loss_ends
 from .settings import TrainingSettings
 
 # What settings meant before they were there: a checkpoint of then goes on.
-_BEFORE_THERE_WERE = {"min_timestep": 0, "max_timestep": 1000}
+_BEFORE_THERE_WERE = {"min_timestep": 0, "max_timestep": 1000, "noise_bias": 0.0}
 
 
 class TrainingRecord:

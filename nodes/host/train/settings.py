@@ -9,6 +9,7 @@ import torch
 from ....qrlora_core import ObjectiveSettings, OptimizerSettings, TrainableLoRA, TrainingError
 from ....qrlora_core.train.delta import VARIANTS as OF_DELTA
 from ....qrlora_core.train.optimizers import make_optimizer
+from .role.settings import Recipe
 from .samples import SampleSettings
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -21,7 +22,7 @@ class TrainingSettings:
     """What the Train node asks for, as far as the adapter depends on it.
 
     ``alpha`` 0 means the rank; ``targets`` as in `qrlora_core.select`. ``optimizer`` is taken with the learning
-    rate and the accumulation that stand here.
+    rate and the accumulation that stand here, and ``objective`` with the noise levels of ``role``.
     """
 
     steps: int
@@ -37,10 +38,15 @@ class TrainingSettings:
     gradient_checkpointing: bool
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    role: Recipe | None = None
 
     def whole_optimizer(self) -> OptimizerSettings:
         """The optimizer with the rate and the accumulation of the node."""
         return replace(self.optimizer, learning_rate=self.learning_rate, grad_accumulation=self.grad_accumulation)
+
+    def whole_objective(self) -> ObjectiveSettings:
+        """The objective with the noise levels of the role."""
+        return self.objective if self.role is None else replace(self.objective, noise_bias=self.role.noise_bias)
 
 
 @dataclass(frozen=True)

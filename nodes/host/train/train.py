@@ -39,6 +39,8 @@ from .loop import Loop, TrainSampler
 from .monitor import Draw, Monitor
 from .record import TrainingRecord
 from .report import TrainingResult
+from .role.notes import role_notes
+from .role.vary import require_variable, varied
 from .settings import DTYPES, NO_RESUME, RESUME_LATEST, RunSettings, TrainingSettings, check_settings
 from .status import RunningTrainings, TrainingStatus
 from .trial import TrialSampler, cases, require_vae
@@ -78,6 +80,10 @@ def train_adapter(
         folder = _run_folder(run, source)
         resumed = None if source is None else load_training(source)
         targets, data = _choose(patcher, settings), as_sampled(patcher, data)
+        told = role_notes(data, settings.role)
+        if settings.role is not None:
+            require_variable(data, settings.role, run.samples.vae)
+            data = varied(data, settings.role, run.samples.vae, settings.seed)
         record = TrainingRecord(patcher, targets, data, settings)
         if resumed is not None:
             record.require_same(resumed)
@@ -88,14 +94,14 @@ def train_adapter(
             deltas = _deltas(patcher, targets, settings, resumed, bases)
         trainer = Trainer(deltas, settings.whole_optimizer(), steps=settings.steps)
         monitor = _monitor(patcher, status, view, folder)
-        for note in notes:
+        for note in [*told, *notes]:
             monitor.warn(note)
         if source is not None and resumed is not None:
             with advised():
                 trainer.restore(resumed.tensors, resumed.record["trainer"])
             monitor.resume(resumed.tensors["losses"].tolist(), checkpoint_name(source))
         loop = Loop(
-            trainer=trainer, targets=targets, data=data, objective=settings.objective, samples=run.samples,
+            trainer=trainer, targets=targets, data=data, objective=settings.whole_objective(), samples=run.samples,
             steps=settings.steps, batch_size=settings.batch_size, seed=settings.seed,
             gradient_checkpointing=settings.gradient_checkpointing, checkpoint_every=run.checkpoint_every,
             run=folder, monitor=monitor, status=status, resumed=resumed,
@@ -224,7 +230,9 @@ def try_out(patcher: Patcher, data: TrainingSet, settings: TrainingSettings, run
         TrainingError: names the picture or the caption, and what to connect.
     """
     require_vae(run.samples, data)
-    tried = TrialSampler(cases(data, empty_is_used=bool(data.caption_dropout or run.samples.every)), settings.objective)
+    tried = TrialSampler(
+        cases(data, empty_is_used=bool(data.caption_dropout or run.samples.every)), settings.whole_objective()
+    )
     _in_guider(patcher, data.examples[0], 1, [], tried, settings.seed)
     return tried.notes
 

@@ -13,6 +13,7 @@ from comfyui_qr_lora.qrlora_core.train.objective import (
     LOSSES,
     TIMESTEPS,
     WEIGHTINGS,
+    bent,
     example_losses,
     loss_weight,
     sample_levels,
@@ -73,6 +74,47 @@ class TestLevels:
 
     def test_of_content_are_those_of_style_from_the_other_end(self):
         assert oracle.error(1 - levels("content"), levels("style")) < 1e-6
+
+
+def bent_cdf(bias):
+    """P(u^(1 + b) <= x), and for b < 0 the same from the other end."""
+    if bias < 0:
+        return lambda x: 1 - (1 - x) ** (1 / (1 - bias))
+    return lambda x: x ** (1 / (1 + bias))
+
+
+class TestBentLevels:
+    BIASES = (-2.0, -0.5, 0.0, 0.5, 1.0, 2.0)
+
+    @pytest.mark.parametrize("bias", BIASES)
+    def test_have_their_distribution_and_no_other(self, bias):
+        values = bent(levels("uniform"), bias).double().numpy().clip(1e-12, 1 - 1e-12)
+        assert scipy.stats.kstest(values, bent_cdf(bias)).pvalue > 0.01
+        for other in set(self.BIASES) - {bias}:
+            assert scipy.stats.kstest(values, bent_cdf(other)).pvalue < 1e-6
+
+    @pytest.mark.parametrize("bias", [b for b in BIASES if b])
+    def test_have_the_density_that_is_stated(self, bias):
+        """``s^(-b / (1 + b)) / (1 + b)`` at s, or at 1 - s with -b, is the derivative of the distribution function."""
+        x, step = numpy.linspace(0.05, 0.95, 19), 1e-6
+        slope = (bent_cdf(bias)(x + step) - bent_cdf(bias)(x - step)) / (2 * step)
+        b, s = abs(bias), x if bias > 0 else 1 - x
+        assert numpy.allclose(slope, s ** (-b / (1 + b)) / (1 + b), rtol=1e-5)
+
+    def test_of_zero_are_untouched(self):
+        plain = levels("logit_normal")
+        assert bent(plain, 0.0) is plain
+
+    @pytest.mark.parametrize("bias", BIASES)
+    def test_stay_in_the_range_of_a_timestep_and_in_order(self, bias):
+        ends = torch.tensor([0.0, 2**-24, 1e-3, 0.5, 1 - 2**-24])
+        found = bent(ends, bias)
+        assert 0 <= float(found.min()) <= float(found.max()) < 1
+        assert bool((found.diff() >= 0).all())
+
+    def test_towards_low_noise_mirror_those_towards_high_noise(self):
+        u = levels("uniform")
+        assert oracle.error(1 - bent(1 - u, -2.0), bent(u, 2.0)) < 1e-5
 
 
 # Noise levels of the host's model samplings: sigma is noise over signal, or the share of noise in a flow.
@@ -246,6 +288,11 @@ class TestSettings:
     def test_out_of_range_are_refused_by_name(self, name, value):
         with pytest.raises(TrainingError, match=f"{name}: expected more than 0, found {value}"):
             ObjectiveSettings(**{name: value})
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+    def test_a_bias_that_is_no_number_is_refused_by_name(self, value):
+        with pytest.raises(TrainingError, match=f"noise_bias: expected a finite number, found {value}"):
+            ObjectiveSettings(noise_bias=value)
 
     @pytest.mark.parametrize(("low", "high"), [(-1, 1000), (0, 1001), (500, 500), (900, 100)])
     def test_a_range_that_is_none_is_refused(self, low, high):

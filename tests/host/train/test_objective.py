@@ -108,6 +108,23 @@ def test_content_is_trained_at_higher_noise_than_style(kind: str) -> None:
     assert medians["content"] > 1.5 * medians["uniform"] > 2 * medians["style"]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("bias", [-2.0, -0.5, 0.5, 2.0])
+def test_a_role_bends_the_uniform_levels_and_the_model_maps_them_as_ever(kind: str, bias: float) -> None:
+    made = make_sampling(kind)
+    found = sample_sigmas(made, 200, torch.Generator().manual_seed(1), ObjectiveSettings(noise_bias=bias))
+    u = torch.rand(200, generator=torch.Generator().manual_seed(1))
+    t = u ** (1 + bias) if bias > 0 else 1 - (1 - u) ** (1 - bias)
+    if isinstance(made, sampling.CONST):
+        wanted = t.clamp(1e-3, 1 - 2**-24)
+    else:
+        percents = (1 - t).clamp(1e-3, 1 - 1e-3)
+        wanted = torch.tensor([float(made.percent_to_sigma(float(percent))) for percent in percents])
+    assert torch.allclose(found, wanted, rtol=1e-5)
+    plain = sample_sigmas(made, 200, torch.Generator().manual_seed(1))
+    assert bool(((found - plain).sign() * bias <= 0).all())
+
+
 @pytest.mark.parametrize("shift", [1.0, 3.0])
 def test_shifted_visits_what_the_sampler_visits(shift: float) -> None:
     """sigma = s t / (1 + (s - 1) t) for the time-shift of SD3 (arXiv 2403.03206, eq. 23)."""
