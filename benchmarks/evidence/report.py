@@ -100,17 +100,23 @@ def kept(evidence: Evidence, cells: Sequence[tuple[str, Cell]], point: str = "tu
     return table(head, rows)
 
 
-def gain(evidence: Evidence, pairs: Sequence[tuple[str, Cell, Cell]], *, first_candidates: bool = False) -> str:
-    """How much more the first of two keeps, paired, by either judge, and what may be said of it, if both were run."""
+def gain(
+    evidence: Evidence, pairs: Sequence[tuple[str, Cell, Cell]], count: str = "", *, first_candidates: bool = False
+) -> str:
+    """How much more the first of two keeps, paired, by either judge, and what may be said of it, if both were run.
+
+    Args:
+        count: which one, as `COUNTS` has them; empty for the harmonic mean of content and style.
+    """
     rows = []
     for title, first, second in pairs:
         if evidence.done(first) and evidence.done(second):
-            found = [
-                difference(evidence.outcome(first), evidence.outcome(second), judge, first_candidates=first_candidates)
-                for judge in JUDGES
-            ]
+            one, other = evidence.outcome(first), evidence.outcome(second)
+            found = [difference(one, other, judge, count, first_candidates=first_candidates) for judge in JUDGES]
             rows.append([title, *found, verdict(found)])
-    return table(["harmonic mean, paired difference", "analytic", "learned", ""], rows)
+    return table(
+        [f"{count + ' kept' if count else 'harmonic mean'}, paired difference", "analytic", "learned", ""], rows
+    )
 
 
 def methods_tables(evidence: Evidence) -> Iterator[tuple[str, str]]:
@@ -220,7 +226,9 @@ def recipes_tables(evidence: Evidence) -> Iterator[tuple[str, str]]:
     ]
     yield "recipes", kept(evidence, cells)
     others = [(title, cell) for title, cell in cells if cell.recipe != PUBLISHED.name]
-    yield "recipes_gain", gain(evidence, [(title, cell, Cell(cell.method, PUBLISHED.name)) for title, cell in others])
+    pairs = [(title, cell, Cell(cell.method, PUBLISHED.name)) for title, cell in others]
+    yield "recipes_gain", gain(evidence, pairs)
+    yield "recipes_both", gain(evidence, pairs, "both")
 
 
 def merges_tables(evidence: Evidence) -> Iterator[tuple[str, str]]:
