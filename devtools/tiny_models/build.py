@@ -138,7 +138,6 @@ def _on_no_memory(architecture: Architecture, unet: Mapping[str, Any]) -> HostMo
     return _made(architecture, config, device=torch.device("meta"))
 
 
-@torch.no_grad()  # as the host loads: some classes copy what a checkpoint holds into parameters
 def model_of(architecture: Architecture, config: Any) -> HostModel:
     """The small model of a configuration, its weights allocated but not filled."""
     with _allocating():
@@ -147,8 +146,10 @@ def model_of(architecture: Architecture, config: Any) -> HostModel:
     return model
 
 
+@torch.no_grad()  # as the host loads: some classes copy what a checkpoint holds into parameters
 def _made(architecture: Architecture, config: Any, **options: Any) -> HostModel:
-    model: HostModel = config.get_model(architecture.beside(), "", **options)
+    with _allocating():
+        model: HostModel = config.get_model(architecture.beside(), "", **options)
     return model
 
 
