@@ -48,6 +48,7 @@ from comfyui_qr_lora.qrlora_core import (
     ObjectiveSettings,
     OptimizerSettings,
     TrainableDelta,
+    TrainableLoRA,
     Trainer,
     decompose,
     select,
@@ -73,24 +74,6 @@ class Plan:
 
 
 QUICK = Plan(marks=(2, 4), rates=(2e-4, 4e-4), seeds=(0,), levels=8)
-
-
-class Lora(torch.nn.Module):
-    """Ordinary LoRA where the loop expects a `TrainableDelta`: ``B A x``, B zero, A random, alpha the rank."""
-
-    def __init__(self, shape: Sequence[int], rank: int, generator: torch.Generator) -> None:
-        super().__init__()
-        self.b = torch.nn.Parameter(torch.zeros(shape[0], rank))
-        self.a = torch.nn.Parameter(torch.empty(rank, shape[1]))
-        torch.nn.init.kaiming_uniform_(self.a, a=math.sqrt(5), generator=generator)
-
-    def up(self) -> Tensor:
-        """(out, rank)."""
-        return self.b
-
-    def down(self) -> Tensor:
-        """(rank, in)."""
-        return self.a
 
 
 # Module path to what is trained there; what makes this from a seed.
@@ -224,7 +207,10 @@ def methods(bench: Bench) -> dict[str, Method]:
     def lora(rank: int) -> Method:
         def make(seed: int) -> Deltas:
             generator = torch.Generator().manual_seed(seed)
-            return {path: Lora(weight.shape, rank, generator).to(DEVICE) for path, weight in weights.items()}
+            return {
+                path: TrainableLoRA(tuple(weight.shape), rank, float(rank), generator=generator, device=DEVICE)
+                for path, weight in weights.items()
+            }
 
         return make
 

@@ -83,11 +83,11 @@ def evaluate(playground: Playground, seeds: int) -> tuple[str, list[Picture]]:
     pictures: list[Picture] = []
     for colour in COLOURS:
         for i, shape in enumerate(SHAPES):
-            scene = Scene(colour, shape)
+            scene, is_new = Scene(colour, shape), Look(colour=colour) not in plain_looks(shape)
             for picture in playground.generate(scene.caption, seed=7 * i, count=seeds):
                 name, overlap = shape_of(picture)
                 good = colour_of(picture) == colour, name == shape and overlap > 0.6, background_of(picture) == ""
-                rows.append((*good, overlap, Look(colour=colour) not in plain_looks(shape)))
+                rows.append((*good, overlap, is_new))
             pictures.append(picture)
     table = np.array(rows, dtype=np.float64)
     lines = []

@@ -317,11 +317,16 @@ def tried(evidence: Evidence) -> str:
     return table(["recipe", "score"], [[recipe, f"{score:.2f}"] for recipe, score in scores.items()])
 
 
+def crossings(evidence: Evidence) -> dict[str, str]:
+    """Place in the text to its table, of all that is compared in pairs."""
+    tables = [*methods_tables(evidence), *recipes_tables(evidence), *merges_tables(evidence)]
+    return {**dict(tables), "bases": bases(evidence)}
+
+
 def document(evidence: Evidence) -> str:
     """The whole text."""
-    parts = dict([*methods_tables(evidence), *recipes_tables(evidence), *merges_tables(evidence)])
-    parts |= {
-        "bases": bases(evidence),
+    parts = {
+        **crossings(evidence),
         "frontier": frontier(evidence),
         "equal": equal_table(evidence),
         "among_good": among_good(evidence),
@@ -342,7 +347,7 @@ def document(evidence: Evidence) -> str:
 def direction(evidence: Evidence) -> str:
     """What a quick run found."""
     part = evidence.plan.part(tuning=False)
-    tables = dict([*methods_tables(evidence), *recipes_tables(evidence)])
+    tables = crossings(evidence)
     size = f"{len(part.contents)} x {len(part.styles)} pairs, {len(evidence.plan.seeds)} training seeds"
     shown = ("methods_published", "peers_published", "recipes", "recipes_gain")
     return "\n\n".join([f"Direction only: {size}, hardly tuned", *(tables[name] for name in shown)])

@@ -79,7 +79,8 @@ def quantized(
 
 
 def _quantizes(layer: nn.Linear, form: str) -> bool:
-    if "int8" in form and (layer.in_features % _KERNEL or layer.out_features % _KERNEL):
+    entry = _RECIPES[form][0] if form in _RECIPES else {"format": form}
+    if "int8" in entry["format"] and (layer.in_features % _KERNEL or layer.out_features % _KERNEL):
         return False
     return layer.in_features % _FINEST.get(form, 1) == 0
 

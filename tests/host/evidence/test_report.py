@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import re
+from functools import cache
 
 import pytest
 
@@ -16,12 +17,9 @@ from benchmarks.evidence.report import (
     RESULTS,
     TEXT,
     Evidence,
-    bases,
+    crossings,
     document,
     meeting,
-    merges_tables,
-    methods_tables,
-    recipes_tables,
 )  # fmt: skip
 from benchmarks.evidence.statistics import FIRST
 
@@ -63,12 +61,15 @@ def test_a_share_of_the_document_is_that_of_its_rows() -> None:
     assert line[1] == expected
 
 
+@cache
+def _crossings() -> dict[str, str]:
+    return crossings(EVIDENCE)
+
+
 def _verdicts(name: str) -> dict[str, str]:
     """Title to verdict of a table that the document holds."""
-    part = dict(
-        [*methods_tables(EVIDENCE), *recipes_tables(EVIDENCE), *merges_tables(EVIDENCE), ("bases", bases(EVIDENCE))]
-    )
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in part[name].splitlines()[2:]]
+    lines = _crossings()[name].splitlines()[2:]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
     return {row[0]: row[-1] for row in rows}
 
 
