@@ -18,12 +18,14 @@ from benchmarks.evidence.measures import Drawing, Judges, asked_pairs, judged, p
 from benchmarks.evidence.merging import Scales, merged, single, stacked
 from benchmarks.evidence.methods import METHODS
 from benchmarks.evidence.plan import Cell, Plan
-from benchmarks.evidence.recipes import RECIPES, lessons
+from benchmarks.evidence.recipes import OWN, RECIPES, lessons
 from benchmarks.evidence.training import Settings
 from benchmarks.setting import DEVICE
 from playground.judges.analytic import AnalyticJudge
 from playground.judges.learned import LearnedJudge
 from playground.world.splits import Part
+
+_ALL = {**RECIPES, **OWN}
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Bench:
     def words(self) -> Words:
         """All of the plan."""
         parts = [self.plan.part(tuning=tuning) for tuning in (True, False)]
-        taught = [lesson.caption for part in parts for recipe in RECIPES.values() for lesson in lessons(part, recipe)]
+        taught = [lesson.caption for part in parts for recipe in _ALL.values() for lesson in lessons(part, recipe)]
         asked = [one.caption for part in parts for _, one in asked_pairs(part)]
         alone = [question.asked.caption for part in parts for question in questions(part)]
         return Words.encoded([*taught, *asked, *alone], self.work)
@@ -65,7 +67,7 @@ class Bench:
         folder = self.work / ("tuning" if tuning else "test") / f"{cell.method}.{cell.recipe}.{rate:g}.{seed}"
         path = folder / f"{mark}.safetensors"
         if not path.exists():
-            recipe, part = RECIPES[cell.recipe], self.plan.part(tuning=tuning)
+            recipe, part = _ALL[cell.recipe], self.plan.part(tuning=tuning)
             marks = tuple(m for m in self.plan.marks if m <= mark) if not tuning else self.plan.marks
             how = Settings(rate, self.plan.rank, self.plan.batch, marks)
             for at, made in training.train(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from benchmarks.evidence.merging import MERGES, Scales
 from benchmarks.evidence.methods import METHODS
-from benchmarks.evidence.recipes import PUBLISHED, RECIPES
+from benchmarks.evidence.recipes import OWN, PUBLISHED, RECIPES
 from playground.world.splits import Part, splits
 
 EQUAL: tuple[Scales, ...] = ((0.5, 0.5), (0.7, 0.7), (1.0, 1.0), (1.3, 1.3))
@@ -32,6 +32,7 @@ class Plan:
     """How much is run.
 
     Attributes:
+        later: recipes that were made after the test split had been judged; none of them is the best of the tuning split.
         rates, marks, scales: the grid on the tuning split; marks are updates.
         contents, styles: how many of each, of the test part and of the tuning part, from the head.
         pictures: of each pair, point and training seed. steps, cfg: of the sampler.
@@ -39,6 +40,7 @@ class Plan:
 
     methods: tuple[str, ...] = tuple(METHODS)
     recipes: tuple[str, ...] = tuple(RECIPES)
+    later: tuple[str, ...] = tuple(OWN)
     merges: tuple[str, ...] = MERGES
     rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
     marks: tuple[int, ...] = (50, 100, 200, 400)
@@ -59,7 +61,7 @@ class Plan:
         both = [method for method in self.methods if method in BOTH]
         every = [
             *(Cell(method, recipe) for recipe in (PUBLISHED.name, best) for method in self.methods),
-            *(Cell(method, recipe) for recipe in self.recipes for method in both),
+            *(Cell(method, recipe) for recipe in (*self.recipes, *self.later) for method in both),
             *(Cell(method, best, merge) for merge in self.merges for method in both),
         ]
         yield from dict.fromkeys(every)
@@ -77,6 +79,6 @@ class Plan:
 
 FULL = Plan()
 QUICK = Plan(
-    methods=BOTH, recipes=("published", "mild"), merges=("sum",), rates=(3e-3,), marks=(100, 200), scales=((1.0, 1.0),),
+    methods=BOTH, recipes=("published", "mild"), later=(), merges=("sum",), rates=(3e-3,), marks=(100, 200), scales=((1.0, 1.0),),
     contents=4, styles=4,
 )  # fmt: skip
