@@ -64,7 +64,7 @@ class Bench:
 
     def adapters(self, cell: Cell, rate: float, mark: int, seed: int, *, tuning: bool) -> Adapters:
         """Of all contents and styles of a part; all marks of a training are kept once it has run."""
-        folder = self.work / ("tuning" if tuning else "test") / f"{cell.method}.{cell.recipe}.{rate:g}.{seed}"
+        folder = self.work / ("tuning" if tuning else "test") / f"{cell.training}.{rate:g}.{seed}"
         path = folder / f"{mark}.safetensors"
         if not path.exists():
             recipe, part = _ALL[cell.recipe], self.plan.part(tuning=tuning)

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from benchmarks.evidence.bench import Bench
 from benchmarks.evidence.plan import FULL, QUICK
-from benchmarks.evidence.report import Evidence, direction
+from benchmarks.evidence.report import direction
+from benchmarks.evidence.results import RESULTS, Evidence
 from benchmarks.evidence.run import Run, call, phases
 from benchmarks.setting import ON_GPU, machine
 
-RESULTS = Path(__file__).parents[1] / "results" / "evidence"
 WORKERS = 8 if ON_GPU else 2
 
 

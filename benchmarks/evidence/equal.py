@@ -50,7 +50,7 @@ def matched(own: Quality, tuned: int, other: Quality, other_tuned: int) -> int:
 
 def quality_path(results: Path, cell: Cell) -> Path:
     """Where a method's quality is kept."""
-    return results / "equal" / f"{cell.method}.{cell.recipe}.json"
+    return results / "equal" / f"{cell.training}.json"
 
 
 def path_of(results: Path, cell: Cell, other: Cell) -> Path:

@@ -18,7 +18,7 @@ from benchmarks.evidence.measures import asked_of, pictures_of
 from benchmarks.evidence.merging import merged
 from benchmarks.evidence.plan import BOTH, FULL, Cell
 from benchmarks.evidence.recipes import PUBLISHED
-from benchmarks.evidence.report import RESULTS, ROOT
+from benchmarks.evidence.results import RESULTS, ROOT
 from benchmarks.evidence.run import Run
 from playground.draw import contact_sheet, save_png
 from playground.world import scene

@@ -23,8 +23,13 @@ class Cell:
     recipe: str
     merge: str = "sum"
 
+    @property
+    def training(self) -> str:
+        """Names the adapters, which all merges share."""
+        return f"{self.method}.{self.recipe}"
+
     def __str__(self) -> str:
-        return f"{self.method}.{self.recipe}.{self.merge}"
+        return f"{self.training}.{self.merge}"
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ class Plan:
     """How much is run.
 
     Attributes:
-        later: recipes that were made after the test split had been judged; none of them is the best of the tuning split.
+        later: recipes that were made after the test split had been judged, so that none of them can be the best one.
         rates, marks, scales: the grid on the tuning split; marks are updates.
         contents, styles: how many of each, of the test part and of the tuning part, from the head.
         pictures: of each pair, point and training seed. steps, cfg: of the sampler.
@@ -79,6 +84,6 @@ class Plan:
 
 FULL = Plan()
 QUICK = Plan(
-    methods=BOTH, recipes=("published", "mild"), later=(), merges=("sum",), rates=(3e-3,), marks=(100, 200), scales=((1.0, 1.0),),
-    contents=4, styles=4,
+    methods=BOTH, recipes=("published", "mild"), later=(), merges=("sum",), rates=(3e-3,), marks=(100, 200),
+    scales=((1.0, 1.0),), contents=4, styles=4,
 )  # fmt: skip

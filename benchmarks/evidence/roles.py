@@ -22,7 +22,7 @@ def without_appearance(caption: str) -> str:
 
 
 def variants(picture: Tensor, strength: str, count: int, seed: int, *, is_style: bool) -> Tensor:
-    """A picture (1, 3, h, w) and its variants, (count, 3, h, w); never in tiles, whose seams the loss would have to miss."""
+    """A picture (1, 3, h, w) and its variants, (count, 3, h, w); in no tiles, whose seams the loss would miss."""
     recipe = RoleSettings(strength, count, tiles=1).recipe(STYLE if is_style else CONTENT)
     generator = torch.Generator().manual_seed(seed)
     if is_style:

@@ -45,7 +45,7 @@ class Run:
 
     def grid(self, cell: Cell) -> Path:
         """Where the grid of a method and a recipe is kept."""
-        return self.results / "tuning" / f"{cell.method}.{cell.recipe}.json"
+        return self.results / "tuning" / f"{cell.training}.json"
 
     def tune(self, cell: Cell, rates: tuple[float, ...]) -> None:
         tune(self.bench, cell, rates, self.grid(cell))
@@ -101,7 +101,7 @@ class Run:
 
     def alone(self, cell: Cell) -> None:
         """Ask the single adapters of a method and a recipe, and measure how their updates and effects meet."""
-        path = self.results / "alone" / f"{cell.method}.{cell.recipe}.csv.gz"
+        path = self.results / "alone" / f"{cell.training}.csv.gz"
         if path.exists():
             return
         part, best, rows = self.plan.part(tuning=False), tuned(self.grid(cell)), []
@@ -117,7 +117,7 @@ class Run:
 
     def meet(self, cell: Cell) -> None:
         """Cosine of the updates and non-additivity of the effects, of every pair."""
-        path = self.results / "meet" / f"{cell.method}.{cell.recipe}.csv.gz"
+        path = self.results / "meet" / f"{cell.training}.csv.gz"
         if path.exists():
             return
         part, best, rows = self.plan.part(tuning=False), tuned(self.grid(cell)), []

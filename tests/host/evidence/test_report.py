@@ -9,19 +9,13 @@ from functools import cache
 
 import pytest
 
+from benchmarks.evidence.crossings import crossings
 from benchmarks.evidence.measures import COUNTS
 from benchmarks.evidence.plan import FULL, Cell
-from benchmarks.evidence.report import (
-    DOCUMENT,
-    NAMES,
-    RESULTS,
-    TEXT,
-    Evidence,
-    crossings,
-    document,
-    meeting,
-)  # fmt: skip
+from benchmarks.evidence.report import DOCUMENT, TEXT, document, meeting
+from benchmarks.evidence.results import RESULTS, Evidence
 from benchmarks.evidence.statistics import FIRST
+from benchmarks.evidence.tables import NAMES
 
 EVIDENCE = Evidence(RESULTS, FULL)
 DONE = [cell for cell in FULL.cells(EVIDENCE.best) if EVIDENCE.done(cell)]
