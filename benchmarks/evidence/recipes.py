@@ -30,7 +30,8 @@ class Recipe:
         jitter: the content's picture comes in other colours.
         geometry: how far the style's picture is zoomed, shifted, turned and flipped, 0 not at all.
         by_role: how far noise levels are bent, to low noise for styles and to high noise for contents.
-        own: strength of the pack's own roles, which do all of this in their way; empty without them.
+        own: strength of the pack's own roles, which vary pictures in their way; empty without them.
+        still: of those, a style's picture is not moved.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Recipe:
     geometry: float = 0.0
     by_role: float = 0.0
     own: str = ""
+    still: bool = False
 
 
 PUBLISHED = Recipe("published")
@@ -55,8 +57,22 @@ RECIPES = {
         Recipe("jitter_roles", bare=True, jitter=True, by_role=1.0),
     )
 }
-# The pack's own roles, which were made after the test split had been judged.
-OWN = {f"own_{own}": Recipe(f"own_{own}", by_role=roles.bias(own), own=own) for own in ("mild", "medium")}
+
+
+def _own(name: str, strength: str, *, bare: bool, still: bool) -> Recipe:
+    return Recipe(f"own_{name}{strength}", bare, by_role=roles.bias(strength), own=strength, still=still)
+
+
+# The pack's own roles, which were made after the test split had been judged. Whole: with whole captions.
+OWN = {
+    recipe.name: recipe
+    for strength in ("mild", "medium")
+    for recipe in (
+        _own("", strength, bare=True, still=False),
+        _own("still_", strength, bare=True, still=True),
+        _own("whole_", strength, bare=False, still=True),
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -75,21 +91,21 @@ def lessons(part: Part, recipe: Recipe) -> list[Lesson]:
 
 
 def _content(content: Content, recipe: Recipe, number: int) -> Lesson:
-    picture = scene.draw(content.shape, content.look)
+    picture, caption = scene.draw(content.shape, content.look), content.look.caption(content.shape)
     if recipe.own:
-        caption = roles.without_appearance(content.look.caption(content.shape))
-        pictures = roles.variants(to_tensor(picture[None]), recipe.own, VARIANTS, number, is_style=False)
+        pictures = roles.looks(to_tensor(picture[None]), recipe.own, VARIANTS, number)
+        caption = roles.without_appearance(caption) if recipe.bare else caption
         return Lesson(autoencoder.encode(pictures), caption, is_style=False)
-    caption = bare_caption(content.shape) if recipe.bare else content.look.caption(content.shape)
-    pictures = jittered(picture, np.random.default_rng((11, number))) if recipe.jitter else picture[None]
-    return Lesson(autoencoder.encode(to_tensor(pictures)), caption, is_style=False)
+    drawn = jittered(picture, np.random.default_rng((11, number))) if recipe.jitter else picture[None]
+    caption = bare_caption(content.shape) if recipe.bare else caption
+    return Lesson(autoencoder.encode(to_tensor(drawn)), caption, is_style=False)
 
 
 def _style(style: Carried, recipe: Recipe, number: int) -> Lesson:
     look = Look(style=style.style)
     picture = to_tensor(scene.draw(style.carrier, look, seed=number)[None])
-    if recipe.own:
-        picture = roles.variants(picture, recipe.own, VARIANTS, number, is_style=True)
+    if recipe.own and not recipe.still:
+        picture = roles.moves(picture, recipe.own, VARIANTS, number)
     if recipe.geometry:
         generator = torch.Generator().manual_seed(1_300 + number)
         picture = torch.cat([moved(picture, recipe.geometry, generator) for _ in range(VARIANTS)])

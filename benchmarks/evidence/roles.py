@@ -21,13 +21,16 @@ def without_appearance(caption: str) -> str:
     return read_caption(caption).without_appearance
 
 
-def variants(picture: Tensor, strength: str, count: int, seed: int, *, is_style: bool) -> Tensor:
-    """A picture (1, 3, h, w) and its variants, (count, 3, h, w); in no tiles, whose seams the loss would miss."""
-    recipe = RoleSettings(strength, count, tiles=1).recipe(STYLE if is_style else CONTENT)
-    generator = torch.Generator().manual_seed(seed)
-    if is_style:
-        others = [draw_move(*picture.shape[-2:], recipe, generator).of(picture) for _ in range(1, count)]
-    else:
-        pixels = picture.movedim(1, -1)
-        others = [jittered(pixels, recipe, generator).movedim(-1, 1) for _ in range(1, count)]
-    return torch.cat([picture, *others])
+def looks(picture: Tensor, strength: str, count: int, seed: int) -> Tensor:
+    """A content's picture (1, 3, h, w) and its variants, (count, 3, h, w)."""
+    recipe, generator = RoleSettings(strength).recipe(CONTENT), torch.Generator().manual_seed(seed)
+    pixels = picture.movedim(1, -1)
+    return torch.cat([picture, *(jittered(pixels, recipe, generator).movedim(-1, 1) for _ in range(1, count))])
+
+
+def moves(picture: Tensor, strength: str, count: int, seed: int) -> Tensor:
+    """A style's picture (1, 3, h, w) and its variants, (count, 3, h, w); in no tiles, whose seams the loss would miss."""
+    recipe, generator = RoleSettings(strength, tiles=1).recipe(STYLE), torch.Generator().manual_seed(seed)
+    return torch.cat(
+        [picture, *(draw_move(*picture.shape[-2:], recipe, generator).of(picture) for _ in range(1, count))]
+    )

@@ -140,7 +140,7 @@ def tuning(run: Run) -> Iterable[list[Task]]:
     yield [partial(run.tune, cell, plan.rates) for cell in first]
     both = dict.fromkeys(cell.method for cell in plan.cells(PUBLISHED.name) if cell.recipe != PUBLISHED.name)
     recipes = [
-        Cell(method, recipe) for recipe in (*plan.recipes, *plan.later) if recipe != PUBLISHED.name for method in both
+        Cell(method, recipe) for recipe in (*plan.recipes, *plan.own) if recipe != PUBLISHED.name for method in both
     ]
     yield [partial(run.tune, cell, (tuned(run.grid(Cell(cell.method, PUBLISHED.name))).rate,)) for cell in recipes]
     cells = plan.cells(run.best_recipe())
