@@ -29,8 +29,7 @@ def looks(picture: Tensor, strength: str, count: int, seed: int) -> Tensor:
 
 
 def moves(picture: Tensor, strength: str, count: int, seed: int) -> Tensor:
-    """A style's picture (1, 3, h, w) and its variants, (count, 3, h, w); in no tiles, whose seams the loss would miss."""
+    """A style's picture (1, 3, h, w) and its variants, (count, 3, h, w); in no tiles: nothing here masks seams."""
     recipe, generator = RoleSettings(strength, tiles=1).recipe(STYLE), torch.Generator().manual_seed(seed)
-    return torch.cat(
-        [picture, *(draw_move(*picture.shape[-2:], recipe, generator).of(picture) for _ in range(1, count))]
-    )
+    size = picture.shape[-2:]
+    return torch.cat([picture, *(draw_move(*size, recipe, generator).of(picture) for _ in range(1, count))])
