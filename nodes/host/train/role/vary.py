@@ -180,7 +180,7 @@ def _first_encoded(number: int, vae: Vae, pixels: Tensor) -> Tensor:
     except _NOT_OF_THE_PICTURE:
         raise
     except Exception as error:
-        said = str(error).strip().rstrip(".") or type(error).__name__
+        said = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise TrainingError(
             f"pixels: vae cannot encode image {number} of {tuple(pixels.shape)}: {said}. Connect the VAE that encoded "
             "latents, or disconnect pixels, and the role does what can be done on latents alone."
