@@ -39,6 +39,7 @@ def run_quick(name: str) -> str:
         ("library", 1),
         ("kinds", 1),
         ("train_start", 1),
+        ("train_role", 2),
     ],
 )
 def test_quick_run_prints_claims_that_hold(name: str, claims: int) -> None:

@@ -11,6 +11,7 @@ from ....qrlora_core import TrainingError
 from ..model.host_types import Caption
 
 _TEXT = "text embedding"
+_PICTURE_AXES, _COLOURS = 4, 3  # of an IMAGE
 _OF_ASPECT = 0.05  # masks are also drawn on a copy of the picture in another size
 
 
@@ -45,6 +46,28 @@ def check_picture(where: str, latent: Tensor, mask: Tensor | None) -> None:
         )
     if latent.ndim >= 4:
         check_aspect(where, latent, mask)
+
+
+def check_pixels(where: str, picture: Tensor) -> None:
+    """Refuse a picture that no VAE of pictures encodes.
+
+    Args:
+        where: the input and the place of the picture in it.
+        picture: (frames, height, width, channels).
+
+    Raises:
+        TrainingError: without colours, or with numbers that are not finite.
+    """
+    if picture.ndim != _PICTURE_AXES or picture.shape[-1] < _COLOURS:
+        raise TrainingError(
+            f"{where}: expected an image of (count, height, width, 3) with red, green and blue, found one of "
+            f"{tuple(picture.shape)}. Connect the IMAGE that VAE Encode made latents of."
+        )
+    if broken := _broken(picture):
+        raise TrainingError(
+            f"{where}: {broken} of its numbers are NaN or infinite. Load or make the picture again, or leave it out of "
+            "pixels and latents."
+        )
 
 
 def check_aspect(where: str, latent: Tensor, mask: Tensor) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ....qrlora_core import TrainingError
 from ..model.host_types import Caption, Conditioning, Latent
-from .checks import check_aspect, check_caption, check_picture
+from .checks import check_aspect, check_caption, check_picture, check_pixels
 from .graph.modules import detached
 
 _VIDEO = 5  # axes of a latent with frames
@@ -34,6 +34,7 @@ class Example:
         repeats: how often an epoch holds it.
         parts: shapes of the parts in the pack; empty for a latent that is none.
         pixels: (frames, height, width, 3), 0 to 1: what the latent was encoded from; None where it is not known.
+            As the host gave it: maybe a tensor of inference mode.
         variants: of which one is seen in its place each time, itself among them; empty where it is always itself.
     """
 
@@ -184,21 +185,35 @@ def collect_examples(
 
 
 def _with_pixels(examples: list[Example], pixels: Sequence[Tensor]) -> list[Example]:
-    """Each example with its picture: of a batch one each, of videos one batch each, which are its frames."""
+    """Each example with its picture, which is the host's own tensor: of a batch one each, of a video a batch."""
     if not pixels:
         return examples
-    are_videos = any(example.latent.ndim == _VIDEO and example.latent.shape[2] > 1 for example in examples)
-    pictures = [picture for batch in pixels for picture in ([batch] if are_videos else batch.split(1))]
+    pictures = _taken_apart(examples, pixels)
     if len(pictures) != len(examples):
-        what = "videos" if are_videos else "pictures"
+        what = "videos" if all(map(_is_video, examples)) else "pictures"
         raise TrainingError(
             f"pixels: expected as many {what} as latents ({len(examples)}), found {len(pictures)}. Connect the images "
             "that VAE Encode made latents of, in the same order, or none."
         )
-    return [
-        replace(example, pixels=detached(picture[..., :3].float().cpu()))
-        for example, picture in zip(examples, pictures, strict=True)
-    ]
+    for number, picture in enumerate(pictures, 1):
+        check_pixels(f"image {number} of pixels", picture)
+    return [replace(example, pixels=picture[..., :3]) for example, picture in zip(examples, pictures, strict=True)]
+
+
+def _taken_apart(examples: list[Example], pixels: Sequence[Tensor]) -> list[Tensor]:
+    """In order, for a video all that is left of a batch, and for a picture the next one of it."""
+    left, taken = deque(batch for batch in pixels if len(batch)), list[Tensor]()
+    while left:
+        batch = left.popleft()
+        is_whole = len(taken) < len(examples) and _is_video(examples[len(taken)])
+        taken.append(batch if is_whole else batch[:1])
+        if len(batch) > len(taken[-1]):
+            left.appendleft(batch[1:])
+    return taken
+
+
+def _is_video(example: Example) -> bool:
+    return example.latent.ndim == _VIDEO and example.latent.shape[2] > 1
 
 
 def _entries(name: str, conditionings: Sequence[Conditioning]) -> list[Caption]:

@@ -15,7 +15,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from comfyui_qr_lora.nodes.host.train import train as training
 from comfyui_qr_lora.nodes.host.train.dataset import MASK_MEANINGS, DataSettings, collect, collect_examples
 from comfyui_qr_lora.nodes.host.train.samples import SampleSettings
 from comfyui_qr_lora.nodes.host.train.settings import RunSettings
@@ -24,7 +23,7 @@ from comfyui_qr_lora.qrlora_core import OptimizerSettings, TrainingError
 from devtools import tiny_models
 
 from ...support.models import every_network, models
-from ...support.training_task import assert_same, assert_unchanged, caption, latent, snapshot, train
+from ...support.training_task import assert_refused, assert_same, caption, latent, train
 
 NOT_FINITE = (float("nan"), float("inf"), float("-inf"))
 WIDTHS = (32, 200, 768, 1024, 2048, 4096)  # of text encoders, none of which a small model has
@@ -37,20 +36,6 @@ def nothing_is_done(tmp_path: Path) -> Iterator[None]:
     folder_paths.set_output_directory(str(tmp_path))
     yield
     folder_paths.set_output_directory(before)
-
-
-def assert_refused(patcher: Any, message: str, *given: Any, **options: Any) -> str:
-    """Refused with this message, with no layer decomposed, no file written and the model as it was."""
-    before, output = snapshot(patcher), Path(folder_paths.get_output_directory())
-    run = options.pop("run", None) or RunSettings(keep_checkpoints=2, checkpoint_every=1)
-    with mock.patch.object(training.KeptBases, "factors") as decompose, pytest.raises(TrainingError) as refused:
-        train(patcher, *given, run=run, **options)
-    assert re.search(message, str(refused.value)), str(refused.value)
-    assert not decompose.called
-    assert not [path for path in output.rglob("*") if path.is_file()]
-    assert_unchanged(patcher, before)
-    assert all(not module._forward_pre_hooks for module in patcher.model.modules())
-    return str(refused.value)
 
 
 def spoiled(tensor: Tensor, chance: random.Random) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,23 +18,22 @@ from comfyui_qr_lora.nodes.host.files import folders
 from comfyui_qr_lora.nodes.host.files.checkpoints import latest_checkpoint
 from comfyui_qr_lora.nodes.host.train import train as training
 from comfyui_qr_lora.nodes.host.train.batches import BatchSampler
-from comfyui_qr_lora.nodes.host.train.dataset import DataSettings, Example, TrainingSet, collect, collect_examples
+from comfyui_qr_lora.nodes.host.train.dataset import DataSettings, Example, TrainingSet, collect
 from comfyui_qr_lora.nodes.host.train.role.latents import moved
 from comfyui_qr_lora.nodes.host.train.role.notes import role_notes
 from comfyui_qr_lora.nodes.host.train.role.settings import CONTENT, LIMITS, STYLE, Recipe, RoleSettings
 from comfyui_qr_lora.nodes.host.train.role.vary import varied
-from comfyui_qr_lora.nodes.host.train.samples import SampleSettings
 from comfyui_qr_lora.nodes.host.train.settings import RESUME_LATEST, RunSettings
 from comfyui_qr_lora.nodes.role import Role
 from comfyui_qr_lora.nodes.train import Train
-from comfyui_qr_lora.qrlora_core import ObjectiveSettings, TrainingError, TrainingState, load_training, save_training
+from comfyui_qr_lora.qrlora_core import ObjectiveSettings, TrainingState, load_training, save_training
 from comfyui_qr_lora.qrlora_core.train import distributed
 from devtools import tiny_models
 
 from ...support.encoders import BLOCK, BlockMeans, Embedded, pictures
+from ...support.roles import ROLES, encoded, example, recipe, seen_with, square
 from ...support.training_task import SETTINGS, assert_same, caption, latent, train
 
-ROLES = (CONTENT, STYLE)
 # What the batches of a training without a role hold, by the code before there were roles.
 BATCHES_BEFORE = "150c15f349573fe6c1bbc9e554dd7c55"
 
@@ -45,29 +43,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of checkpoints, in an output folder of this test's own."""
     monkeypatch.setattr(folders.folder_paths, "get_output_directory", lambda: str(tmp_path))
     return tmp_path
-
-
-def recipe(role: str, strength: str = "medium", **numbers: Any) -> Recipe:
-    return RoleSettings(strength, **({"variants": 5} | numbers)).recipe(role)
-
-
-def encoded(pixels: Tensor, vae: Any, **more: Any) -> dict[str, Any]:
-    return {"samples": vae.encode(pixels), **more}
-
-
-def seen_with(vae: Any, **settings: Any) -> RunSettings:
-    return RunSettings(samples=SampleSettings(vae=vae), **settings)
-
-
-def example(pixels: Tensor, vae: Any, mask: Tensor | None = None) -> Example:
-    return Example(vae.encode(pixels), (), mask, pixels=pixels)
-
-
-def square(size: int = 64) -> Tensor:
-    """A mask (1, size, size), 1 in the middle."""
-    mask = torch.zeros(1, size, size)
-    mask[:, size // 4 : -size // 4, size // 4 : -size // 4] = 1
-    return mask
 
 
 # Without a role
@@ -242,63 +217,6 @@ def test_a_mask_is_moved_with_its_picture_and_never_out_of_it() -> None:
         assert (brightness[whole] > 0.2).all()
 
 
-# Exactly the same again
-
-
-def flow(role: str) -> dict[str, Any]:
-    pixels, vae = pictures(3), BlockMeans()
-    return {
-        "latents": [encoded(pixels[:2], vae), encoded(pixels[2:], vae, noise_mask=square())],
-        "captions": [caption(0), caption(1), caption(2)], "pixels": [pixels[:2], pixels[2:]], "vae": vae,
-        "data": DataSettings(prior=tuple(collect_examples([latent(7)], [caption(8)])), repeats=(1, 2, 1)),
-        "batch_size": 2, "role": recipe(role, "strong"),
-    }  # fmt: skip
-
-
-def on_latents(role: str) -> dict[str, Any]:
-    return {"latents": [latent(0), latent(1, size=12)], "role": recipe(role, flip=0.5)}
-
-
-def epsilon(role: str) -> dict[str, Any]:
-    patcher = tiny_models.build("sd15")
-    _, text = tiny_models.example("sd15", patcher)
-    pixels, vae = pictures(2), BlockMeans(4)
-    return {
-        "patcher": patcher, "latents": [encoded(pixels, vae)], "captions": [text], "pixels": [pixels], "vae": vae,
-        "role": recipe(role), "rank": 4,
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize("role", ROLES)
-@pytest.mark.parametrize("kind", [flow, on_latents, epsilon])
-def test_resumed_is_uninterrupted_bit_for_bit(model: Any, kind: Callable[[str], dict[str, Any]], role: str) -> None:
-    given = {"patcher": model, "vae": None} | kind(role)
-    run = seen_with(given.pop("vae"), run_name="role", keep_checkpoints=2)
-    whole = train(**given, run=replace(run, run_name="whole"), steps=6)
-    train(**given, run=run, steps=3)
-    resumed = train(**given, run=replace(run, resume_from=RESUME_LATEST), steps=6)
-    assert resumed.losses == whole.losses
-    assert_same(resumed.adapter, whole.adapter)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"role": recipe(STYLE)}, "role was content and is style"),
-        ({"role": None}, "role was content and is None"),
-        ({"role": recipe(CONTENT, variants=6)}, "variants was 5 and is 6; the pictures, captions or masks are others"),
-        ({"role": recipe(CONTENT, levels=3.0)}, "levels was 1.0 and is 3.0"),
-    ],
-)
-def test_another_role_is_another_training(model: Any, change: dict[str, Any], message: str) -> None:
-    pixels, vae = pictures(1), BlockMeans()
-    given = {"latents": [encoded(pixels, vae)], "pixels": [pixels], "steps": 1}
-    run = seen_with(vae, run_name="role", keep_checkpoints=1)
-    train(model, **given, role=recipe(CONTENT), run=run)
-    with pytest.raises(TrainingError, match=message):
-        train(model, **given | change, run=replace(run, resume_from=RESUME_LATEST))
-
-
 @pytest.mark.parametrize("variant", ["triu", "full", "qr", "lora"])
 @pytest.mark.parametrize("role", ROLES)
 def test_every_variant_trains_for_a_role(model: Any, variant: str, role: str) -> None:
@@ -358,88 +276,6 @@ def test_a_sound_or_a_pack_of_parts_is_seen_as_it_is() -> None:
     for one in (pack, Example(torch.randn(1, 8, 16), ())):
         assert varied(TrainingSet((one,)), recipe(STYLE), None, 0).examples[0].variants == ()
         assert "no variants" in role_notes(TrainingSet((one,)), recipe(STYLE))[0]
-
-
-# What is refused
-
-
-def refused(message: str, patcher: Any, *given: Any, **options: Any) -> None:
-    with mock.patch.object(training.KeptBases, "factors") as decompose, pytest.raises(TrainingError, match=message):
-        train(patcher, *given, **options)
-    assert not decompose.called
-
-
-@pytest.mark.parametrize("role", ROLES)
-def test_pixels_without_a_vae_are_refused(model: Any, role: str) -> None:
-    pixels = pictures(1)
-    given = encoded(pixels, BlockMeans())
-    refused("pixels are connected, and vae is not", model, [given], pixels=[pixels], role=recipe(role))
-
-
-def test_a_vae_without_pixels_is_for_samples_and_needs_no_more(model: Any) -> None:
-    result = train(model, run=seen_with(BlockMeans()), role=recipe(CONTENT), steps=1)
-    assert any("connect pixels and vae" in note for note in result.notes)
-
-
-def test_other_pixels_than_those_of_the_latents_are_refused(model: Any) -> None:
-    vae, pixels = BlockMeans(), pictures(2)
-    given: dict[str, Any] = {"run": seen_with(vae), "role": recipe(STYLE)}
-    latents = [encoded(pixels, vae)]
-    refused(
-        r"pixels: expected as many pictures as latents \(2\), found 3", model, latents, pixels=[pictures(3)], **given
-    )
-    refused(
-        "pixels: image 1 is another picture than image 1 of latents", model, latents, pixels=[pixels.flip(0)], **given
-    )
-    small = [pictures(2, 32, 32)]
-    refused(
-        r"pixels: image 1 becomes a latent of \(1, 16, 4, 4\) by vae, and its", model, latents, pixels=small, **given
-    )
-    given["run"] = seen_with(BlockMeans(4))
-    refused(r"pixels: image 1 becomes a latent of \(1, 4, 8, 8\) by vae", model, latents, pixels=[pixels], **given)
-
-
-def test_a_number_that_is_none_in_a_variant_is_named(model: Any) -> None:
-    class Breaking(BlockMeans):
-        def encode(self, pixel_samples: Tensor) -> Tensor:
-            made = super().encode(pixel_samples)
-            return made * torch.nan if self.calls > 3 else made
-
-    pixels = pictures(1)
-    given = encoded(pixels, BlockMeans())
-    message = r"variant 3 of image 1: .* NaN or infinite.*--fp32-vae"
-    refused(message, model, [given], pixels=[pixels], run=seen_with(Breaking()), role=recipe(STYLE))
-
-
-@pytest.mark.parametrize("role", ROLES)
-def test_a_mask_of_another_size_is_refused(model: Any, role: str) -> None:
-    vae, pixels = BlockMeans(), pictures(1)
-    given = encoded(pixels, vae, noise_mask=square(32))
-    message = r"image 1 of latents: its mask is 32 x 32, of 1 frames, and its picture in pixels is 64 x 64"
-    refused(message, model, [given], pixels=[pixels], run=seen_with(vae), role=recipe(role))
-
-
-def test_a_ground_without_a_mask_or_without_pixels_is_refused(model: Any) -> None:
-    vae, pixels = BlockMeans(), pictures(1)
-    given, role = encoded(pixels, vae), recipe(CONTENT, ground="replaced")
-    refused(
-        "ground replaced: image 1 of latents has no mask",
-        model,
-        [given],
-        pixels=[pixels],
-        run=seen_with(vae),
-        role=role,
-    )
-    refused("ground replaced: image 1 of latents has no pixels", model, [given], role=role)
-
-
-@pytest.mark.parametrize("role", ROLES)
-@pytest.mark.parametrize("beside", ["reference_latents", "concat_latent_image"])
-def test_a_pair_of_pictures_is_refused(model: Any, role: str, beside: str) -> None:
-    ((text, options),) = caption(0)
-    paired = [[text, {**options, beside: [latent(1)["samples"]]}]]
-    refused(rf"role: the caption of image 2 has a second picture \({beside}\)", model, [latent(0), latent(1)],
-            [caption(0), paired], role=recipe(role))  # fmt: skip
 
 
 def test_an_interrupt_while_variants_are_made_ends_the_training(model: Any) -> None:

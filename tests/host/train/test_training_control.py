@@ -10,7 +10,7 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from unittest import mock
 import comfy.model_management
 import pytest
 import torch
-from torch import Tensor
 
 from comfyui_qr_lora.nodes.host.files import checkpoints, folders
 from comfyui_qr_lora.nodes.host.files.checkpoints import checkpoint_names, checkpoint_path, latest_checkpoint
@@ -33,7 +32,6 @@ from comfyui_qr_lora.qrlora_core import (
     AdapterFileError,
     ObjectiveSettings,
     OptimizerSettings,
-    Trainer,
     TrainingError,
     load_adapter,
     load_training,
@@ -42,7 +40,7 @@ from comfyui_qr_lora.qrlora_core.files.training_state import read_record
 from devtools import tiny_models
 from devtools.environment import ROOT
 
-from ...support.training_task import assert_same, assert_unchanged, caption, latent, snapshot, train
+from ...support.training_task import assert_same, assert_unchanged, caption, latent, raising, snapshot, train
 
 RUN = RunSettings(run_name="test", checkpoint_every=2, keep_checkpoints=2)
 RESUME = replace(RUN, resume_from=RESUME_LATEST)
@@ -54,25 +52,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of checkpoints, in an output folder of this test's own."""
     monkeypatch.setattr(folders.folder_paths, "get_output_directory", lambda: str(tmp_path))
     return tmp_path / "qr_loras" / "checkpoints"
-
-
-@contextlib.contextmanager
-def raising(error: Callable[[], BaseException], after: int, times: int = 1) -> Iterator[list[int]]:
-    """Within the context, the step after so many updates raises, when its last loss is computed already."""
-    original, raised = Trainer.step, []
-
-    def step(trainer: Trainer, losses: Sequence[Callable[[], Tensor]]) -> float:
-        def last() -> Tensor:
-            loss = losses[-1]()
-            if trainer.updates == after and len(raised) < times:
-                raised.append(1)
-                raise error()
-            return loss
-
-        return original(trainer, [*losses[:-1], last])
-
-    with mock.patch.object(Trainer, "step", step):
-        yield raised
 
 
 def interrupt(model: Any, after: int, run: RunSettings = RUN, **given: Any) -> None:

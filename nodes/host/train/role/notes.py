@@ -24,7 +24,9 @@ def _of_pictures(data: TrainingSet, recipe: Recipe) -> str:
         return "the pictures are seen as they are"
     if all(example.pixels is not None for example in data.examples):
         return f"{recipe.variants} variants of each picture, encoded once: other {_listed(wanted)}"
-    possible = varied_on_latents(recipe) if all(map(is_picture, data.examples)) else []
+    if not all(map(is_picture, data.examples)):
+        return f"no variants: {_listed(wanted)} cannot be varied in a sound, or in a video with sound"
+    possible = varied_on_latents(recipe)
     left_out = _listed([name for name in wanted if name not in possible])
     done = f"{recipe.variants} variants of each latent: other {_listed(possible)}" if possible else "no variants"
     more = f"; {left_out} cannot be varied on latents alone, connect pixels and vae for it" if left_out else ""

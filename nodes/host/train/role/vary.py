@@ -20,7 +20,16 @@ from .jitter import jittered
 from .latents import is_picture, moved, varied_on_latents
 from .settings import CONTENT, Recipe
 
-_PAIRED = ("reference_latents", "concat_latent_image")
+# Where the host's nodes put a second picture or video into a caption, beside which the own one would be varied alone.
+_PAIRED = (
+    "reference_latents", "concat_latent_image", "concat_image", "ref_latent", "context_latents", "condition",
+    "lq_latent", "vace_frames", "control_video", "pose_video_latent", "face_video_pixels", "reference_motion",
+    "minimax_refs", "minimax_keyframes",
+)  # fmt: skip
+_NOT_OF_THE_PICTURE = (
+    comfy.model_management.InterruptProcessingException,
+    getattr(comfy.model_management, "OOM_EXCEPTION", torch.OutOfMemoryError),
+)
 _DRAWS = 20  # of a move, until something is left to learn
 _LEFT = 0.1  # share of what there is to learn that a move must leave
 _SAME = 0.5  # relative distance of two latents of one picture, however its VAE rounds; 1.4 of two pictures
@@ -110,13 +119,17 @@ def _variants(
 ) -> Iterator[Example]:
     """All but the picture itself."""
     if example.pixels is not None and vae is not None and recipe.varied:
+        example = replace(example, pixels=detached(example.pixels.float().cpu()))
         _require_same(number, example, vae)
         vary = _looks if recipe.role == CONTENT else _moves
         for count in range(1, recipe.variants):
             pixels, mask = vary(example, recipe, generator)
             latent = _encoded(vae, pixels).reshape(example.latent.shape)
             check_picture(f"variant {count} of image {number}", latent, None)
-            yield replace(example, latent=latent, mask=mask)
+            variant = replace(example, latent=latent, mask=mask)
+            if mask is not example.mask:  # in the size of the picture it would take more memory than the latent
+                variant = replace(variant, mask=variant.mask_at(latent.shape[2:]))
+            yield variant
     elif varied_on_latents(recipe) and is_picture(example):
         yield from (moved(example, recipe, generator) for _ in range(1, recipe.variants))
 
@@ -160,10 +173,24 @@ def _encoded(vae: Vae, pixels: Tensor) -> Tensor:
     return encoded
 
 
+def _first_encoded(number: int, vae: Vae, pixels: Tensor) -> Tensor:
+    """Encoded, or refused where this VAE can make nothing of a picture, as one of sounds."""
+    try:
+        return _encoded(vae, pixels)
+    except _NOT_OF_THE_PICTURE:
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise TrainingError(
+            f"pixels: vae cannot encode image {number} of {tuple(pixels.shape)}: {said}. Connect the VAE that encoded "
+            "latents, or disconnect pixels, and the role does what can be done on latents alone."
+        ) from error
+
+
 def _require_same(number: int, example: Example, vae: Vae) -> None:
     """Refuse pixels that are of another picture than their latent, or a VAE that is another."""
     assert example.pixels is not None
-    latent, found = example.latent.float().cpu(), _encoded(vae, example.pixels)
+    latent, found = example.latent.float().cpu(), _first_encoded(number, vae, example.pixels)
     if (found.shape[1], found.numel(), found.shape[-2:]) != (latent.shape[1], latent.numel(), latent.shape[-2:]):
         raise TrainingError(
             f"pixels: image {number} becomes a latent of {tuple(found.shape)} by vae, and its latent is "
