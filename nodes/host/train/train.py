@@ -75,16 +75,20 @@ def train_adapter(
     """
     run, view = run or RunSettings(), view or View()
     check_settings(settings)
-    with view.trainings.running(view.node_id, settings.steps, view.workflow_id) as status, trainable_context():
+    preset = None if run.preset is None else run.preset.as_status()
+    with (
+        view.trainings.running(view.node_id, settings.steps, view.workflow_id, preset) as status,
+        trainable_context(),
+    ):
         source = _resume_source(run)
         folder = _run_folder(run, source)
         resumed = None if source is None else load_training(source)
         targets, data = _choose(patcher, settings), as_sampled(patcher, data)
-        told = role_notes(data, settings.role)
+        told = [*(run.preset.notes if run.preset is not None else ()), *role_notes(data, settings.role)]
         if settings.role is not None:
             require_variable(data, settings.role, run.samples.vae)
             data = varied(data, settings.role, run.samples.vae, settings.seed)
-        record = TrainingRecord(patcher, targets, data, settings)
+        record = TrainingRecord(patcher, targets, data, settings, run.preset)
         if resumed is not None:
             record.require_same(resumed)
         computing = _computing_in(patcher, DTYPES[settings.training_dtype])
