@@ -18,6 +18,7 @@ class TrainingStatus:
         samples: the last sample pictures, each with its step, and where the host's ``/view`` finds it.
         warnings: what the user must read.
         preset: that the settings are of: ``name``, ``family``, ``source``, and ``values`` of the node's inputs by name.
+        estimate: what it will take, before its first step: ``seconds``, ``memory``, ``available`` (None: not known).
         state: ``stopped`` if a user ended it early and kept the adapter; ``failed`` after an error or Cancel.
     """
 
@@ -36,6 +37,7 @@ class TrainingStatus:
     samples: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     preset: dict[str, Any] | None = None
+    estimate: dict[str, Any] | None = None
     state: Literal["running", "finished", "stopped", "failed"] = "running"
 
 
