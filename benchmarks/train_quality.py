@@ -153,7 +153,8 @@ def train(bench: Bench, deltas: Deltas, rate: float, seed: int, marks: Sequence[
     loop = Loop(
         trainer=trainer, targets=bench.targets, data=bench.data, objective=ObjectiveSettings(),
         samples=SampleSettings(), steps=steps, batch_size=BATCH, seed=seed, gradient_checkpointing=False,
-        checkpoint_every=0, run=Run(Path(), keep=0), monitor=watch, status=status, resumed=None, snapshot=None,
+        checkpoint_every=0, lower=(), run=Run(Path(), keep=0), monitor=watch, status=status, resumed=None,
+        snapshot=None,
     )  # fmt: skip
     computing = bench.patcher.clone()
     computing.set_model_compute_dtype(torch.float32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ from .graph.frozen_linear import attached
 from .graph.inplace_guard import InplaceGuard, protected_inputs
 from .graph.modules import aliased_parameters, trainable_context
 from .graph.training_mode import training_mode
+from .memory import MemoryShortageError, shortage
 from .monitor import Monitor
 from .objective import check_noise, encode_conditioning, latent_in, objective_loss
 from .samples import SampleSettings, SamplingMode, draw_sample
@@ -44,6 +45,7 @@ class Loop:
 
     Attributes:
         steps: updates in all. checkpoint_every: updates between two checkpoints; 0 writes at the end alone.
+        lower: what to lower where memory does not suffice.
         resumed: the state to go on from, or None.
         snapshot: makes the state for a checkpoint of the losses so far.
     """
@@ -58,6 +60,7 @@ class Loop:
     seed: int
     gradient_checkpointing: bool
     checkpoint_every: int
+    lower: Sequence[str]
     run: Run
     monitor: Monitor
     status: TrainingStatus
@@ -265,7 +268,7 @@ def _end_well(running: _Running, prepare: Callable[[], None]) -> None:
         loop.monitor.tell()
         raise
     except _OUT_OF_MEMORY as error:
-        raise TrainingError(f"{_explain_memory(loop)} {_where(loop, running.keep())}") from error
+        raise MemoryShortageError(f"{shortage(loop.data, loop.lower)} {_where(loop, running.keep())}") from error
     except QRLoRAError as error:
         raise TrainingError(
             f"stopped in step {loop.trainer.updates + 1}: {error} {_where(loop, running.keep())}"
@@ -284,15 +287,3 @@ def _where(loop: Loop, kept: str | None) -> str:
         return "Nothing was trained yet."
     last = loop.status.checkpoint
     return "Nothing was kept." if last is None else f"The last checkpoint is {last}; set resume_from to it to go on."
-
-
-def _explain_memory(loop: Loop) -> str:
-    advice = [
-        *([] if loop.gradient_checkpointing else ["switch gradient_checkpointing on"]),
-        *([f"set batch_size (now {loop.batch_size}) to 1"] if loop.batch_size > 1 else []),
-        "encode a smaller picture",
-        "lower rank",
-        "set targets to attention",
-    ]
-    size = " x ".join(map(str, loop.data.examples[0].shapes[0][-2:]))
-    return f"out of memory while training (latents of {size}): {', or '.join(advice)}."

@@ -18,6 +18,7 @@ from ..model.host_types import Patcher
 from ..model.key_map import Target
 from ..model.weights import base_name, fingerprint
 from .dataset import TrainingSet
+from .presets.preset import Preset
 from .report import loss_ends
 from .settings import TrainingSettings
 
@@ -29,8 +30,14 @@ class TrainingRecord:
     """Describes one training."""
 
     def __init__(
-        self, patcher: Patcher, targets: Mapping[str, Target], data: TrainingSet, settings: TrainingSettings
+        self,
+        patcher: Patcher,
+        targets: Mapping[str, Target],
+        data: TrainingSet,
+        settings: TrainingSettings,
+        preset: Preset | None = None,
     ) -> None:
+        self._preset = {} if preset is None else {"preset": f"{preset.name}, {preset.family}"}
         self._settings, self._images = settings, len(data.examples)
         self._base, self._fingerprint = base_name(patcher), fingerprint(patcher, targets)
         self._record = {
@@ -55,7 +62,7 @@ class TrainingRecord:
             rank=settings.rank,
             alpha=settings.alpha or float(settings.rank),
             variant=settings.variant,
-            training={**_flat(asdict(settings)), **figures},
+            training={**_flat(asdict(settings)), **self._preset, **figures},
             base_fingerprint=self._fingerprint,
         )
 

@@ -9,6 +9,7 @@ import torch
 from ....qrlora_core import ObjectiveSettings, OptimizerSettings, TrainableLoRA, TrainingError
 from ....qrlora_core.train.delta import VARIANTS as OF_DELTA
 from ....qrlora_core.train.optimizers import make_optimizer
+from .presets.preset import Preset
 from .role.settings import Recipe
 from .samples import SampleSettings
 
@@ -51,12 +52,13 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What the adapter does not depend on: checkpoints and samples.
+    """What the adapter does not depend on: checkpoints and samples, and whence its settings come.
 
     Attributes:
         run_name: of the folder of checkpoints. keep_checkpoints: 0 writes none.
         checkpoint_every: updates between two; 0 writes at the end alone, however it comes.
         resume_from: a name as `runs.checkpoint_names` gives it, `NO_RESUME` or `RESUME_LATEST`.
+        preset: that the settings are of; None where all are the node's.
     """
 
     run_name: str = "adapter"
@@ -64,6 +66,7 @@ class RunSettings:
     keep_checkpoints: int = 0
     resume_from: str = NO_RESUME
     samples: SampleSettings = field(default_factory=SampleSettings)
+    preset: Preset | None = None
 
 
 def check_settings(settings: TrainingSettings) -> None:

@@ -17,6 +17,8 @@ class TrainingStatus:
         losses: the curve so far, each value the mean of `updates_per_loss` updates, the last one of the rest.
         samples: the last sample pictures, each with its step, and where the host's ``/view`` finds it.
         warnings: what the user must read.
+        preset: that the settings are of: ``name``, ``family``, ``source``, and ``values`` of the node's inputs by name.
+        estimate: what it will take, before its first step: ``seconds``, ``memory``, ``available`` (None: not known).
         state: ``stopped`` if a user ended it early and kept the adapter; ``failed`` after an error or Cancel.
     """
 
@@ -34,6 +36,8 @@ class TrainingStatus:
     updates_per_loss: int = 1
     samples: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    preset: dict[str, Any] | None = None
+    estimate: dict[str, Any] | None = None
     state: Literal["running", "finished", "stopped", "failed"] = "running"
 
 
@@ -49,9 +53,11 @@ class RunningTrainings:
         self._running: dict[str, TrainingStatus] = {}
 
     @contextlib.contextmanager
-    def running(self, node_id: str, steps: int, workflow_id: str | None = None) -> Iterator[TrainingStatus]:
+    def running(
+        self, node_id: str, steps: int, workflow_id: str | None = None, preset: dict[str, Any] | None = None
+    ) -> Iterator[TrainingStatus]:
         """Within the context, the training of this node can be seen and stopped."""
-        status = self._running[node_id] = TrainingStatus(node_id, workflow_id, steps=steps)
+        status = self._running[node_id] = TrainingStatus(node_id, workflow_id, steps=steps, preset=preset)
         self.send(status)
         try:
             yield status

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,11 @@ from ..model.key_map import KeyMap, Target
 from ..model.tried import untried
 from ..text import paths_as_text
 from .dataset import Example, TrainingSet
+from .estimate import FEWEST_STEPS, estimated
 from .graph.modules import trainable_context
 from .latents import as_sampled
 from .loop import Loop, TrainSampler
+from .memory import what_to_lower
 from .monitor import Draw, Monitor
 from .record import TrainingRecord
 from .report import TrainingResult
@@ -75,26 +78,33 @@ def train_adapter(
     """
     run, view = run or RunSettings(), view or View()
     check_settings(settings)
-    with view.trainings.running(view.node_id, settings.steps, view.workflow_id) as status, trainable_context():
+    preset = None if run.preset is None else run.preset.as_status()
+    with (
+        view.trainings.running(view.node_id, settings.steps, view.workflow_id, preset) as status,
+        trainable_context(),
+    ):
         source = _resume_source(run)
         folder = _run_folder(run, source)
         resumed = None if source is None else load_training(source)
         targets, data = _choose(patcher, settings), as_sampled(patcher, data)
-        told = role_notes(data, settings.role)
+        told = [*(run.preset.notes if run.preset is not None else ()), *role_notes(data, settings.role)]
         if settings.role is not None:
             require_variable(data, settings.role, run.samples.vae)
             data = varied(data, settings.role, run.samples.vae, settings.seed)
-        record = TrainingRecord(patcher, targets, data, settings)
+        record = TrainingRecord(patcher, targets, data, settings, run.preset)
         if resumed is not None:
             record.require_same(resumed)
         computing = _computing_in(patcher, DTYPES[settings.training_dtype])
-        notes = try_out(computing, data, settings, run)
+        told += try_out(computing, data, settings, run)
+        if resumed is None and settings.steps >= FEWEST_STEPS:
+            told += _foresee(computing, targets, data, settings, status)
+        _tell(view, status, told)
         with basis_store() as store:
             bases = KeptBases(store)
-            deltas = _deltas(patcher, targets, settings, resumed, bases)
+            deltas = _deltas(patcher, targets, settings, partial(_factors, patcher, settings, resumed, bases))
         trainer = Trainer(deltas, settings.whole_optimizer(), steps=settings.steps)
         monitor = _monitor(patcher, status, view, folder)
-        for note in [*told, *notes]:
+        for note in told:
             monitor.warn(note)
         if source is not None and resumed is not None:
             with advised():
@@ -104,7 +114,7 @@ def train_adapter(
             trainer=trainer, targets=targets, data=data, objective=settings.whole_objective(), samples=run.samples,
             steps=settings.steps, batch_size=settings.batch_size, seed=settings.seed,
             gradient_checkpointing=settings.gradient_checkpointing, checkpoint_every=run.checkpoint_every,
-            run=folder, monitor=monitor, status=status, resumed=resumed,
+            lower=what_to_lower(settings), run=folder, monitor=monitor, status=status, resumed=resumed,
             snapshot=lambda losses: record.state(trainer, losses),
         )  # fmt: skip
         try:
@@ -164,12 +174,34 @@ def _choose(patcher: Patcher, settings: TrainingSettings) -> dict[str, Target]:
     return {path: available[path] for path in select(available, settings.targets)}
 
 
-def _deltas(
+def _foresee(
     patcher: Patcher,
     targets: Mapping[str, Target],
+    data: TrainingSet,
     settings: TrainingSettings,
-    resumed: TrainingState | None,
-    bases: KeptBases,
+    status: TrainingStatus,
+) -> list[str]:
+    """Put the estimate into the status; returns what the user should read of it."""
+    stand_ins = partial(_deltas, patcher, targets, settings, partial(_stand_in, settings))
+    found, notes = estimated(patcher, targets, data, settings, stand_ins, partial(run_loop, patcher))
+    status.estimate = None if found is None else found.as_status()
+    return notes
+
+
+def _tell(view: View, status: TrainingStatus, told: Sequence[str]) -> None:
+    """What is known before the part that takes minutes."""
+    status.warnings = list(told)
+    view.trainings.send(status)
+    if told:
+        view.show(".\n".join(told))
+
+
+# Of one layer, by its module path.
+_FactorsOf = Callable[[str, Target], Factors]
+
+
+def _deltas(
+    patcher: Patcher, targets: Mapping[str, Target], settings: TrainingSettings, factors_of: _FactorsOf
 ) -> dict[str, Trainable]:
     """What is trained, on the device; Q and R stay on the CPU, for the adapter, but for what the products need."""
     if settings.variant == TrainableLoRA.variant:
@@ -178,15 +210,31 @@ def _deltas(
     progress = comfy.utils.ProgressBar(len(targets))
     deltas: dict[str, Trainable] = {}
     for path, target in targets.items():
-        if resumed is None:
-            factors = _decompose(patcher, path, target, settings, bases)
-        else:
-            term = resumed.adapter.layers[path].terms[0]
-            assert term.base_r is not None  # every checkpoint has it
-            factors = Factors(term.q, term.base_r, term.rank, term.alpha, math.nan)
+        factors = factors_of(path, target)
         deltas[path] = TrainableDelta(factors, variant=settings.variant, compute_dtype=dtype, device=device)
         progress.update(1)
     return deltas
+
+
+def _factors(
+    patcher: Patcher,
+    settings: TrainingSettings,
+    resumed: TrainingState | None,
+    bases: KeptBases,
+    path: str,
+    target: Target,
+) -> Factors:
+    if resumed is None:
+        return bases.factors(patcher, path, target, *_rank_and_alpha(target, settings))
+    term = resumed.adapter.layers[path].terms[0]
+    assert term.base_r is not None  # every checkpoint has it
+    return Factors(term.q, term.base_r, term.rank, term.alpha, math.nan)
+
+
+def _stand_in(settings: TrainingSettings, _path: str, target: Target) -> Factors:
+    """Zeros in the shapes of the factors."""
+    (rank, alpha), (out, inputs) = _rank_and_alpha(target, settings), target.shape
+    return Factors(torch.zeros(out, rank), torch.zeros(rank, inputs), rank, alpha, math.nan)
 
 
 def _loras(patcher: Patcher, targets: Mapping[str, Target], settings: TrainingSettings) -> dict[str, Trainable]:
@@ -205,10 +253,6 @@ def _rank_and_alpha(target: Target, settings: TrainingSettings) -> tuple[int, fl
     """A layer narrower than the rank keeps the scaling at its full rank."""
     rank = min(settings.rank, *target.shape)
     return rank, (settings.alpha or settings.rank) / settings.rank * rank
-
-
-def _decompose(patcher: Patcher, path: str, target: Target, settings: TrainingSettings, bases: KeptBases) -> Factors:
-    return bases.factors(patcher, path, target, *_rank_and_alpha(target, settings))
 
 
 def _monitor(patcher: Patcher, status: TrainingStatus, view: View, folder: Run) -> Monitor:

@@ -1,0 +1,1 @@
+"""Settings of a training by the family of its model, each with whoever published it."""
