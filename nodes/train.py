@@ -28,6 +28,7 @@ from .sockets import (
     RoleSocket,
     TrainingDataSocket,
 )
+from .train_judged import judged_inputs, take_judged
 
 _CUSTOM = "custom"
 _RUN = RunSettings(checkpoint_every=250, keep_checkpoints=2)
@@ -47,7 +48,7 @@ class Train(io.ComfyNode):
             "changed. Save the adapter with Save QR-LoRA, or use it at once in QR-LoRA Merge. An interrupted "
             "training is kept as a checkpoint and can go on.",
             is_input_list=True,
-            inputs=[*_inputs(), *_later_inputs()],
+            inputs=[*_inputs(), *_later_inputs(), *judged_inputs()],
             outputs=[
                 QRLoRASocket.Output(display_name="adapter", tooltip="The trained adapter."),
                 LossMapSocket.Output(display_name="loss_map", tooltip="The loss of every step, for Plot Loss Graph."),
@@ -116,6 +117,7 @@ def _take_run(given: dict[str, Any]) -> RunSettings:
     samples = SampleSettings(
         every=take("sample_every", _RUN.samples.every), steps=take("sample_steps", _RUN.samples.steps),
         cfg=take("sample_cfg", _RUN.samples.cfg), vae=take("vae", None), seed=given["seed"],
+        **take_judged(take),
     )  # fmt: skip
     names = ("run_name", "checkpoint_every", "keep_checkpoints", "resume_from")
     return RunSettings(samples=samples, **{name: take(name, getattr(_RUN, name)) for name in names})

@@ -15,7 +15,10 @@ class TrainingStatus:
     Attributes:
         workflow_id: of the workflow that came with the prompt, by which a page tells nodes of the same number apart.
         losses: the curve so far, each value the mean of `updates_per_loss` updates, the last one of the rest.
-        samples: the last sample pictures, each with its step, and where the host's ``/view`` finds it.
+        samples: the last sample pictures, each with its step and kind, and where the host's ``/view`` finds it; the
+            own ones with what the judge saw in that step.
+        seen: some of the pictures and variants that are learned. judge: what compares pictures; None where nothing does.
+        best: the step that does best by what the user has picked, see `judge.best.Best`.
         warnings: what the user must read.
         state: ``stopped`` if a user ended it early and kept the adapter; ``failed`` after an error or Cancel.
     """
@@ -33,6 +36,9 @@ class TrainingStatus:
     losses: list[float] = field(default_factory=list)
     updates_per_loss: int = 1
     samples: list[dict[str, Any]] = field(default_factory=list)
+    seen: list[dict[str, Any]] = field(default_factory=list)
+    judge: str | None = None
+    best: dict[str, Any] | None = None
     warnings: list[str] = field(default_factory=list)
     state: Literal["running", "finished", "stopped", "failed"] = "running"
 
