@@ -9,6 +9,7 @@ from typing import Any
 
 import comfy.samplers
 import torch
+from torch import Tensor
 
 from ..model.host_types import Caption, ClipVision, Guider, HostModel, Vae
 from .graph.training_mode import Inference

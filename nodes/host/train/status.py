@@ -17,7 +17,7 @@ class TrainingStatus:
         losses: the curve so far, each value the mean of `updates_per_loss` updates, the last one of the rest.
         samples: the last sample pictures, each with its step and kind, and where the host's ``/view`` finds it; the
             own ones with what the judge saw in that step.
-        seen: some of the pictures and variants that are learned. judge: what compares pictures; None where nothing does.
+        seen: some of the pictures and variants that are learned. judge: what compares the samples; None: nothing does.
         best: the step that does best by what the user has picked, see `judge.best.Best`.
         warnings: what the user must read.
         state: ``stopped`` if a user ended it early and kept the adapter; ``failed`` after an error or Cancel.

@@ -94,9 +94,7 @@ class Judging:
         return excess(now, before, [self._of_learned(measure) for measure in by])
 
 
-def judging_of(
-    samples: SampleSettings, examples: Sequence[Example], model: HostModel, role: str | None
-) -> Judging:
+def judging_of(samples: SampleSettings, examples: Sequence[Example], model: HostModel, role: str | None) -> Judging:
     """The judge before the pictures that are learned, looked at before the model is loaded.
 
     Raises:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 _SIDE = 128  # pixels that a picture is looked at
 _CELLS, _ANGLES = 8, 4  # of the grid of edges, on a side; directions of an edge
-_FAINT = 0.05  # of a picture without edges, which is like another one without
+_FAINT = 0.01  # of a picture without edges, which is like another one without
 _LEVELS = 4  # of each colour channel
 _STEEPEST, _STEEPNESSES = 0.5, 8  # differences of neighbours in the histogram of edges
 
