@@ -22,6 +22,7 @@ from .host.train.train import View, train_adapter
 from .pictures import as_image, training_view
 from .sockets import CATEGORY, LossMapSocket, QRLoRASocket
 from .train_inputs import DEFAULT_RUN, first_inputs, later_inputs
+from .train_judged import judged_inputs, take_judged
 
 
 class Train(io.ComfyNode):
@@ -38,7 +39,7 @@ class Train(io.ComfyNode):
             "changed. Save the adapter with Save QR-LoRA, or use it at once in QR-LoRA Merge. An interrupted "
             "training is kept as a checkpoint and can go on.",
             is_input_list=True,
-            inputs=[*first_inputs(), *later_inputs()],
+            inputs=[*first_inputs(), *later_inputs(), *judged_inputs()],
             outputs=[
                 QRLoRASocket.Output(display_name="adapter", tooltip="The trained adapter."),
                 LossMapSocket.Output(display_name="loss_map", tooltip="The loss of every step, for Plot Loss Graph."),
@@ -119,6 +120,7 @@ def _take_run(given: dict[str, Any], preset: Preset | None) -> RunSettings:
     samples = SampleSettings(
         every=take("sample_every", DEFAULT_RUN.samples.every), steps=take("sample_steps", DEFAULT_RUN.samples.steps),
         cfg=take("sample_cfg", DEFAULT_RUN.samples.cfg), vae=take("vae", None), seed=given["seed"],
+        **take_judged(take),
     )  # fmt: skip
     names = ("run_name", "checkpoint_every", "keep_checkpoints", "resume_from")
     return RunSettings(

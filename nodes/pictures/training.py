@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -13,27 +13,41 @@ from .drawing import INK, PAPER, centred, font_of
 
 _CURVE, _FAINT = (31, 99, 190), (168, 190, 222)
 _VIEW_WIDTH, _CURVE_HEIGHT, _STRIP = 640, 200, 5
+_SIDE = _VIEW_WIDTH // _STRIP
+_ROW, _HEADING = _SIDE + 20, 20
+
+Row = Sequence[tuple[int, Tensor]]  # (step, picture of (height, width, 3), 0 to 1)
 
 
-def training_view(losses: Sequence[float], pictures: Sequence[tuple[int, Tensor]]) -> Image.Image:
-    """The loss curve, and under it a strip of the last sample pictures with their steps.
+def training_view(losses: Sequence[float], samples: Mapping[str, Row]) -> Image.Image:
+    """The loss curve, and under it a row of the last sample pictures of each kind with their steps.
 
     Args:
         losses: of every step so far. The faint dots are they, the line their running mean.
-        pictures: (step, picture of (height, width, 3), 0 to 1).
+        samples: rows by kind; the first has no heading.
     """
-    shown = list(pictures)[-_STRIP:]
-    side = _VIEW_WIDTH // _STRIP
+    rows = {kind: row[-_STRIP:] for kind, row in samples.items() if row}
     font = font_of(13)
-    canvas = Image.new("RGB", (_VIEW_WIDTH, _CURVE_HEIGHT + (side + 20 if shown else 0)), PAPER)
+    height = _CURVE_HEIGHT + len(rows) * _ROW + max(0, len(rows) - 1) * _HEADING
+    canvas = Image.new("RGB", (_VIEW_WIDTH, height), PAPER)
     draw = ImageDraw.Draw(canvas)
     _draw_curve(draw, np.asarray(losses, dtype=np.float64), font)
-    for index, (step, picture) in enumerate(shown):
-        tile = Image.fromarray((picture.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
-        tile.thumbnail((side - 4, side - 4))
-        canvas.paste(tile, (index * side + (side - tile.width) // 2, _CURVE_HEIGHT))
-        centred(draw, f"step {step}", font, index * side + side // 2, _CURVE_HEIGHT + side + 8)
+    top = _CURVE_HEIGHT
+    for number, (kind, row) in enumerate(rows.items()):
+        if number:
+            draw.text((8, top), kind.replace("_", " "), fill=INK, font=font, anchor="lt")
+            top += _HEADING
+        _draw_row(canvas, draw, row, top, font)
+        top += _ROW
     return canvas
+
+
+def _draw_row(canvas: Image.Image, draw: ImageDraw.ImageDraw, row: Row, top: int, font: ImageFont.FreeTypeFont) -> None:
+    for index, (step, picture) in enumerate(row):
+        tile = Image.fromarray((picture.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
+        tile.thumbnail((_SIDE - 4, _SIDE - 4))
+        canvas.paste(tile, (index * _SIDE + (_SIDE - tile.width) // 2, top))
+        centred(draw, f"step {step}" if step else "base", font, index * _SIDE + _SIDE // 2, top + _SIDE + 8)
 
 
 def _draw_curve(draw: ImageDraw.ImageDraw, losses: np.ndarray, font: ImageFont.FreeTypeFont) -> None:

@@ -96,15 +96,25 @@ class Trainer:
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
         """Within the context, the moving average stands in the place of what is trained, where there is one."""
-        pairs = [] if self._average is None else [(self._parameters[n], m) for n, m in self._average.means.items()]
-        before = [parameter.data for parameter, _ in pairs]
+        with self._holding({} if self._average is None else self._average.means):
+            yield
+
+    @contextlib.contextmanager
+    def zeroed(self) -> Iterator[None]:
+        """Within the context, all that is trained is zero, so that every layer gives what the base gives, exactly."""
+        with self._holding({name: torch.zeros_like(value.data) for name, value in self._parameters.items()}):
+            yield
+
+    @contextlib.contextmanager
+    def _holding(self, values: Mapping[str, Tensor]) -> Iterator[None]:
+        before = {name: self._parameters[name].data for name in values}
         try:
-            for parameter, mean in pairs:
-                parameter.data = mean
+            for name, value in values.items():
+                self._parameters[name].data = value
             yield
         finally:
-            for (parameter, _), data in zip(pairs, before, strict=True):
-                parameter.data = data
+            for name, data in before.items():
+                self._parameters[name].data = data
 
     def adapter(self, metadata: Mapping[str, str]) -> QRLoRA:
         """What is trained so far, or its moving average, as an adapter on the CPU."""

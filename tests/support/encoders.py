@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import torch
-from einops import rearrange, reduce
+from einops import rearrange, reduce, repeat
 from torch import Tensor
 
 from playground import autoencoder
@@ -20,6 +22,8 @@ class BlockMeans:
     def __init__(self, channels: int = 16, *, video: bool = False) -> None:
         self.latent_channels, self._video, self.calls = channels, video, 0
         self._mix = torch.randn(3, channels, generator=torch.Generator().manual_seed(9))
+        self.patcher = SimpleNamespace(load_device=torch.device("cpu"))
+        self.decoded = 0
 
     def encode(self, pixel_samples: Tensor) -> Tensor:
         """(frames, h, w, 3) to (frames, channels, h / 8, w / 8), or (1, channels, frames, ...) of a video."""
@@ -27,6 +31,12 @@ class BlockMeans:
         means = reduce(pixel_samples, "n (h y) (w x) c -> n h w c", "mean", y=BLOCK, x=BLOCK)
         latents = torch.einsum("nhwc,cd->ndhw", means - 0.5, self._mix)
         return rearrange(latents, "f c h w -> 1 c f h w") if self._video else latents
+
+    def decode(self, samples: Tensor) -> Tensor:
+        """The mean colours that a latent is of, as blocks: (n, h, w, 3), or of a video (1, frames, h, w, 3)."""
+        self.decoded += 1
+        means = torch.einsum("n c ... , c d -> n ... d", samples, torch.linalg.pinv(self._mix)) + 0.5
+        return repeat(means, "... h w c -> ... (h y) (w x) c", y=BLOCK, x=BLOCK)
 
 
 class Embedded:

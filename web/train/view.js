@@ -1,19 +1,17 @@
 /** A training as its reports tell it: steps, curve, samples, what must be read, and the button that ends it. */
 
 /**
- * @typedef {{ step: number, filename: string, subfolder: string, type: string }} Sample
  * @typedef {"running" | "finished" | "stopped" | "failed"} State
  * @typedef {{ loss: number | null, seconds_per_step: number | null, seconds_left: number | null, peak_memory: number | null }} Pace
- * @typedef {{ node_id: string, workflow_id: string | null, state: State, stopping: boolean, step: number, steps: number, losses: number[], samples: Sample[], warnings: string[], text?: string } & Pace} Report
+ * @typedef {{ node_id: string, workflow_id: string | null, state: State, stopping: boolean, step: number, steps: number, losses: number[], warnings: string[], text?: string } & Pace & import("./strips.js").Pictures} Report
  */
 
-import { api } from "../../../scripts/api.js";
-import { button, childrenOf, element, fill, plainText } from "../lib/dom.js";
+import { button, element, plainText } from "../lib/dom.js";
 import { text } from "../lib/texts.js";
 import { LossCurve } from "./loss_curve.js";
+import { Strips } from "./strips.js";
 
-const STRIP = 94; // pixels, as in style.css
-const REST = 228;
+const REST = 228; // pixels, as in style.css
 
 export class TrainingView {
   /** @param {(nodeId: string) => Promise<boolean>} stop */
@@ -21,35 +19,29 @@ export class TrainingView {
     this.stop = stop;
     /** @type {Report | null} */
     this.report = null;
-    this.hasSamples = this.isExpectingSamples = false;
     this.onResize = () => {};
     this.state = element("div", { class: "qr-lora-train-state", role: "status" });
     this.button = button(text("train.stop"), text("train.stop_meaning"), () => this.pressStop(), { disabled: true });
     this.details = element("div", { class: "qr-lora-train-details qr-lora-quiet" });
     this.curve = new LossCurve();
-    this.strip = element("div", { class: "qr-lora-train-strip qr-lora-scroll", role: "list", "aria-label": text("train.samples") });
+    this.strips = new Strips();
     this.words = element("div", { class: "qr-lora-train-words qr-lora-text qr-lora-scroll", tabindex: "0", role: "group", "aria-label": text("train.words") });
     this.root = element(
       "div",
       { role: "group", "aria-label": text("train.panel") },
       element("div", { class: "qr-lora-train-top" }, this.state, this.button),
-      this.details, this.curve.root, this.strip, this.words,
+      this.details, this.curve.root, this.strips.root, this.words,
     );
     this.state.textContent = text("train.idle");
-    this.strip.hidden = true;
   }
 
   height() {
-    return REST + (this.strip.hidden ? 0 : STRIP);
+    return REST + this.strips.height();
   }
 
-  /**
-   * The strip has its place from the start, so that nothing moves when the first sample comes.
-   * @param {boolean} isExpecting
-   */
+  /** @param {boolean} isExpecting */
   expectSamples(isExpecting) {
-    this.isExpectingSamples = isExpecting;
-    this.strip.hidden = !isExpecting && !this.hasSamples;
+    this.strips.expect(isExpecting);
   }
 
   /** @param {Report | undefined} report */
@@ -59,7 +51,7 @@ export class TrainingView {
     write(this.state, stateOf(report)); // else a screen reader would speak every second
     this.details.textContent = detailsOf(report);
     this.curve.draw(report);
-    this.showSamples(report.samples);
+    this.showPictures(report);
     this.words.textContent = plainText(report.text ?? report.warnings.join("\n"), 20000);
     this.words.classList.toggle("qr-lora-warning", !report.text);
     this.showButton(report);
@@ -78,33 +70,12 @@ export class TrainingView {
     if (!(await this.stop(this.report?.node_id ?? ""))) this.button.textContent = text("train.stop_nothing");
   }
 
-  /**
-   * Pictures that are there already stay, and only new ones are read.
-   * @param {Sample[]} samples
-   */
-  showSamples(samples) {
-    const shown = new Map(childrenOf(this.strip).map((tile) => [tile.dataset.file, tile]));
-    const hasNew = samples.some((sample) => !shown.has(sample.filename));
-    if (!hasNew && samples.length === shown.size) return;
-    fill(this.strip, ...samples.map((sample) => shown.get(sample.filename) ?? newTile(sample)));
-    this.strip.scrollLeft = this.strip.scrollWidth;
-    if (this.hasSamples === Boolean(samples.length)) return;
-    this.hasSamples = Boolean(samples.length);
-    this.expectSamples(this.isExpectingSamples);
-    this.onResize();
+  /** @param {Report} report */
+  showPictures(report) {
+    const before = this.strips.height();
+    this.strips.show(report);
+    if (this.strips.height() !== before) this.onResize();
   }
-}
-
-/** @param {Sample} sample */
-function newTile({ step, filename, subfolder, type }) {
-  const url = api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}`);
-  const label = text("train.sample", { step });
-  return element(
-    "div",
-    { class: "qr-lora-train-sample", role: "listitem", dataset: { file: filename } },
-    element("a", { href: url, target: "_blank", title: label }, element("img", { src: url, alt: label, draggable: "false" })),
-    element("span", { class: "qr-lora-quiet", text: String(step) }),
-  );
 }
 
 /** @param {Report} report */

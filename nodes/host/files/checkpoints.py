@@ -23,10 +23,14 @@ class Run:
     Args:
         folder: made when the first file is written.
         keep: how many checkpoints stay; older ones of this run are removed. 0: none is ever written.
+
+    Attributes:
+        best: updates of a checkpoint that stays beside them; None for none.
     """
 
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder, self._keep = folder, keep
+        self.best: int | None = None
 
     @property
     def writes(self) -> bool:
@@ -39,10 +43,18 @@ class Run:
         Raises:
             AdapterFileError: it cannot be written; the others stay as they are.
         """
-        path = save_training(state, self.folder / f"step_{updates:08}.safetensors")
-        for _, old in sorted(_checkpoints(self.folder))[: -self._keep]:
-            old.unlink(missing_ok=True)
+        path = save_training(state, self._path(updates))
+        for old_updates, old in sorted(_checkpoints(self.folder))[: -self._keep]:
+            if old_updates != self.best:
+                old.unlink(missing_ok=True)
         return checkpoint_name(path)
+
+    def name(self, updates: int) -> str:
+        """The name of the checkpoint after so many updates, written or not."""
+        return checkpoint_name(self._path(updates))
+
+    def _path(self, updates: int) -> Path:
+        return self.folder / f"step_{updates:08}.safetensors"
 
 
 def new_run(run_name: str, keep: int) -> Run:
@@ -103,6 +115,15 @@ def latest_checkpoint(run_name: str) -> Path | None:
     """The last checkpoint of the newest run of this name that has one."""
     found = [(number, step, path) for number, folder in _runs(run_name) for step, path in _checkpoints(folder)]
     return max(found)[2] if found else None
+
+
+def is_checkpoint(name: str) -> bool:
+    """Whether there is a checkpoint of this name."""
+    try:
+        checkpoint_path(name)
+    except AdapterFileError:
+        return False
+    return True
 
 
 def _root() -> Path:

@@ -82,6 +82,9 @@ class Patcher(Protocol):
     def model_size(self) -> int:
         """Bytes."""
 
+    def loaded_size(self) -> int:
+        """Bytes that are on the device."""
+
     def get_model_object(self, name: str) -> Any:
         """A part of the model, or what a node put in its place."""
 
@@ -130,6 +133,15 @@ class Vae(Protocol):
 
     def memory_used_decode(self, shape: torch.Size, dtype: torch.dtype) -> int:
         """Bytes."""
+
+
+class ClipVision(Protocol):
+    """``CLIP_VISION``: an image encoder behind a patcher."""
+
+    patcher: Patcher
+
+    def encode_image(self, image: Tensor) -> Any:
+        """What it sees in pictures, by name."""
 
 
 class Guider(Protocol):

@@ -184,6 +184,20 @@ def collect_examples(
     return [Example(image, texts, mask, parts=parts) for (image, mask, parts), texts in zip(images, own, strict=True)]
 
 
+def first_caption(name: str, conditioning: Conditioning | None) -> Caption | None:
+    """The first caption of an input, None where nothing is connected.
+
+    Raises:
+        TrainingError: it is none, or has numbers that are not finite.
+    """
+    if conditioning is None:
+        return None
+    captions = _entries(name, [conditioning])
+    if not captions:
+        raise TrainingError(f"{name}: expected a caption, found none. Connect a CLIP Text Encode.")
+    return captions[0]
+
+
 def _with_pixels(examples: list[Example], pixels: Sequence[Tensor]) -> list[Example]:
     """Each example with its picture, which is the host's own tensor: of a batch one each, of a video a batch."""
     if not pixels:

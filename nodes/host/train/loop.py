@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import comfy.model_management
@@ -16,7 +16,7 @@ from ....qrlora_core import ObjectiveSettings, QRLoRAError, Trainable, Trainer, 
 from ....qrlora_core.train import distributed
 from ..advice import advised
 from ..files.checkpoints import Run
-from ..model.host_types import Guider
+from ..model.host_types import Caption, Guider
 from ..model.kept import nothing_kept
 from ..model.key_map import Target
 from .batches import Batch, BatchSampler
@@ -28,10 +28,14 @@ from .graph.frozen_linear import attached
 from .graph.inplace_guard import InplaceGuard, protected_inputs
 from .graph.modules import aliased_parameters, trainable_context
 from .graph.training_mode import training_mode
+from .judge.best import better
+from .judge.judging import Judging
+from .judge.scores import Scores
 from .memory import MemoryShortageError, shortage
 from .monitor import Monitor
 from .objective import check_noise, encode_conditioning, latent_in, objective_loss
-from .samples import SampleSettings, SamplingMode, draw_sample
+from .samples import OWN, SampleSettings, SamplingMode, draw_sample
+from .shown import Picture
 from .status import TrainingStatus
 
 _INTERRUPTED = comfy.model_management.InterruptProcessingException
@@ -48,6 +52,7 @@ class Loop:
         lower: what to lower where memory does not suffice.
         resumed: the state to go on from, or None.
         snapshot: makes the state for a checkpoint of the losses so far.
+        judging: what is seen in the samples.
     """
 
     trainer: Trainer
@@ -66,6 +71,7 @@ class Loop:
     status: TrainingStatus
     resumed: TrainingState | None
     snapshot: Callable[[list[float]], TrainingState]
+    judging: Judging = field(default_factory=Judging)
 
     def branches(self) -> dict[str, tuple[Target, Trainable]]:
         """Module path to the target and what is trained there."""
@@ -152,6 +158,8 @@ class _Running:
     def train(self) -> None:
         """All steps, until the last or until it is asked to stop."""
         loop = self.loop
+        if loop.trainer.updates < loop.steps:
+            self._draw_bases()
         while loop.trainer.updates < loop.steps and not (loop.status.stopping and loop.trainer.updates):
             start = time.monotonic()
             loss = self._step()
@@ -208,20 +216,20 @@ class _Running:
             self._model, latent, conds, sigma, noise, options, self.loop.objective, batch.mask(latent), batch.parts
         )
 
-    def keep(self) -> str | None:
-        """Write a checkpoint of the last update, if there is none yet; returns its name.
+    def keep(self, *, anew: bool = False) -> str | None:
+        """Write a checkpoint of the last update, if there is none yet or if anew; returns its name.
 
         A checkpoint that cannot be written ends no training: the user reads of it, and the next one is tried.
         """
         loop = self.loop
         if not loop.run.writes or distributed.rank() or loop.trainer.updates == 0:
             return None
-        if self._written == loop.trainer.updates and loop.status.checkpoint is not None:
+        if not anew and self._written == loop.trainer.updates and loop.status.checkpoint is not None:
             return loop.status.checkpoint
         state = loop.snapshot(loop.monitor.losses)
         generator, waiting = self._before
         tensors = {**state.tensors, "generator": generator}
-        record = {**state.record, "waiting": waiting}
+        record = {**state.record, "waiting": waiting, "best": loop.status.best}
         try:
             loop.status.checkpoint = loop.run.write(TrainingState(state.adapter, tensors, record), loop.trainer.updates)
         except QRLoRAError as error:
@@ -230,24 +238,70 @@ class _Running:
         self._written = loop.trainer.updates
         return loop.status.checkpoint
 
+    def _draw_bases(self) -> None:
+        """What the base draws by itself, with which the judged samples are compared."""
+        loop = self.loop
+        if loop.samples.captions and not distributed.rank():
+            with loop.trainer.zeroed():
+                loop.judging.bases = self._drawn(loop.samples.captions)
+            loop.monitor.samples(0, _pixels(loop.judging.bases))
+
     def _sample(self, updates: int) -> None:
-        loop, first = self.loop, self.loop.data.examples[0]
+        loop = self.loop
         if distributed.rank():
             return
+        with loop.trainer.averaged():
+            drawn = self._drawn({OWN: loop.data.examples[0].captions[0], **loop.samples.captions})
+        scores = self._scores(drawn)
+        self._mark(updates, scores)
+        if drawn:
+            loop.monitor.samples(updates, _pixels(drawn), scores)
+
+    def _drawn(self, captions: Mapping[str, Caption]) -> dict[str, Picture]:
+        """A sample of each caption, as far as they can be drawn."""
+        loop, first, drawn = self.loop, self.loop.data.examples[0], dict[str, Picture]()
         empty = loop.data.empty_caption
         negative = None if empty is None else self._conds[id(empty)]
-        positive, options = self._conds[id(first.captions[0])], dict(self._options)
+        shape = self._latent_in(first).shape
         try:
-            with self._sampling.mode(self.trial), loop.trainer.averaged():
-                shape = self._latent_in(first).shape
-                picture = draw_sample(self._guider, loop.samples, positive, negative, shape, options, first.parts)
+            with self._sampling.mode(self.trial):
+                for kind, caption in captions.items():
+                    positive, options = self._conds[id(caption)], dict(self._options)
+                    picture = draw_sample(self._guider, loop.samples, positive, negative, shape, options, first.parts)
+                    if picture is None:
+                        loop.monitor.warn("no samples: this model's latents have no preview; connect a VAE to vae.")
+                        break
+                    drawn[kind] = picture
         except _OUT_OF_MEMORY:  # no reason to end a training
             loop.monitor.warn("no samples: out of memory while drawing one; the training goes on.")
+        return drawn
+
+    def _scores(self, drawn: Mapping[str, Picture]) -> Scores:
+        """What the judge sees in samples; nothing where it cannot."""
+        judging = self.loop.judging
+        if judging.name is None or not drawn:
+            return Scores()
+        try:
+            return judging.scores(drawn)
+        except _INTERRUPTED:
+            raise
+        except Exception as error:  # whatever an image encoder raises is no reason to end a training
+            self.loop.monitor.warn(f"samples are not judged: {error}; the training goes on.")
+            return Scores()
+
+    def _mark(self, updates: int, scores: Scores) -> None:
+        """Where this step does best so far, keep its checkpoint."""
+        loop = self.loop
+        best = better(loop.status.best, loop.samples.mark_best, str(loop.judging.name), updates, scores)
+        if best is None:
             return
-        if picture is None:
-            loop.monitor.warn("no samples: this model's latents have no preview; connect a VAE to vae.")
-        else:
-            loop.monitor.picture(updates, picture)
+        loop.status.best = asdict(best) | {"checkpoint": loop.run.name(updates)}
+        loop.run.best = updates
+        loop.status.best["checkpoint"] = self.keep(anew=True)
+
+
+def _pixels(pictures: Mapping[str, Picture]) -> dict[str, Tensor]:
+    return {kind: picture.pixels for kind, picture in pictures.items()}
 
 
 def _budget(device: torch.device) -> float:

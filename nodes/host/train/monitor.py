@@ -10,7 +10,8 @@ import math
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,18 @@ import torch
 from comfy_api.latest import ui
 from torch import Tensor
 
+from .judge.scores import Scores
+from .samples import KINDS, OWN
 from .status import TrainingStatus
 
 _SECONDS_BETWEEN = 1.0
 _LARGEST_PREVIEW = 1024
 _KEPT_TIMES = 50
 _MOST_LOSSES = 200
-_MOST_SAMPLES = 24
+_MOST_SAMPLES = 24  # of a kind
 
-# Draws (losses, sample pictures with their steps) for the preview on the node: a PIL image.
-Draw = Callable[[Sequence[float], Sequence[tuple[int, Tensor]]], Any]
+# Draws (losses, sample pictures with their steps by kind) for the preview on the node: a PIL image.
+Draw = Callable[[Sequence[float], Mapping[str, Sequence[tuple[int, Tensor]]]], Any]
 
 
 class Monitor:
@@ -60,7 +63,7 @@ class Monitor:
         self._logs = logs
         self._writer: Any = None
         self.losses: list[float] = []
-        self.pictures: list[tuple[int, Tensor]] = []
+        self.pictures: dict[str, list[tuple[int, Tensor]]] = {}
         self.warnings: list[str] = []
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
@@ -83,23 +86,38 @@ class Monitor:
         if time.monotonic() - self._shown >= _SECONDS_BETWEEN or step == self._status.steps:
             self.show()
 
-    def picture(self, step: int, picture: Tensor) -> None:
-        """Add a sample: (height, width, 3) float tensor on the CPU, 0 to 1."""
-        self.pictures.append((step, picture))
-        if self._status.node_id:  # else there is no page to show it
-            self._status.samples = [*self._status.samples, *self._kept(step, picture)][-_MOST_SAMPLES:]
-        if self._writer is not None:
-            self._writer.add_image("sample", picture, step, dataformats="HWC")
+    def samples(self, step: int, pictures: Mapping[str, Tensor], scores: Scores | None = None) -> None:
+        """Add samples of one step.
+
+        Args:
+            pictures: by kind, (height, width, 3) float tensors on the CPU, 0 to 1.
+            scores: what the judge saw in them.
+        """
+        for kind, picture in pictures.items():
+            self.pictures.setdefault(kind, []).append((step, picture))
+            judged = asdict(scores or Scores()) if kind == OWN else {}
+            self._list(f"the sample of step {step}", picture, self._status.samples, step=step, kind=kind, **judged)
+            if self._writer is not None:
+                name = "sample" if kind == OWN else f"sample_{kind}"
+                self._writer.add_image(name, picture, step, dataformats="HWC")
+        self._status.samples = _last_of_each(self._status.samples)
         self.show()
 
-    def _kept(self, step: int, picture: Tensor) -> list[dict[str, Any]]:
-        """One entry of the status, the picture being a file of the host's temporary folder from now on."""
+    def seen(self, pictures: Iterable[Tensor]) -> None:
+        """Show what the training sees: pictures as in `samples`."""
+        for number, picture in enumerate(pictures, 1):
+            self._list(f"picture {number} of what it saw", picture, self._status.seen)
+
+    def _list(self, what: str, picture: Tensor, entries: list[dict[str, Any]], **facts: Any) -> None:
+        """Add an entry, the picture being a file of the host's temporary folder from now on; none without a page."""
+        if not self._status.node_id:
+            return
         try:
             (saved,) = ui.PreviewImage(picture[None]).as_dict()["images"]
         except OSError as error:
-            self.warn(f"warning: the sample of step {step} could not be written for the page: {error}")
-            return []
-        return [{"step": step, **saved}]
+            self.warn(f"warning: {what} could not be written for the page: {error}")
+            return
+        entries.append({**facts, **saved})
 
     def warn(self, text: str) -> None:
         """Remember what the user must read, once."""
@@ -136,6 +154,12 @@ class Monitor:
         if status.seconds_per_step is not None:
             status.seconds_left = status.seconds_per_step * (status.steps - status.step)
         status.peak_memory = _peak_memory(self._device)
+
+
+def _last_of_each(samples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of every kind the last ones, in their order."""
+    kept = {id(one) for kind in KINDS for one in [one for one in samples if one["kind"] == kind][-_MOST_SAMPLES:]}
+    return [one for one in samples if id(one) in kept]
 
 
 def thinned(losses: Sequence[float]) -> tuple[list[float], int]:

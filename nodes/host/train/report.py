@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from ....qrlora_core import QRLoRA
 from ..text import ranks_as_text
+from .judge.best import describe_best
 from .status import TrainingStatus
 
 
@@ -18,7 +19,8 @@ class TrainingResult:
     """What came out.
 
     Attributes:
-        losses: of every update. status: how it stood at its end. pictures: (updates, picture) of every sample.
+        losses: of every update. status: how it stood at its end. pictures: (updates, picture) of every sample, by
+            its kind.
         stopped: whether a user ended it early. checkpoint: the last one's name. bases: where they came from, in words.
         notes: what the user should read.
     """
@@ -27,7 +29,7 @@ class TrainingResult:
     losses: list[float]
     narrow_layers: int
     status: TrainingStatus
-    pictures: list[tuple[int, Tensor]] = field(default_factory=list)
+    pictures: Mapping[str, Sequence[tuple[int, Tensor]]] = field(default_factory=dict)
     stopped: bool = False
     checkpoint: str | None = None
     bases: str = ""
@@ -45,6 +47,7 @@ def describe_training(result: TrainingResult) -> str:
         f"{len(adapter.layers)} layers, {ranks_as_text(adapter.ranks)}{narrow}",
         f"loss {first:.4g} at first, {last:.4g} at last",
         *([f"checkpoint {result.checkpoint}"] if result.checkpoint else []),
+        *([describe_best(result.status.best, len(result.losses))] if result.status.best else []),
         *([result.bases] if result.bases else []),
         *result.notes,
     ]

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import comfy.model_management
 import comfy.samplers
-import comfy.utils
-import latent_preview
-import numpy as np
 import torch
 from torch import Tensor
 
-from ..model.host_types import Guider, HostModel, Vae
+from ..model.host_types import Caption, ClipVision, Guider, HostModel, Vae
 from .graph.training_mode import Inference
+from .shown import Picture, show
 
+OWN, WITHOUT_WORD, ELSEWHERE = KINDS = ("own", "without_word", "elsewhere")
+NO_MARK = "none"
 _SAMPLER, _SCHEDULER = "euler", "simple"
 
 
@@ -31,6 +29,8 @@ class SampleSettings:
         steps: sampling steps. cfg: above 1 it needs an empty or negative caption.
         vae: decodes the sample; None shows the rough colours of the latent itself.
         seed: of the noise, always the same.
+        without_word, elsewhere: further captions to draw each time. judge: what compares the pictures.
+        mark_best: one of `judge.best.MARKS`.
     """
 
     every: int = 0
@@ -38,6 +38,21 @@ class SampleSettings:
     cfg: float = 1.0
     vae: Vae | None = None
     seed: int = 0
+    without_word: Caption | None = None
+    elsewhere: Caption | None = None
+    judge: ClipVision | None = None
+    mark_best: str = NO_MARK
+
+    @property
+    def captions(self) -> dict[str, Caption]:
+        """The further captions by their kind; none where nothing is drawn."""
+        given = {WITHOUT_WORD: self.without_word, ELSEWHERE: self.elsewhere}
+        return {kind: caption for kind, caption in given.items() if caption is not None and self.every}
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether anything asks for more than samples to look at."""
+        return bool(self.every and (self.captions or self.judge is not None or self.mark_best != NO_MARK))
 
 
 class SamplingMode:
@@ -76,7 +91,7 @@ def draw_sample(
     shape: torch.Size,
     options: dict[str, Any],
     parts: Sequence[torch.Size] = (),
-) -> Tensor | None:
+) -> Picture | None:
     """Sample once with the host's own sampler on the model that is loaded for training.
 
     Args:
@@ -86,7 +101,7 @@ def draw_sample(
         parts: shapes of what is packed in it; the first is shown.
 
     Returns:
-        (height, width, 3) float32 on the CPU, 0 to 1; None for a latent that nothing can show.
+        None for a latent that nothing can show.
     """
     model, before = guider.inner_model, (guider.conds, guider.cfg)
     device = guider.model_patcher.load_device
@@ -102,7 +117,7 @@ def draw_sample(
             latent = comfy.samplers.sampler_object(_SAMPLER).sample(
                 guider, sigmas, options, None, noise, torch.zeros_like(noise), None, True
             )
-            return _show(latent, settings.vae, model, parts)
+            return show(latent, settings.vae, model, parts)
     finally:
         guider.conds, guider.cfg = before
 
@@ -128,35 +143,3 @@ def _encoded(
         latent_shapes=list(parts or [noise.shape]),
     )
     return encoded
-
-
-def _show(latent: Tensor, vae: Vae | None, model: HostModel, parts: Sequence[torch.Size]) -> Tensor | None:
-    packed, latent = latent, _first(latent, parts)
-    if vae is not None and _has_room(vae, latent):
-        decoded = vae.decode(_first(model.process_latent_out(packed.float()), parts).to("cpu"))
-        return decoded.reshape(-1, *decoded.shape[-3:])[0, ..., :3].float().cpu().clamp(0, 1)
-    factors = model.latent_format.latent_rgb_factors
-    if factors is None:
-        return None
-    previewer = latent_preview.Latent2RGBPreviewer(
-        factors, model.latent_format.latent_rgb_factors_bias, model.latent_format.latent_rgb_factors_reshape
-    )
-    picture = previewer.decode_latent_to_preview(latent.float())
-    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255.0)
-
-
-def _first(latent: Tensor, parts: Sequence[torch.Size]) -> Tensor:
-    """The first of the parts that are packed in a latent, or a latent that is no pack."""
-    return comfy.utils.unpack_latents(latent, parts)[0] if parts else latent
-
-
-def _has_room(vae: Vae, latent: Tensor) -> bool:
-    """False where decoding would make the host move the model that trains off the device."""
-    device = vae.patcher.load_device
-    if device.type == "cpu":
-        return True
-    needed = vae.memory_used_decode(latent.shape, vae.vae_dtype) + vae.patcher.model_size()
-    free: int = comfy.model_management.get_free_memory(device) - comfy.model_management.minimum_inference_memory()
-    if needed > free:
-        logging.info("QR-LoRA: no memory for the VAE beside the training; the sample shows the latent instead")
-    return needed <= free

@@ -15,7 +15,10 @@ class TrainingStatus:
     Attributes:
         workflow_id: of the workflow that came with the prompt, by which a page tells nodes of the same number apart.
         losses: the curve so far, each value the mean of `updates_per_loss` updates, the last one of the rest.
-        samples: the last sample pictures, each with its step, and where the host's ``/view`` finds it.
+        samples: the last sample pictures, each with its step and kind, and where the host's ``/view`` finds it; the
+            own ones with what the judge saw in that step.
+        seen: some of the pictures and variants that are learned. judge: what compares the samples; None: nothing does.
+        best: the step that does best by what the user has picked, see `judge.best.Best`.
         warnings: what the user must read.
         preset: that the settings are of: ``name``, ``family``, ``source``, and ``values`` of the node's inputs by name.
         estimate: what it will take, before its first step: ``seconds``, ``memory``, ``available`` (None: not known).
@@ -35,6 +38,9 @@ class TrainingStatus:
     losses: list[float] = field(default_factory=list)
     updates_per_loss: int = 1
     samples: list[dict[str, Any]] = field(default_factory=list)
+    seen: list[dict[str, Any]] = field(default_factory=list)
+    judge: str | None = None
+    best: dict[str, Any] | None = None
     warnings: list[str] = field(default_factory=list)
     preset: dict[str, Any] | None = None
     estimate: dict[str, Any] | None = None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import comfy.model_management
 import comfy.samplers
 import comfy.utils
 import torch
@@ -27,15 +28,26 @@ from ....qrlora_core import (
 )
 from ....qrlora_core.train import distributed
 from ..advice import advised
-from ..files.checkpoints import Run, checkpoint_name, checkpoint_path, latest_checkpoint, new_run, resumed_run
+from ..files.checkpoints import (
+    Run,
+    checkpoint_name,
+    checkpoint_path,
+    is_checkpoint,
+    latest_checkpoint,
+    new_run,
+    resumed_run,
+)
 from ..model.bases import KeptBases, basis_store
-from ..model.host_types import Patcher
+from ..model.host_types import Caption, Patcher
 from ..model.key_map import KeyMap, Target
 from ..model.tried import untried
 from ..text import paths_as_text
 from .dataset import Example, TrainingSet
 from .estimate import FEWEST_STEPS, estimated
 from .graph.modules import trainable_context
+from .judge.best import best_of_record
+from .judge.checks import check_judged, judged_notes
+from .judge.judging import Judging, judging_of
 from .latents import as_sampled
 from .loop import Loop, TrainSampler
 from .memory import what_to_lower
@@ -44,6 +56,8 @@ from .record import TrainingRecord
 from .report import TrainingResult
 from .role.notes import role_notes
 from .role.vary import require_variable, varied
+from .samples import NO_MARK
+from .seen import seen_pictures
 from .settings import DTYPES, NO_RESUME, RESUME_LATEST, RunSettings, TrainingSettings, check_settings
 from .status import RunningTrainings, TrainingStatus
 from .trial import TrialSampler, cases, require_vae
@@ -78,6 +92,7 @@ def train_adapter(
     """
     run, view = run or RunSettings(), view or View()
     check_settings(settings)
+    check_judged(run.samples, settings.steps)
     preset = None if run.preset is None else run.preset.as_status()
     with (
         view.trainings.running(view.node_id, settings.steps, view.workflow_id, preset) as status,
@@ -94,6 +109,9 @@ def train_adapter(
         record = TrainingRecord(patcher, targets, data, settings, run.preset)
         if resumed is not None:
             record.require_same(resumed)
+        told += judged_notes(run.samples, keeps=folder.writes)
+        judging = _judging(patcher, data, settings, run, told)
+        seen = list(seen_pictures(data.examples, patcher.model, run.samples.vae, told.append)) if view.node_id else []
         computing = _computing_in(patcher, DTYPES[settings.training_dtype])
         told += try_out(computing, data, settings, run)
         if resumed is None and settings.steps >= FEWEST_STEPS:
@@ -106,16 +124,19 @@ def train_adapter(
         monitor = _monitor(patcher, status, view, folder)
         for note in told:
             monitor.warn(note)
+        monitor.seen(seen)
+        status.judge = judging.name
         if source is not None and resumed is not None:
             with advised():
                 trainer.restore(resumed.tensors, resumed.record["trainer"])
             monitor.resume(resumed.tensors["losses"].tolist(), checkpoint_name(source))
+            _resume_best(monitor, status, run, folder, resumed)
         loop = Loop(
             trainer=trainer, targets=targets, data=data, objective=settings.whole_objective(), samples=run.samples,
             steps=settings.steps, batch_size=settings.batch_size, seed=settings.seed,
             gradient_checkpointing=settings.gradient_checkpointing, checkpoint_every=run.checkpoint_every,
             lower=what_to_lower(settings), run=folder, monitor=monitor, status=status, resumed=resumed,
-            snapshot=lambda losses: record.state(trainer, losses),
+            snapshot=lambda losses: record.state(trainer, losses), judging=judging,
         )  # fmt: skip
         try:
             run_loop(computing, loop)
@@ -123,6 +144,34 @@ def train_adapter(
             monitor.close()
         adapter = trainer.adapter(record.metadata(monitor.losses))
         return _result(loop, adapter, settings, bases, untried(patcher))
+
+
+def _judging(
+    patcher: Patcher, data: TrainingSet, settings: TrainingSettings, run: RunSettings, told: list[str]
+) -> Judging:
+    """The judge of the samples; one that cannot see is no reason not to train, and is told."""
+    role = None if settings.role is None else settings.role.role
+    try:
+        return judging_of(run.samples, data.examples, patcher.model, role)
+    except comfy.model_management.InterruptProcessingException:
+        raise
+    except Exception as error:  # whatever a VAE or an image encoder raises
+        told.append(f"samples are not judged: {error}; the training goes on.")
+        return Judging()
+
+
+def _resume_best(
+    monitor: Monitor, status: TrainingStatus, run: RunSettings, folder: Run, resumed: TrainingState
+) -> None:
+    """Know again which step was best so far, or tell that it is not known."""
+    if run.samples.mark_best == NO_MARK:
+        return
+    kept = resumed.record.get("best")
+    status.best = best_of_record(kept, run.samples.mark_best, str(status.judge), is_checkpoint)
+    if status.best is None:
+        monitor.warn(f"best by {run.samples.mark_best} counts from step {status.step}, where this training goes on")
+    elif status.best["checkpoint"] == folder.name(status.best["step"]):
+        folder.best = status.best["step"]
 
 
 def _result(
@@ -275,7 +324,8 @@ def try_out(patcher: Patcher, data: TrainingSet, settings: TrainingSettings, run
     """
     require_vae(run.samples, data)
     tried = TrialSampler(
-        cases(data, empty_is_used=bool(data.caption_dropout or run.samples.every)), settings.whole_objective()
+        cases(data, empty_is_used=bool(data.caption_dropout or run.samples.every), drawn=run.samples.captions),
+        settings.whole_objective(),
     )
     _in_guider(patcher, data.examples[0], 1, [], tried, settings.seed)
     return tried.notes
@@ -283,7 +333,7 @@ def try_out(patcher: Patcher, data: TrainingSet, settings: TrainingSettings, run
 
 def run_loop(patcher: Patcher, loop: Loop) -> None:
     """Run the loop as a sampler in the host's guider, which loads the model and processes the captions."""
-    captions = _captions(loop.data)
+    captions = _captions(loop.data, loop.samples.captions.values())
     sampler = TrainSampler(loop, captions)
     _in_guider(patcher, loop.data.examples[0], loop.batch_size, captions, sampler, loop.seed)
 
@@ -317,9 +367,14 @@ def _for_the_host(latent: torch.Tensor, example: Example) -> Any:
     return comfy.nested_tensor.NestedTensor(comfy.utils.unpack_latents(latent, example.parts))
 
 
-def _captions(data: TrainingSet) -> list[Any]:
-    """Every conditioning entry once, however many pictures share it."""
+def _captions(data: TrainingSet, drawn: Iterable[Caption]) -> list[Any]:
+    """Every conditioning entry once, however many pictures share it.
+
+    Args:
+        drawn: those of samples alone.
+    """
     entries = [caption for example in (*data.examples, *data.prior) for caption in example.captions]
+    entries += drawn
     if data.empty_caption is not None:
         entries.append(data.empty_caption)
     return list({id(entry): entry for entry in entries}.values())

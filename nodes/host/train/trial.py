@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -66,12 +66,17 @@ class TrialSampler(comfy.samplers.Sampler):
         return noise
 
 
-def cases(data: TrainingSet, *, empty_is_used: bool) -> list[Case]:
-    """One case of each kind, and that of the largest picture."""
+def cases(data: TrainingSet, *, empty_is_used: bool, drawn: Mapping[str, Caption]) -> list[Case]:
+    """One case of each kind, and that of the largest picture.
+
+    Args:
+        drawn: captions of samples alone, by the input that they come from.
+    """
     every = [*_cases("", data.examples), *_cases("prior_", data.prior)]
     largest = max(every, key=lambda case: case.example.latent.numel())
     if empty_is_used and data.empty_caption is not None:
         every.append(Case(every[0].image, every[0].example, "caption 1 of negative", data.empty_caption))
+    every += [Case(every[0].image, every[0].example, f"caption 1 of {name}", one) for name, one in drawn.items()]
     first = {case.kind: case for case in reversed(every)}
     chosen = list(reversed(first.values()))
     return chosen if any(case is largest for case in chosen) else [*chosen, largest]

@@ -1,8 +1,12 @@
-from comfyui_qr_lora.nodes.host.train import train as training
 from unittest import mock
-import torch, pytest
-from devtools import tiny_models
-from ...support.training_task import train, latent, caption, assert_same
+
+import pytest
+
+from comfyui_qr_lora.nodes.host.train import train as training
+
+from ...support.training_task import assert_same, latent, train
+
+
 @pytest.mark.parametrize("gc", [False, True])
 @pytest.mark.parametrize("variant", ["triu", "full", "qr", "lora"])
 def test_look(model, gc, variant):

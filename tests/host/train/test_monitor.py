@@ -14,7 +14,7 @@ from comfyui_qr_lora.nodes.host.files import folders
 from comfyui_qr_lora.nodes.host.files.describe import describe_adapter
 from comfyui_qr_lora.nodes.host.train import monitor
 from comfyui_qr_lora.nodes.host.train.monitor import Monitor, duration
-from comfyui_qr_lora.nodes.host.train.samples import SampleSettings
+from comfyui_qr_lora.nodes.host.train.samples import OWN, SampleSettings
 from comfyui_qr_lora.nodes.host.train.settings import RunSettings
 from comfyui_qr_lora.nodes.host.train.status import TrainingStatus
 from comfyui_qr_lora.nodes.host.train.train import View
@@ -80,14 +80,14 @@ def test_samples_are_files_that_the_report_names(tmp_path: Path, monkeypatch: py
     status = TrainingStatus("7", steps=100)
     watched = Monitor(status, show=lambda text: None, send=nobody, draw=None, device=torch.device("cpu"), logs=None)
     for step in range(1, 31):
-        watched.picture(step, torch.full((4, 6, 3), step / 255))
+        watched.samples(step, {OWN: torch.full((4, 6, 3), step / 255)})
     assert [sample["step"] for sample in status.samples] == list(range(7, 31))  # the last ones
     with Image.open(tmp_path / status.samples[-1]["subfolder"] / status.samples[-1]["filename"]) as picture:
         assert picture.size == (6, 4)
         assert picture.getpixel((0, 0)) == (30, 30, 30)
     tmp_path.joinpath("gone").touch()
     monkeypatch.setattr(folders.folder_paths, "get_temp_directory", lambda: str(tmp_path / "gone"))
-    watched.picture(31, torch.zeros(4, 6, 3))
+    watched.samples(31, {OWN: torch.zeros(4, 6, 3)})
     assert "the sample of step 31 could not be written" in watched.warnings[0]
     assert len(status.samples) == 24
 
@@ -129,7 +129,7 @@ def test_layers_without_a_gradient_are_named(model: Any) -> None:
 
 def test_the_view_shows_falling_losses_as_a_falling_line() -> None:
     losses = [1.0 / (1 + step / 20) for step in range(200)]
-    picture = as_image(training_view(losses, []))[0]
+    picture = as_image(training_view(losses, {}))[0]
     line = (picture - torch.tensor([31, 99, 190]) / 255).abs().sum(-1) < 0.05
     rows = [line[:, column].nonzero().float().mean() for column in (100, 300, 600)]
     assert rows[0] < rows[1] < rows[2]  # further down, further right
@@ -137,12 +137,12 @@ def test_the_view_shows_falling_losses_as_a_falling_line() -> None:
 
 def test_the_view_has_a_strip_of_the_last_samples() -> None:
     samples = [(step, torch.full((8, 8, 3), step / 10)) for step in range(1, 9)]
-    without, strip = (as_image(training_view([1.0, 0.5], shown)) for shown in ([], samples))
+    without, strip = (as_image(training_view([1.0, 0.5], {OWN: shown})) for shown in ([], samples))
     assert strip.shape[1] > without.shape[1]
     centre = strip[0, without.shape[1] + 4, [64 + 128 * index for index in range(5)]]
     assert torch.allclose(centre[:, 0], torch.tensor([0.4, 0.5, 0.6, 0.7, 0.8]), atol=0.01)
 
 
 def test_a_view_of_nothing_is_no_error() -> None:
-    assert training_view([], []).width == 640
+    assert training_view([], {}).width == 640
     assert View().show("") is None

@@ -118,7 +118,7 @@ def test_the_layers_of_the_sound_learn_and_samples_show_the_video(name: str) -> 
     run = RunSettings(samples=SampleSettings(every=2, steps=2))
     result = train(patcher, latents, captions, run=run, steps=2, batch_size=2, gradient_checkpointing=True)
     assert all(term.delta_r.any() for _, term in result.adapter.terms())
-    ((_, picture),) = result.pictures
+    ((_, picture),) = result.pictures["own"]
     assert picture.shape[-1] == 3
     assert picture.shape[:2] != (1, 1)
 

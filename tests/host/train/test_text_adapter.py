@@ -77,5 +77,5 @@ def test_the_text_adapter_trains_where_it_is_asked_for_and_its_samples_show_it()
     assert all("llm_adapter" in path for path in result.adapter.layers)
     assert all(term.delta_r.any() for _, term in result.adapter.terms())
     assert sum(result.losses[-3:]) < sum(result.losses[:3])
-    (_, first), (_, last) = result.pictures
+    (_, first), (_, last) = result.pictures["own"]
     assert (first - last).abs().max() > 0.01

@@ -408,12 +408,12 @@ def test_samples_are_drawn_with_the_adapter_as_it_is_and_change_nothing(model: A
     samples = SampleSettings(every=2, steps=2)
     result = train(model, steps=6, learning_rate=0.1, run=RunSettings(samples=samples))
     assert_same(result.adapter, train(model, steps=6, learning_rate=0.1).adapter)
-    assert [step for step, _ in result.pictures] == [2, 4, 6]
-    pictures = [picture for _, picture in result.pictures]
+    assert [step for step, _ in result.pictures["own"]] == [2, 4, 6]
+    pictures = [picture for _, picture in result.pictures["own"]]
     assert all(picture.ndim == 3 and picture.shape[-1] == 3 for picture in pictures)
     assert not torch.equal(pictures[0], pictures[-1])
     again = train(model, steps=6, learning_rate=0.1, run=RunSettings(samples=samples))
-    assert all(torch.equal(a, b) for a, (_, b) in zip(pictures, again.pictures, strict=True))  # one seed
+    assert all(torch.equal(a, b) for a, (_, b) in zip(pictures, again.pictures["own"], strict=True))  # one seed
 
 
 def test_the_record_of_a_checkpoint_is_read_without_its_tensors(model: Any) -> None:

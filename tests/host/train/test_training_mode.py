@@ -139,7 +139,7 @@ def test_a_layer_that_inference_passes_by_is_in_the_samples(monkeypatch: pytest.
     settings = {"targets": "ffn.2", "learning_rate": 0.3, "run": SAMPLES}
     result = train(patcher, [latent], [caption], steps=2, **settings)
     assert set(sampled) == {(True, False)}
-    first, last = (picture for _, picture in result.pictures)
+    first, last = (picture for _, picture in result.pictures["own"])
     assert (first - last).abs().max() > 0.01
     sampled.clear()
     train(patcher, [latent], [caption], steps=1, **settings | {"targets": "ffn.0"})
