@@ -26,6 +26,7 @@ interface Widget {
   element?: HTMLElement;
   callback?(value: WidgetValue, ...more: unknown[]): unknown;
   computeSize?(width?: number): [number, number];
+  drawWidget?(context: CanvasRenderingContext2D, options: object): void;
   onRemove?(): void;
 }
 
@@ -122,6 +123,7 @@ interface LGraphNode {
   setDirtyCanvas?(foreground: boolean, background: boolean): void;
   getWidgetFromSlot?(input: NodeInput): Widget | undefined;
   getLayoutWidgets?(): Widget[];
+  getWidgetOnPos(x: number, y: number, includeDisabled?: boolean): Widget | undefined;
   isWidgetVisible?(widget: Widget): boolean;
   isWidgetRowVisible?(widget: Widget): boolean;
   isSubgraphNode?(): boolean;

@@ -329,10 +329,10 @@ export function onGraphChange(tell) {
 }
 
 /**
- * A method that does what it did, and then tells of it.
+ * A method that does what it did, and then tells of it and of what it was given.
  * @template This
  * @param {((this: This, ...given: any[]) => unknown) | undefined} before
- * @param {() => void} tell
+ * @param {(...given: any[]) => void} tell
  */
 export function chained(before, tell) {
   /**
@@ -341,7 +341,7 @@ export function chained(before, tell) {
    */
   return function (...given) {
     const result = before?.apply(this, given);
-    tell();
+    tell(...given);
     return result;
   };
 }

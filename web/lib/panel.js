@@ -1,12 +1,12 @@
 /** Panels of our own on a node, in both of the host's renderers. */
 
-/** @typedef {{ widget: Widget & { element: HTMLElement }, onSight: () => void, resize: () => void }} Panel */
+/** @typedef {{ widget: Widget & { element: HTMLElement }, onSight: () => void, resize: () => void, fit: () => void }} Panel */
 
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
 import { nodeByExecutionId, setSizeUnrecorded } from "./graph.js";
 
-const MARGIN = 6;
+export const MARGIN = 6;
 const FRAMES = 180; // within which a new node is drawn
 const SETTLED = 10; // frames after which a renderer has given a node its size
 const TEXT_WIDGET = "$$node-text-preview";
@@ -16,7 +16,8 @@ const PASSED_ON = { pointerdown: "processMouseDown", pointermove: "processMouseM
 
 /**
  * Put an element on a node, below its widgets, under a name and a label for people. Its height is told, never measured, so that nothing moves when values
- * change; `panel.resize()` takes the new one. It is no part of the prompt nor of the saved values.
+ * change; `panel.resize()` takes the new one, and `panel.fit()` where the node has the size that was saved with it. It
+ * is no part of the prompt nor of the saved values.
  *
  * `panel.onSight` is called when it comes into sight, as when its subgraph is opened: what it shows may have changed.
  * @param {LGraphNode} node
@@ -43,16 +44,20 @@ export function addPanel(node, name, label, content, height) {
   const setHeight = () => Object.assign(content.style, { height: `${height()}px`, minHeight: `${height()}px` });
   setHeight();
   let last = node.computeSize()[1];
-  const resize = () => {
+  const grow = (/** @type {(needed: number) => number} */ more) => {
     setHeight();
     const needed = node.computeSize()[1];
-    if (needed !== last) node.setSize([node.size[0], Math.max(needed, node.size[1] + needed - last)]);
+    if (needed !== last) node.setSize([node.size[0], Math.max(needed, node.size[1] + more(needed))]);
     last = needed;
+  };
+  const fit = () => grow(() => 0);
+  const resize = () => {
+    grow((needed) => needed - last);
     node.setDirtyCanvas?.(true, true);
     requestAnimationFrame(() => followSize(node, SETTLED)); // by then the change that it comes from is recorded
   };
   /** @type {Panel} */
-  const panel = { widget, onSight: () => {}, resize };
+  const panel = { widget, onSight: () => {}, resize, fit };
   new ResizeObserver(() => panel.onSight()).observe(content);
   return panel;
 }
@@ -113,65 +118,6 @@ function passWheel(event) {
  */
 function keepKeys(event) {
   if (!event.ctrlKey && !event.metaKey) event.stopPropagation();
-}
-
-/**
- * Let a panel stand for widgets of its node. They are not hidden: where they are shown elsewhere, as on the node of a
- * subgraph or in a view without the graph, they are shown as any other.
- *
- * `socketOf(name)` is how far below the top of the panel the socket of a widget belongs, null where it has no place.
- * Returns what must be called when that has changed.
- * @param {LGraphNode} node
- * @param {Panel} panel
- * @param {string[]} names
- * @param {(name: string) => number | null} socketOf
- */
-export function standFor(node, { widget: panel }, names, socketOf) {
-  const isOurs = (/** @type {Widget} */ { name }) => names.includes(name);
-  for (const method of /** @type {const} */ (["isWidgetVisible", "isWidgetRowVisible"])) {
-    const before = node[method];
-    if (before) node[method] = (widget) => !isOurs(widget) && before.call(node, widget);
-  }
-  if (node.getLayoutWidgets) node.getLayoutWidgets = () => node.widgets.filter((widget) => !isOurs(widget));
-  const onCanvas = (/** @type {string} */ name) => panel.y + MARGIN + (socketOf(name) ?? 0) - LiteGraph.NODE_SLOT_HEIGHT / 2;
-  for (const widget of node.widgets.filter(isOurs)) shrink(widget, node, () => onCanvas(widget.name));
-  return () => placeSockets(node, panel.element, socketOf);
-}
-
-/**
- * The canvas gives room to every widget of a node, seen or not; on another node this one takes what it needs.
- * @param {Widget} widget
- * @param {LGraphNode} node
- * @param {() => number} y
- */
-function shrink(widget, node, y) {
-  widget.computeSize = function (width) {
-    return this.node === node ? [0, -4] : [width ?? 0, LiteGraph.NODE_WIDGET_HEIGHT]; // the host adds 4 to each
-  };
-  Object.defineProperty(widget, "y", { get: y, set() {}, configurable: true });
-}
-
-/**
- * The renderer that draws nodes as elements has a row for each widget. Style.css leaves of it the socket.
- * @param {LGraphNode} node
- * @param {HTMLElement} content
- * @param {(name: string) => number | null} socketOf
- */
-function placeSockets(node, content, socketOf) {
-  const rows = /** @type {HTMLElement | null} */ (content.closest(".lg-node-widgets"));
-  if (!rows) return;
-  const start = content.offsetTop;
-  let isMoved = false;
-  for (const dot of rows.querySelectorAll("[data-slot-key]")) {
-    const name = node.inputs[Number(dot.getAttribute("data-slot-key")?.split("-").at(-1))]?.widget?.name;
-    const place = name ? socketOf(name) : null;
-    const row = /** @type {HTMLElement} */ (dot.closest(".lg-node-widget, [data-widget-name]"));
-    const top = `${start + (place ?? 0)}px`;
-    row.toggleAttribute("data-qr-lora-socket", place !== null);
-    isMoved ||= row.style.top !== top;
-    row.style.top = top;
-  }
-  if (isMoved) rows.style.paddingBottom = rows.style.paddingBottom ? "" : "0.5px"; // the host looks again where sockets are
 }
 
 /**

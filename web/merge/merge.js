@@ -4,7 +4,8 @@
 
 import { Desk } from "../desk/desk.js";
 import { chained, debounced, onExecuted, onGraphChange, onWidgetChange, recordChange, sourceOf } from "../lib/graph.js";
-import { addPanel, replaceHostText, standFor } from "../lib/panel.js";
+import { addPanel, replaceHostText } from "../lib/panel.js";
+import { standFor } from "../lib/rows.js";
 import { text } from "../lib/texts.js";
 import { showBaseWarning } from "../load/load.js";
 import * as mix from "./mix.js";

@@ -10,7 +10,8 @@
 import { Desk } from "../desk/desk.js";
 import { button, element, fill, plainText } from "../lib/dom.js";
 import { chained, debounced, onExecuted, onGraphChange, onWidgetChange, recordChange, setSizeUnrecorded } from "../lib/graph.js";
-import { addPanel, replaceHostText, standFor } from "../lib/panel.js";
+import { addPanel, replaceHostText } from "../lib/panel.js";
+import { standFor } from "../lib/rows.js";
 import { text } from "../lib/texts.js";
 import { MOST_ROWS } from "./document.js";
 import { checkMix, contentOf, filesWithPicture, forgetFiles, pickFile, pickFiles } from "./files.js";

@@ -3,9 +3,12 @@
 /** @typedef {import("./view.js").Report} Report */
 
 import { api } from "../../../scripts/api.js";
-import { debounced, nodeByExecutionId, onExecuted, onWidgetChange, rootGraph, widgetOf } from "../lib/graph.js";
+import { chained, debounced, isLinked, nodeByExecutionId, onExecuted, onWidgetChange, oneChange, rootGraph, setWidget, widgetOf } from "../lib/graph.js";
 import { addPanel, replaceHostText } from "../lib/panel.js";
+import { foldRows } from "../lib/rows.js";
 import { text } from "../lib/texts.js";
+import { Fold, NO_PRESET, PRESET } from "./fold.js";
+import { PresetLine } from "./preset.js";
 import { TrainingView } from "./view.js";
 
 const EVENT = "qr_lora.training";
@@ -13,22 +16,51 @@ const ROUTE = "/qr_lora/training";
 
 /** @param {LGraphNode} node */
 export function attachTrain(node) {
-  const view = (node.qrLoRATraining = new TrainingView(stop));
+  const names = node.widgets.map((widget) => widget.name);
+  const fold = new Fold(node, () => update());
+  const preset = new PresetLine((values) => takeOver(node, values));
+  const view = (node.qrLoRATraining = new TrainingView(stop, fold.root, preset));
   const panel = addPanel(node, "qr_lora_training", text("train.panel"), view.root, () => view.height());
-  const expectSamples = () => {
+  const arrange = foldRows(node, panel, (name) => fold.isFolded(name), (name) => fold.isClosed(name));
+  const refresh = () => {
+    fold.update();
+    preset.allow(fold.hasPreset() && !isLinked(node, PRESET));
     view.expectSamples(widgetOf(node, "sample_every")?.value > 0);
+    arrange();
+  };
+  const update = () => {
+    refresh();
     panel.resize();
   };
   view.onResize = panel.resize;
-  panel.onSight = expectSamples;
+  panel.onSight = update;
   replaceHostText(node, () => {}); // the report says the same
   node.onDrawBackground = () => {}; // nor does the host need to draw the picture of curve and samples,
   node.hideOutputImages = true; // or to keep room for it
+  node.onConfigure = chained(node.onConfigure, (saved) => {
+    fold.restore(saved);
+    refresh();
+    panel.fit();
+  });
+  node.onConnectionsChange = chained(node.onConnectionsChange, debounced(update));
   onExecuted(node, (output) => view.show(output.qr_lora_training?.[0]));
-  onWidgetChange(node, ["sample_every"], expectSamples);
-  expectSamples();
+  onWidgetChange(node, names, update);
+  refresh();
+  panel.fit();
   listen();
   catchUp();
+}
+
+/**
+ * The values of a preset in the place of the preset, as one step for undo.
+ * @param {LGraphNode} node
+ * @param {import("./preset.js").Values} values
+ */
+function takeOver(node, values) {
+  const done = oneChange();
+  for (const [name, value] of Object.entries(values)) setWidget(node, name, value);
+  setWidget(node, PRESET, NO_PRESET);
+  done();
 }
 
 /**

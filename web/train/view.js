@@ -3,7 +3,9 @@
 /**
  * @typedef {"running" | "finished" | "stopped" | "failed"} State
  * @typedef {{ loss: number | null, seconds_per_step: number | null, seconds_left: number | null, peak_memory: number | null }} Pace
- * @typedef {{ node_id: string, workflow_id: string | null, state: State, stopping: boolean, step: number, steps: number, losses: number[], warnings: string[], text?: string } & Pace & import("./strips.js").Pictures} Report
+ * @typedef {{ seconds: number | null, memory: number | null, available: number | null }} Estimate
+ * @typedef {{ preset?: import("./preset.js").Preset | null, estimate?: Estimate | null }} Foreseen
+ * @typedef {{ node_id: string, workflow_id: string | null, state: State, stopping: boolean, step: number, steps: number, losses: number[], warnings: string[], text?: string } & Pace & Foreseen & import("./strips.js").Pictures} Report
  */
 
 import { button, element, plainText } from "../lib/dom.js";
@@ -11,12 +13,18 @@ import { text } from "../lib/texts.js";
 import { LossCurve } from "./loss_curve.js";
 import { Strips } from "./strips.js";
 
-const REST = 228; // pixels, as in style.css
+const PRESET = 26; // pixels, as in style.css
+const REST = 256;
 
 export class TrainingView {
-  /** @param {(nodeId: string) => Promise<boolean>} stop */
-  constructor(stop) {
+  /**
+   * @param {(nodeId: string) => Promise<boolean>} stop
+   * @param {HTMLElement} above a line of its own
+   * @param {import("./preset.js").PresetLine} preset
+   */
+  constructor(stop, above, preset) {
     this.stop = stop;
+    this.preset = preset;
     /** @type {Report | null} */
     this.report = null;
     this.onResize = () => {};
@@ -29,14 +37,15 @@ export class TrainingView {
     this.root = element(
       "div",
       { role: "group", "aria-label": text("train.panel") },
+      above,
       element("div", { class: "qr-lora-train-top" }, this.state, this.button),
-      this.details, this.curve.root, this.strips.root, this.words,
+      preset.root, this.details, this.curve.root, this.strips.root, this.words,
     );
     this.state.textContent = text("train.idle");
   }
 
   height() {
-    return REST + this.strips.height();
+    return REST + this.strips.height() + (this.preset.root.hidden ? 0 : PRESET);
   }
 
   /** @param {boolean} isExpecting */
@@ -50,11 +59,20 @@ export class TrainingView {
     this.report = report;
     write(this.state, stateOf(report)); // else a screen reader would speak every second
     this.details.textContent = detailsOf(report);
+    this.details.classList.toggle("qr-lora-bad", isTooLarge(report));
+    this.showPreset(report);
     this.curve.draw(report);
     this.showPictures(report);
     this.words.textContent = plainText(report.text ?? report.warnings.join("\n"), 20000);
     this.words.classList.toggle("qr-lora-warning", !report.text);
     this.showButton(report);
+  }
+
+  /** @param {Report} report */
+  showPreset({ preset }) {
+    const wasHidden = this.preset.root.hidden;
+    this.preset.show(preset ?? null);
+    if (this.preset.root.hidden !== wasHidden) this.onResize();
   }
 
   /** @param {Report} report */
@@ -86,12 +104,41 @@ function stateOf({ state, step, steps }) {
 
 /** @param {Report} report */
 function detailsOf(report) {
+  if (isForeseen(report)) return foreseen(report);
   const parts = [];
   if (report.loss != null) parts.push(text("train.loss", { loss: report.loss.toPrecision(3) }));
   if (report.seconds_per_step != null) parts.push(text("train.pace", { seconds: report.seconds_per_step.toPrecision(2) }));
   if (report.state === "running" && report.seconds_left != null) parts.push(text("train.left", { time: duration(report.seconds_left) }));
-  if (report.peak_memory) parts.push(text("train.memory", { size: (report.peak_memory / 1e9).toFixed(1) }));
+  if (report.peak_memory) parts.push(text("train.memory", { size: gigabytes(report.peak_memory) }));
   return parts.join(" · ");
+}
+
+/**
+ * Before the first step there is nothing to tell but what is expected.
+ * @param {Report} report
+ */
+function isForeseen({ state, step }) {
+  return state === "running" && step === 0;
+}
+
+/** @param {Report} report */
+function foreseen({ estimate }) {
+  const { seconds, memory, available } = estimate ?? {};
+  const parts = [];
+  if (seconds != null) parts.push(text("train.about", { time: duration(seconds) }));
+  if (memory != null) parts.push(available == null ? text("train.needs", { size: gigabytes(memory) }) : text("train.needs_of", { size: gigabytes(memory), available: gigabytes(available) }));
+  return parts.join(", ");
+}
+
+/** @param {Report} report */
+function isTooLarge(report) {
+  const { memory, available } = report.estimate ?? {};
+  return isForeseen(report) && memory != null && available != null && memory > available;
+}
+
+/** @param {number} bytes */
+function gigabytes(bytes) {
+  return (bytes / 1e9).toFixed(1);
 }
 
 /**
