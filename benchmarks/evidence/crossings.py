@@ -78,8 +78,8 @@ def recipes_tables(evidence: Evidence, key: str, recipes: Sequence[str]) -> Iter
     others = [(title, cell) for title, cell in cells if cell.recipe != PUBLISHED.name]
     pairs = [(title, cell, Cell(cell.method, PUBLISHED.name)) for title, cell in others]
     yield key, kept(evidence, cells)
-    yield f"{key}_gain", gain(evidence, pairs)
-    yield f"{key}_both", gain(evidence, pairs, "both")
+    yield f"gain_{key}", gain(evidence, pairs)
+    yield f"both_{key}", gain(evidence, pairs, "both")
 
 
 def merges_tables(evidence: Evidence) -> Iterator[tuple[str, str]]:

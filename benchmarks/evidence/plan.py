@@ -38,7 +38,8 @@ class Plan:
 
     Attributes:
         own: recipes that were made after the test split had been judged, and tried on the tuning split.
-        later: those of them that the test split is asked with too; none of them can be the best recipe.
+        later: the preset, and of the others the best on the tuning split: the test split is asked with them too, at
+            their tuned points. None of them can be the best recipe.
         rates, marks, scales: the grid on the tuning split; marks are updates.
         contents, styles: how many of each, of the test part and of the tuning part, from the head.
         pictures: of each pair, point and training seed. steps, cfg: of the sampler.
@@ -46,7 +47,7 @@ class Plan:
 
     methods: tuple[str, ...] = tuple(METHODS)
     recipes: tuple[str, ...] = tuple(RECIPES)
-    later: tuple[str, ...] = ("own_mild",)
+    later: tuple[str, ...] = ("own_mild", "own_still")
     own: tuple[str, ...] = tuple(OWN)
     merges: tuple[str, ...] = MERGES
     rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)

@@ -57,20 +57,14 @@ RECIPES = {
         Recipe("jitter_roles", bare=True, jitter=True, by_role=1.0),
     )
 }
-
-
-def _own(name: str, strength: str, *, bare: bool, still: bool) -> Recipe:
-    return Recipe(f"own_{name}{strength}", bare, by_role=roles.bias(strength), own=strength, still=still)
-
-
 # The pack's own roles, which were made after the test split had been judged. Whole: with whole captions.
 OWN = {
     recipe.name: recipe
-    for strength in ("mild", "medium")
     for recipe in (
-        _own("", strength, bare=True, still=False),
-        _own("still_", strength, bare=True, still=True),
-        _own("whole_", strength, bare=False, still=True),
+        Recipe("own_mild", bare=True, by_role=roles.bias("mild"), own="mild"),
+        Recipe("own_medium", bare=True, by_role=roles.bias("medium"), own="medium"),
+        Recipe("own_still", bare=True, by_role=roles.bias("mild"), own="mild", still=True),
+        Recipe("own_whole", by_role=roles.bias("mild"), own="mild", still=True),
     )
 }
 

@@ -114,7 +114,7 @@ def direction(evidence: Evidence) -> str:
     part = evidence.plan.part(tuning=False)
     tables = crossings(evidence)
     size = f"{len(part.contents)} x {len(part.styles)} pairs, {len(evidence.plan.seeds)} training seeds"
-    shown = ("methods_published", "peers_published", "recipes", "recipes_gain")
+    shown = ("methods_published", "peers_published", "recipes", "gain_recipes")
     return "\n\n".join([f"Direction only: {size}, hardly tuned", *(tables[name] for name in shown)])
 
 

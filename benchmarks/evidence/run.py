@@ -66,9 +66,10 @@ class Run:
         return best
 
     def points(self, cell: Cell) -> dict[str, tuple[Tried, Scales]]:
-        """Name of a point to settings and scales: the tuned one and the equal scales."""
+        """Name of a point to settings and scales: the tuned one and, for what was planned, the equal scales."""
         best = tuned(self.grid(cell))
-        return {"tuned": (best, best.scales), **{f"{scales[0]:g}": (best, scales) for scales in EQUAL}}
+        equal_scales = () if cell.recipe in self.plan.later else EQUAL
+        return {"tuned": (best, best.scales), **{f"{scales[0]:g}": (best, scales) for scales in equal_scales}}
 
     def draw(self, cell: Cell) -> None:
         """Judge all pairs of a cell at all its points with all seeds."""

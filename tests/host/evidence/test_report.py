@@ -73,7 +73,7 @@ def test_the_headline_holds(recipe: str) -> None:
     assert {*_verdicts(f"peers_{recipe}").values()} == {"worse"}
 
 
-@pytest.mark.parametrize("crossing", ["recipes_gain", "recipes_both", "merges_gain", "bases"])
+@pytest.mark.parametrize("crossing", ["gain_recipes", "both_recipes", "merges_gain", "bases"])
 def test_what_is_said_to_beat_nothing_beats_nothing(crossing: str) -> None:
     verdicts = _verdicts(crossing)
     assert verdicts
@@ -81,7 +81,7 @@ def test_what_is_said_to_beat_nothing_beats_nothing(crossing: str) -> None:
 
 
 def test_every_word_of_what_costs_holds() -> None:
-    for title, verdict in (_verdicts("recipes_gain") | _verdicts("merges_gain")).items():
+    for title, verdict in (_verdicts("gain_recipes") | _verdicts("merges_gain")).items():
         if title.endswith((", mild", ", strong", ", levels", ", ties", "equal rank, bare")):
             assert verdict == "worse", title
         if "null_space" in title or title.endswith((", roles", ", jitter", "`full`, bare")):
