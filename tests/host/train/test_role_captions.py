@@ -19,6 +19,8 @@ from comfyui_qr_lora.nodes.host.train.role.captions import (
 from comfyui_qr_lora.nodes.role import Role
 from devtools.environment import ROOT
 
+from ...support.captions import WRITTEN
+
 # Language: a caption, its words of colour, light and texture, and what is left of it.
 CAPTIONS: dict[str, tuple[str, dict[str, list[str]], str]] = {
     "en": (
@@ -91,6 +93,27 @@ def test_a_caption_that_names_a_thing_alone_is_left_in_peace(language: str) -> N
     assert read.appearance == {}
     assert read.without_appearance == PLAIN[language]
     assert warnings(read) == []
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_captions_as_they_are_written_are_read_as_one_reads_them(language: str) -> None:
+    """Compounds, endings, fruit and flowers, names of things and of people."""
+    read = {text: read_caption(text) for text in WRITTEN[language]}
+    assert {text: of.without_appearance for text, of in read.items()} == WRITTEN[language]
+    for text, of in read.items():
+        assert bool(of.appearance) == (of.without_appearance != text)
+        assert of.language == language or not of.appearance
+
+
+def test_a_word_counts_once_with_what_makes_another_colour_of_it() -> None:
+    assert read_caption("a dark red car in a dark street").appearance == {"colour": ["dark red"], "light": ["dark"]}
+
+
+def test_a_list_of_looks_is_read_at_once() -> None:
+    """However many ways there are to take it apart."""
+    looks = "dark red, bright blue, " * 200
+    assert read_caption(f"a car is {looks}dark green dress").without_appearance == "a car is dress"
+    assert read_caption(f"a {looks}dark green").without_appearance == "a"
 
 
 @pytest.mark.parametrize(

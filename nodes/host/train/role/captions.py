@@ -6,11 +6,15 @@ import re
 from dataclasses import dataclass
 from functools import cache
 
-from .words import APPEARANCE, COLOUR, JOINTS, LIGHT, SMALL_WORDS, TEXTURE, UNSPACED
+from .names import NAMES
+from .words import APPEARANCE, COLOUR, COPULAS, JOINTS, LIGHT, SMALL_WORDS, TEXTURE, UNSPACED
 
 BY_CAPTION = "auto"
 LANGUAGES = tuple(APPEARANCE)
 _ASPECTS = {COLOUR: "a colour", LIGHT: "the light", TEXTURE: "a texture"}
+_PRIVATE = 0xE000  # where Unicode has signs without a meaning
+_CAPITALISED = re.compile(r"(?<=[^.!?\s]\s)[A-ZÀ-Þ][a-zß-ÿ][\w-]*")  # within a sentence
+_NAME = 2  # words of a name that stands alone, at most
 _KANA, _HAN = re.compile(r"[぀-ヿ]"), re.compile(r"[一-鿿]")
 
 
@@ -36,19 +40,26 @@ def read_caption(text: str, language: str = BY_CAPTION) -> ReadCaption:
         language: one of `LANGUAGES`; `BY_CAPTION` takes the one that its script and its small words are of.
     """
     spoken = language_of(text) if language == BY_CAPTION else language
-    found = {aspect: _pattern(spoken, aspect).findall(text) for aspect in APPEARANCE[spoken]}
-    named = {aspect: list(dict.fromkeys(words)) for aspect, words in found.items() if words}
-    return ReadCaption(text, spoken, named, _without(text, spoken) if named else text)
+    shown, names = _with_names_hidden(text, spoken)
+    found = [(word.lastgroup, word[0]) for word in _by_aspect(spoken).finditer(shown)]
+    words = {aspect: list(dict.fromkeys(word for of, word in found if of == aspect)) for aspect in APPEARANCE[spoken]}
+    named = {aspect: of_aspect for aspect, of_aspect in words.items() if of_aspect}
+    return ReadCaption(text, spoken, named, _with_names(_without(shown, spoken, names), names) if named else text)
 
 
 def language_of(text: str) -> str:
-    """The language whose small words a caption has most of, English where it has none; by script where that tells."""
+    """The language of whose words a caption has most, English where it has none; by script where that tells."""
     if _KANA.search(text):
         return "ja"
     if _HAN.search(text):
         return "zh"
     words = re.findall(r"\w+", text.lower())
-    return max(SMALL_WORDS, key=lambda language: sum(word in SMALL_WORDS[language].split() for word in words))
+
+    def known(language: str) -> int:
+        small = SMALL_WORDS[language].split()
+        return sum(word in small for word in words) + len(_pattern(language).findall(text))
+
+    return max(SMALL_WORDS, key=known)
 
 
 def warnings(read: ReadCaption) -> list[str]:
@@ -75,14 +86,56 @@ def describe_caption(read: ReadCaption, *, dropped: bool) -> str:
     return "\n".join([*lines, *warnings(read), *advice])
 
 
+def _with_names_hidden(text: str, language: str) -> tuple[str, list[str]]:
+    """The text with a sign of Unicode's private area for each name in it, and the names in order."""
+    names: list[str] = []
+
+    def hide(found: re.Match[str]) -> str:
+        names.append(found[0])
+        return chr(_PRIVATE + len(names) - 1)
+
+    shown = _names(language).sub(hide, text)
+    return (shown if _is_title(text, language) else _CAPITALISED.sub(hide, shown)), names
+
+
+def _with_names(text: str, names: list[str]) -> str:
+    for number in reversed(range(len(names))):  # a later one may hold an earlier one
+        text = text.replace(chr(_PRIVATE + number), names[number])
+    return text
+
+
 @cache
-def _pattern(language: str, aspect: str | None = None) -> re.Pattern[str]:
-    """One word of an aspect, or of any."""
-    aspects = APPEARANCE[language]
-    words = "|".join(" ".join(aspects.values() if aspect is None else [aspects[aspect]]).split())
-    if language not in UNSPACED:
-        words = rf"(?<![\w-])(?:{words})(?:-\w+)*(?![\w-])"  # red, and red-haired, but not infrared
-    return re.compile(words, re.IGNORECASE)
+def _names(language: str) -> re.Pattern[str]:
+    if language in UNSPACED:
+        return re.compile(NAMES[language])
+    return re.compile(rf"(?<![\w-])(?:{NAMES[language]})(?:e?s)?(?![\w-])", re.IGNORECASE)
+
+
+def _is_title(text: str, language: str) -> bool:
+    """Whether all words are capitalised, so that none is a name by that; in German all nouns are."""
+    small = SMALL_WORDS.get(language, "").split()
+    words = [word for word in re.findall(r"\w+", text) if word.lower() not in small]
+    all_are = all(word[0].isupper() for word in words)
+    return language != "de" and all_are and (len(words) > _NAME or text[:1].isupper())
+
+
+@cache
+def _pattern(language: str) -> re.Pattern[str]:
+    """One word of appearance."""
+    return re.compile("|".join(_word(language, words) for words in APPEARANCE[language].values()), re.IGNORECASE)
+
+
+@cache
+def _by_aspect(language: str) -> re.Pattern[str]:
+    """One word of appearance, in the group of its aspect."""
+    groups = (rf"(?P<{aspect}>{_word(language, words)})" for aspect, words in APPEARANCE[language].items())
+    return re.compile("|".join(groups), re.IGNORECASE)
+
+
+def _word(language: str, words: str) -> str:
+    anyone = "|".join(words.split())
+    # red, and red-haired, but not infrared
+    return anyone if language in UNSPACED else rf"(?<![\w-])(?:{anyone})(?:-\w+)*(?![\w-])"
 
 
 @cache
@@ -94,16 +147,37 @@ def _run(language: str) -> re.Pattern[str]:
     return re.compile(rf"{word}(?:{joint}{word})*", re.IGNORECASE)
 
 
-def _without(text: str, language: str) -> str:
-    """The caption with every such row taken out, and no space or comma left where it was."""
-    articled = _with_articles(text) if language == "en" else text
-    bare = re.sub(r"[ \t]{2,}", " ", _run(language).sub("", articled))
+@cache
+def _verb(language: str) -> re.Pattern[str]:
+    """What is before a row of words of appearance and says that something is so."""
+    spaced = "" if language in UNSPACED else r"\s+"
+    return re.compile(rf"{spaced}(?:{COPULAS[language]}){spaced}$", re.IGNORECASE)
+
+
+@cache
+def _clause_end(language: str) -> re.Pattern[str]:
+    edge = "" if language in UNSPACED else r"\b"
+    return re.compile(rf"\s*(?:$|[,.;!?、，。]|{edge}(?:{JOINTS[language]}){edge})", re.IGNORECASE)
+
+
+def _without(text: str, language: str, names: list[str]) -> str:
+    """The caption with every such row taken out, and no space, comma or verb left where it was."""
+    kept, last = list[str](), 0
+    for found in _run(language).finditer(text):
+        before, after = text[last : found.start()], text[found.end() :]
+        if _clause_end(language).match(after):
+            before = _verb(language).sub("", before)
+        elif language == "en":
+            before = _with_article(before, _with_names(after.lstrip()[:1], names))
+        kept.append(before)
+        last = found.end()
+    bare = re.sub(r"[ \t]{2,}", " ", "".join([*kept, text[last:]]))
     bare = re.sub(r"\s+(?=[,.;])", "", bare)
     bare = re.sub(r"(?:,\s*){2,}", ", ", bare)
     return bare.strip(" ,、，")
 
 
-def _with_articles(text: str) -> str:
-    """``a`` or ``an`` before words that go, as the word after them has it."""
-    before = re.compile(rf"\ban?(?=\s+{_run('en').pattern}\s+(\w))", re.IGNORECASE)
-    return before.sub(lambda found: found[0][0] + ("n" if found[1].lower() in "aeiou" else ""), text)
+def _with_article(before: str, following: str) -> str:
+    """``a`` or ``an`` at the end as the word that follows now has it."""
+    an = "n" if following[:1].lower() in tuple("aeiou") else ""
+    return re.sub(r"\b(a)n?(?=\s+$)", rf"\g<1>{an}", before, flags=re.IGNORECASE)
