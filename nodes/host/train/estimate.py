@@ -122,6 +122,9 @@ class _Stopwatch(Monitor):
         super().step(step, loss, rate, seconds)
         self.seconds.append(seconds)
 
+    def warn(self, text: str) -> None:
+        """Nothing: what ends a dry step is told by whoever asked for it."""
+
 
 def _measured(
     patcher: Patcher,

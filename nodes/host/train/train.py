@@ -238,10 +238,10 @@ def _foresee(
 
 
 def _tell(view: View, status: TrainingStatus, told: Sequence[str]) -> None:
-    """What is known before the part that takes minutes."""
-    status.warnings = list(told)
-    view.trainings.send(status)
+    """What is known before the part that takes minutes, if anything is."""
     if told:
+        status.warnings = list(told)
+        view.trainings.send(status)
         view.show(".\n".join(told))
 
 
