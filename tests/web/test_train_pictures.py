@@ -80,8 +80,8 @@ def test_a_training_shows_what_it_saw_and_judges_its_samples(page: Page, load: L
     best = report["best"]["step"]
     numbers = {entry["step"]: entry for entry in report["samples"] if entry["kind"] == "own"}
     assert best == max(numbers, key=lambda step: numbers[step]["likeness"] * numbers[step]["freedom"])
-    expect(row(page, "own").locator(".qr-lora-train-best")).to_have_text(f"★ step {best}, best by both")
-    expect(row(page, "own").locator(".qr-lora-train-label")).to_contain_text("likeness / freedom, roughly")
+    expect(row(page, "own").locator(".qr-lora-train-best")).to_have_text(f"★ {best}, best by both")
+    expect(row(page, "own").locator(".qr-lora-train-label")).to_contain_text("likeness / freedom, rough")
     tile = row(page, "own").get_by_role("listitem").filter(has_text="★")
     expect(tile).to_have_count(1)
     likeness, freedom = (f"{numbers[best][name]:.2f}" for name in ("likeness", "freedom"))
@@ -109,7 +109,7 @@ def test_the_star_moves_and_who_looks_at_a_picture_keeps_it(page: Page, load: Lo
     own = row(page, "own")
     samples = [sample(10, likeness=0.5, freedom=0.912), sample(20, likeness=0.61, freedom=None)]
     page.evaluate(TELL, told(samples, judge="encoder", best={"by": "likeness", "step": 10}))
-    first = own.get_by_role("link", name="Sample at step 10; likeness 0.50, freedom 0.91; ★ step 10, best by likeness")
+    first = own.get_by_role("link", name="Sample at step 10; likeness 0.50, freedom 0.91; ★ 10, best by likeness")
     expect(own.get_by_role("listitem")).to_have_text(["★ 100.50 / 0.91", "200.61 / –"])
     first.focus()
     page.evaluate(TELL, told(samples, judge="encoder", best={"by": "likeness", "step": 20}))
@@ -118,7 +118,7 @@ def test_the_star_moves_and_who_looks_at_a_picture_keeps_it(page: Page, load: Lo
     expect(kept).to_be_focused()
     page.keyboard.press("Tab")
     expect(own.get_by_role("link").last).to_be_focused()
-    expect(own.locator(".qr-lora-train-label")).to_have_text("Samples · likeness / freedom★ step 20, best by likeness")
+    expect(own.locator(".qr-lora-train-label")).to_have_text("Samples · likeness / freedom★ 20, best by likeness")
 
 
 def test_rows_come_and_go_and_the_node_is_as_high_as_they_need(page: Page, load: Load, renderer: str) -> None:
