@@ -62,6 +62,7 @@ class Strip {
    */
   constructor(kind, name, lines) {
     this.kind = kind;
+    this.name = name;
     this.lines = lines;
     this.isExpecting = false;
     this.more = element("span");
@@ -112,6 +113,7 @@ class Strip {
    */
   say(more, best) {
     this.more.textContent = more && ` · ${more}`;
+    this.root.firstElementChild?.setAttribute("title", [this.name, more, best].filter(Boolean).join(" · "));
     if (this.best.textContent !== best) this.best.textContent = best; // else a screen reader would speak every second
   }
 }

@@ -107,6 +107,8 @@ class Monitor:
         """Show what the training sees: pictures as in `samples`."""
         for number, picture in enumerate(pictures, 1):
             self._list(f"picture {number} of what it saw", picture, self._status.seen)
+        if self._status.seen:
+            self.tell()
 
     def _list(self, what: str, picture: Tensor, entries: list[dict[str, Any]], **facts: Any) -> None:
         """Add an entry, the picture being a file of the host's temporary folder from now on; none without a page."""

@@ -111,7 +111,8 @@ def train_adapter(
             record.require_same(resumed)
         told += judged_notes(run.samples, keeps=folder.writes)
         judging = _judging(patcher, data, settings, run, told)
-        seen = list(seen_pictures(data.examples, patcher.model, run.samples.vae, told.append)) if view.node_id else []
+        shows = view.node_id and not distributed.rank()
+        seen = list(seen_pictures(data.examples, patcher.model, run.samples.vae, told.append)) if shows else []
         computing = _computing_in(patcher, DTYPES[settings.training_dtype])
         told += try_out(computing, data, settings, run)
         if resumed is None and settings.steps >= FEWEST_STEPS:
@@ -124,13 +125,13 @@ def train_adapter(
         monitor = _monitor(patcher, status, view, folder)
         for note in told:
             monitor.warn(note)
-        monitor.seen(seen)
         status.judge = judging.name
         if source is not None and resumed is not None:
             with advised():
                 trainer.restore(resumed.tensors, resumed.record["trainer"])
             monitor.resume(resumed.tensors["losses"].tolist(), checkpoint_name(source))
             _resume_best(monitor, status, run, folder, resumed)
+        monitor.seen(seen)
         loop = Loop(
             trainer=trainer, targets=targets, data=data, objective=settings.whole_objective(), samples=run.samples,
             steps=settings.steps, batch_size=settings.batch_size, seed=settings.seed,

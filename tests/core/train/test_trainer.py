@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from comfyui_qr_lora.qrlora_core import Layer, OptimizerSettings, TrainableDelta, Trainer, TrainingError
+from comfyui_qr_lora.qrlora_core import Layer, OptimizerSettings, TrainableDelta, TrainableLoRA, Trainer, TrainingError
 from comfyui_qr_lora.qrlora_core.train.trainable import linear_branch
 from comfyui_qr_lora.tests.support import oracle
 from comfyui_qr_lora.tests.support.oracle import normal
@@ -24,6 +24,21 @@ def with_delta_r(seed, variant="full"):
     delta = TrainableDelta(factors(), variant=variant)
     delta.delta_r.data = normal(RANK, WIDTH, seed=seed)
     return delta
+
+
+class TestZeroed:
+    @pytest.mark.parametrize("variant", ["full", "triu", "qr", "lora"])
+    def test_is_the_base_bit_for_bit_and_everything_comes_back(self, variant):
+        if variant == "lora":
+            delta = TrainableLoRA(W.shape, RANK, ALPHA, generator=torch.Generator().manual_seed(0))
+        else:
+            delta = TrainableDelta(factors(), variant=variant)
+        trainer, _ = train(delta, 3, lambda delta: delta(X).square().mean() + delta(X).sum())
+        trained = {name: value.detach().clone() for name, value in delta.named_parameters()}
+        assert torch.count_nonzero(delta(X))
+        with trainer.zeroed():
+            assert torch.equal(X @ W.T + delta(X), X @ W.T)
+        assert all(torch.equal(value, trained[name]) for name, value in delta.named_parameters())
 
 
 class TestForward:

@@ -18,7 +18,7 @@ def embedding(encoder: ClipVision, picture: Tensor) -> Tensor:
         picture: (height, width, 3), 0 to 1.
     """
     with torch.inference_mode():  # as the host runs
-        found = encoder.encode_image(picture[None])["image_embeds"].double().cpu()
+        found = encoder.encode_image(picture[None])["image_embeds"].float().cpu().double()
     seen = found.reshape(-1, found.shape[-1]).mean(0)
     return F.normalize(seen.clone(), dim=0)
 
