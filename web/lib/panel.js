@@ -1,6 +1,6 @@
 /** Panels of our own on a node, in both of the host's renderers. */
 
-/** @typedef {{ widget: Widget & { element: HTMLElement }, onSight: () => void, resize: () => void, fit: () => void }} Panel */
+/** @typedef {{ widget: Widget & { element: HTMLElement }, onSight: () => void, resize: () => void, fit: () => void, tighten: () => void }} Panel */
 
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
@@ -16,8 +16,8 @@ const PASSED_ON = { pointerdown: "processMouseDown", pointermove: "processMouseM
 
 /**
  * Put an element on a node, below its widgets, under a name and a label for people. Its height is told, never measured, so that nothing moves when values
- * change; `panel.resize()` takes the new one, and `panel.fit()` where the node has the size that was saved with it. It
- * is no part of the prompt nor of the saved values.
+ * change; `panel.resize()` takes the new one, `panel.fit()` where the node has the size that was saved with it, and
+ * `panel.tighten()` leaves the node no higher than it must be. It is no part of the prompt nor of the saved values.
  *
  * `panel.onSight` is called when it comes into sight, as when its subgraph is opened: what it shows may have changed.
  * @param {LGraphNode} node
@@ -51,13 +51,17 @@ export function addPanel(node, name, label, content, height) {
     last = needed;
   };
   const fit = () => grow(() => 0);
+  const tighten = () => {
+    fit();
+    node.setSize([node.size[0], last]);
+  };
   const resize = () => {
     grow((needed) => needed - last);
     node.setDirtyCanvas?.(true, true);
     requestAnimationFrame(() => followSize(node, SETTLED)); // by then the change that it comes from is recorded
   };
   /** @type {Panel} */
-  const panel = { widget, onSight: () => {}, resize, fit };
+  const panel = { widget, onSight: () => {}, resize, fit, tighten };
   new ResizeObserver(() => panel.onSight()).observe(content);
   return panel;
 }

@@ -52,8 +52,10 @@ export class Fold {
     recordChange();
   }
 
-  hasPreset() {
-    return (widgetOf(this.node, PRESET)?.value ?? NO_PRESET) !== NO_PRESET;
+  /** The name of the preset, empty where none is chosen. */
+  preset() {
+    const name = String(widgetOf(this.node, PRESET)?.value ?? NO_PRESET);
+    return name === NO_PRESET ? "" : name;
   }
 
   /**
@@ -61,7 +63,7 @@ export class Fold {
    * @param {string} name
    */
   isClosed(name) {
-    return OF_PRESET.includes(name) && this.hasPreset();
+    return this.preset() !== "" && OF_PRESET.includes(name);
   }
 
   /**

@@ -1,4 +1,4 @@
-/** The preset that a training went by, and the button that makes its values one's own. */
+/** The preset that is chosen, what the last training by it took, and the button that makes its values one's own. */
 
 /**
  * @typedef {Record<string, WidgetValue>} Values by the name of the widget
@@ -11,24 +11,38 @@ import { text } from "../lib/texts.js";
 export class PresetLine {
   /** @param {(values: Values) => void} take */
   constructor(take) {
+    this.chosen = "";
+    this.isOpen = false;
     /** @type {Preset | null} */
-    this.preset = null;
+    this.told = null;
     this.said = element("span", { class: "qr-lora-train-preset-name" });
-    this.button = button(text("train.take"), text("train.take_meaning"), () => this.preset && take(this.preset.values));
-    this.root = element("div", { class: "qr-lora-train-preset", hidden: true }, this.said, this.button);
+    this.button = button(text("train.take"), text("train.take_meaning"), () => this.told && take(this.told.values));
+    this.root = element("div", { class: "qr-lora-train-preset" }, this.said, this.button);
   }
 
-  /** @param {Preset | null} preset */
-  show(preset) {
-    this.preset = preset;
-    this.root.hidden = !preset;
-    if (!preset) return;
-    this.said.textContent = text("train.preset", { name: preset.name, family: preset.family });
-    this.said.title = text("train.preset_source", { source: preset.source });
+  /**
+   * The line has its place as long as a preset is chosen, so that nothing moves when a training tells of it.
+   * @param {string} name empty for none
+   * @param {boolean} isOpen whether another can be chosen
+   */
+  choose(name, isOpen) {
+    this.chosen = name;
+    this.isOpen = isOpen;
+    this.update();
   }
 
-  /** @param {boolean} isOpen */
-  allow(isOpen) {
-    this.button.disabled = !isOpen;
+  /** @param {Preset | null} told of by a training */
+  show(told) {
+    this.told = told;
+    this.update();
+  }
+
+  update() {
+    const { chosen, told } = this;
+    const isTold = told?.name === chosen;
+    this.root.hidden = !chosen;
+    this.said.textContent = isTold ? text("train.preset", { name: chosen, family: told.family }) : text("train.preset_untold", { name: chosen });
+    this.said.title = isTold ? text("train.preset_source", { source: told.source }) : text("train.preset_wait");
+    this.button.disabled = !isTold || !this.isOpen;
   }
 }

@@ -17,19 +17,24 @@ const ROUTE = "/qr_lora/training";
 /** @param {LGraphNode} node */
 export function attachTrain(node) {
   const names = node.widgets.map((widget) => widget.name);
-  const fold = new Fold(node, () => update());
+  const fold = new Fold(node, () => turn());
   const preset = new PresetLine((values) => takeOver(node, values));
   const view = (node.qrLoRATraining = new TrainingView(stop, fold.root, preset));
   const panel = addPanel(node, "qr_lora_training", text("train.panel"), view.root, () => view.height());
   const arrange = foldRows(node, panel, (name) => fold.isFolded(name), (name) => fold.isClosed(name));
   const refresh = () => {
     fold.update();
-    preset.allow(fold.hasPreset() && !isLinked(node, PRESET));
+    preset.choose(fold.preset(), !isLinked(node, PRESET));
     view.expectSamples(widgetOf(node, "sample_every")?.value > 0);
     arrange();
   };
   const update = () => {
     refresh();
+    panel.resize();
+  };
+  const turn = () => {
+    refresh();
+    if (LiteGraph.vueNodesMode) panel.tighten(); // how high rows are is known to the page alone
     panel.resize();
   };
   view.onResize = panel.resize;
@@ -46,7 +51,7 @@ export function attachTrain(node) {
   onExecuted(node, (output) => view.show(output.qr_lora_training?.[0]));
   onWidgetChange(node, names, update);
   refresh();
-  panel.fit();
+  panel.tighten(); // the host made room for every setting
   listen();
   catchUp();
 }

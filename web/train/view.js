@@ -60,19 +60,12 @@ export class TrainingView {
     write(this.state, stateOf(report)); // else a screen reader would speak every second
     this.details.textContent = detailsOf(report);
     this.details.classList.toggle("qr-lora-bad", isTooLarge(report));
-    this.showPreset(report);
+    this.preset.show(report.preset ?? null);
     this.curve.draw(report);
     this.showPictures(report);
     this.words.textContent = plainText(report.text ?? report.warnings.join("\n"), 20000);
     this.words.classList.toggle("qr-lora-warning", !report.text);
     this.showButton(report);
-  }
-
-  /** @param {Report} report */
-  showPreset({ preset }) {
-    const wasHidden = this.preset.root.hidden;
-    this.preset.show(preset ?? null);
-    if (this.preset.root.hidden !== wasHidden) this.onResize();
   }
 
   /** @param {Report} report */
