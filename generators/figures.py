@@ -6,7 +6,6 @@ The adapters are trained by the example workflow itself; the grid comes from the
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from PIL import Image
 from devtools.environment import ROOT
 from devtools.host import boot, import_pack
 from devtools.server import Server
+from generators.workflows import prompt_of, without_roles
 from playground.assemble import furnish
 
 boot()
@@ -42,11 +42,11 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     server = Server()
     furnish(server.base)
-    example = json.loads((ROOT / "example_workflows" / "api" / f"{EXAMPLE}.json").read_text("utf-8"))
+    example = prompt_of(EXAMPLE)
     with server:
         outputs = server.queue(_with_sweep(example), timeout=1800)["outputs"]
         picture, grid = (_saved(server.output_dir, outputs[node]) for node in ("16", "33"))
-        columns = {"without a role": _asked(server, _without_roles(example)), "with": _asked(server, example)}
+        columns = {"without a role": _asked(server, without_roles(example)), "with": _asked(server, example)}
     assets = ROOT / "example_workflows" / "assets"
     panel = _side_by_side([Image.open(assets / "content.png"), Image.open(assets / "style.png"), grid])
     panel.save(IMAGES / "compose.png")
@@ -64,19 +64,6 @@ def _with_sweep(prompt: dict[str, Any]) -> dict[str, Any]:
         "34": {"class_type": "QRLoRA_Grid", "inputs": {"images": ["32", 0], "grid": ["30", 1]}},
         "33": {"class_type": "SaveImage", "inputs": {"images": ["34", 0], "filename_prefix": "grid"}},
     }
-
-
-def _without_roles(prompt: dict[str, Any]) -> dict[str, Any]:
-    """The example as it trains without a role: the same settings and seeds, the captions whole."""
-    plain: dict[str, Any] = json.loads(json.dumps(prompt))
-    for node in plain.values():
-        inputs = node["inputs"]
-        if node["class_type"] == "QRLoRA_Train":
-            for name in ("role", "role_settings", "pixels", "vae"):
-                del inputs[name]
-        if node["class_type"] == "CLIPTextEncode" and isinstance(inputs["text"], list):
-            inputs["text"] = prompt[inputs["text"][0]]["inputs"]["caption"]
-    return {name: node for name, node in plain.items() if node["class_type"] != "QRLoRA_Role"}
 
 
 def _asked(server: Server, prompt: dict[str, Any]) -> list[Image.Image]:

@@ -9,6 +9,7 @@ the prompt draws with the playground's model.
 from __future__ import annotations
 
 import argparse
+import copy
 import io
 import json
 from collections.abc import Iterable
@@ -93,6 +94,19 @@ def on_playground(prompt: Prompt) -> Prompt:
             inputs = {key: _from_playground(value, prompt, first) for key, value in node["inputs"].items()}
             made[name] = _small(node | {"inputs": inputs})
     return made
+
+
+def without_roles(prompt: Prompt) -> Prompt:
+    """An example as it trains without a role: the same settings and seeds, the captions whole."""
+    plain: Prompt = {name: copy.deepcopy(node) for name, node in prompt.items() if node["class_type"] != "QRLoRA_Role"}
+    for node in plain.values():
+        inputs = node["inputs"]
+        if node["class_type"] == "QRLoRA_Train":
+            for name in ("role", "role_settings", "pixels", "vae"):
+                inputs.pop(name, None)
+        if node["class_type"] == "CLIPTextEncode" and isinstance(inputs["text"], list):
+            inputs["text"] = prompt[inputs["text"][0]]["inputs"]["caption"]
+    return plain
 
 
 def _small(node: dict[str, Any]) -> dict[str, Any]:

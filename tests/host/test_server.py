@@ -21,14 +21,14 @@ from safetensors.torch import save_file
 
 from comfyui_qr_lora.qrlora_core import load_adapter, save_adapter
 from comfyui_qr_lora.qrlora_core.adapter import Layer, QRLoRA
-from devtools.environment import ROOT
 from devtools.server import PromptError, Server
+from generators.workflows import prompt_of, without_roles
 
 from ..support.servers import BROKEN
 
 _numbers = itertools.count()
 pytestmark = pytest.mark.server
-EXAMPLE = json.loads((ROOT / "example_workflows" / "api" / "compose_content_and_style.json").read_text("utf-8"))
+EXAMPLE = without_roles(prompt_of("compose_content_and_style"))
 LOADER, TRAIN_CONTENT, TRAIN_STYLE, MERGE, LATENT, SAMPLER, DECODE, PICTURE = (
     "1",
     "8",

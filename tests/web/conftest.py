@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -12,8 +11,8 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from devtools.browser import ARGUMENTS, NONE, find
-from devtools.environment import ROOT
 from devtools.server import Server
+from generators.workflows import prompt_of, without_roles
 
 from ..support.pages import SharedPage
 from ..support.servers import SharedServer
@@ -65,7 +64,7 @@ def web_server(browser: Browser, shared_server: SharedServer) -> SharedServer:
 @pytest.fixture(scope="session")
 def adapters(web_server: Server) -> tuple[str, str]:
     """Names of two adapters that the playground's model was trained for, of one basis, as the Load node lists them."""
-    example = json.loads((ROOT / "example_workflows" / "api" / "compose_content_and_style.json").read_text("utf-8"))
+    example = without_roles(prompt_of("compose_content_and_style"))
     prompt = {number: example[number] for number in "123456789"}
     for number, trained in (("8", "content"), ("9", "style")):
         prompt[number]["inputs"]["steps"] = 12

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from playwright.sync_api import Page
 
-from devtools.environment import ROOT
+from generators.workflows import prompt_of, without_roles
 
 from ..support.desk import look_at
 
@@ -24,7 +23,7 @@ MESSAGE = "() => document.querySelector('.qr-lora-grid-message').textContent"
 
 def sweeping(adapters: tuple[str, str]) -> dict[str, Any]:
     """A sweep over two adapters, and a merge that has them in other slots than the sweep."""
-    example = json.loads((ROOT / "example_workflows" / "api" / "compose_content_and_style.json").read_text("utf-8"))
+    example = without_roles(prompt_of("compose_content_and_style"))
     prompt = {number: example[number] for number in ("1", "11", "12", "13")}
     for number, name in zip(("8", "9"), adapters, strict=True):
         prompt[number] = {"class_type": "QRLoRA_Load", "inputs": {"adapter_name": name}}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
 
-from devtools.environment import ROOT
+from generators.workflows import prompt_of, without_roles
 
 from ..support.servers import SharedServer
 
@@ -26,7 +25,7 @@ HOST_PICTURES = """() => [...document.querySelectorAll('[data-node-id="8"] img')
 
 def training(steps: int, seed: int, **given: Any) -> dict[str, Any]:
     """Train on the content picture and save; a new seed each time, since what was run before is kept."""
-    example = json.loads((ROOT / "example_workflows" / "api" / "compose_content_and_style.json").read_text("utf-8"))
+    example = without_roles(prompt_of("compose_content_and_style"))
     prompt = {number: example[number] for number in ("1", "2", "3", "4", "8")}
     prompt["8"]["inputs"] |= {"steps": steps, "seed": seed, "run_name": "web", **given}
     prompt["9"] = {"class_type": "QRLoRA_Save", "inputs": {"adapter": ["8", 0], "filename_prefix": "web"}}

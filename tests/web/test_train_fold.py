@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from devtools.server import Server
 
 from ..support.app_mode import App
 from ..support.desk import READY, in_page, look_at, undo
-from ..support.subgraph import OPEN, SET, Outer
+from ..support.subgraph import SET, Outer
 
 pytestmark = [pytest.mark.web, pytest.mark.server]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from devtools.environment import ROOT
+from generators.workflows import prompt_of, without_roles
 
 pytestmark = [pytest.mark.web, pytest.mark.server]
 
@@ -29,7 +28,7 @@ FIT = """() => {
 
 def training(seed: int, **given: Any) -> dict[str, Any]:
     """Train on the content picture, judged without the thing and in the style."""
-    example = json.loads((ROOT / "example_workflows" / "api" / "compose_content_and_style.json").read_text("utf-8"))
+    example = without_roles(prompt_of("compose_content_and_style"))
     prompt = {number: example[number] for number in ("1", "2", "3", "4", "7", "8")}
     encode = prompt["4"]["inputs"]
     prompt["6"] = {"class_type": "CLIPTextEncode", "inputs": {**encode, "text": "an orange circle"}}

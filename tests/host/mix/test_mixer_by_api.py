@@ -12,11 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from devtools.environment import ROOT
 from devtools.server import PromptError, Server
+from generators.workflows import prompt_of, without_roles
 
 pytestmark = pytest.mark.server
-EXAMPLE = json.loads((ROOT / "example_workflows" / "api" / "compose_content_and_style.json").read_text("utf-8"))
+EXAMPLE = without_roles(prompt_of("compose_content_and_style"))
 LOADER, POSITIVE, NEGATIVE, LATENT, SAMPLER, DECODE, PICTURE = "1", "11", "12", "13", "14", "15", "16"
 MIXER, REPORT = "20", "21"
 FILES = ("cat", "ink", "fog")

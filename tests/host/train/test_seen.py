@@ -74,7 +74,7 @@ def test_the_variants_of_a_role_the_picture_itself_first(model: Any, temporary: 
         variant = every[place * 16 // 12]
         picture = vae.decode(variant.latent)[0].clamp(0, 1)
         if variant.mask is not None:  # of a style's tiles the seams are not learned
-            mask = variant.mask[0, 0, :, :, None]
+            mask = torch.nn.functional.interpolate(variant.mask, size=picture.shape[:2], mode="area")[0, 0, :, :, None]
             picture = mask * picture + (1 - mask) / 2
         assert (shown(temporary, entry) - picture).abs().max() < 0.01
 

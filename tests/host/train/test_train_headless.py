@@ -17,10 +17,11 @@ import torch
 from safetensors.torch import load_file
 
 from devtools.environment import ROOT
+from generators.workflows import prompt_of, without_roles
 from playground import assemble
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
-EXAMPLE = json.loads((ROOT / "example_workflows" / "api" / "compose_content_and_style.json").read_text("utf-8"))
+EXAMPLE = without_roles(prompt_of("compose_content_and_style"))
 LAUNCHER = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
