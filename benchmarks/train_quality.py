@@ -37,12 +37,12 @@ from comfyui_qr_lora.nodes.host.files.checkpoints import Run
 from comfyui_qr_lora.nodes.host.model.key_map import KeyMap
 from comfyui_qr_lora.nodes.host.model.weights import base_weight
 from comfyui_qr_lora.nodes.host.train.dataset import Example, collect
+from comfyui_qr_lora.nodes.host.train.guided import run_loop
 from comfyui_qr_lora.nodes.host.train.loop import Loop
 from comfyui_qr_lora.nodes.host.train.monitor import Monitor
 from comfyui_qr_lora.nodes.host.train.objective import encode_conditioning, objective_loss
 from comfyui_qr_lora.nodes.host.train.samples import SampleSettings
 from comfyui_qr_lora.nodes.host.train.status import TrainingStatus
-from comfyui_qr_lora.nodes.host.train.train import run_loop
 from comfyui_qr_lora.qrlora_core import (
     Factors,
     ObjectiveSettings,

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import comfy.model_management
 import comfy.samplers
 import comfy.utils
-import torch
 
 from ....qrlora_core import (
-    Factors,
     QRLoRA,
     Term,
-    Trainable,
-    TrainableDelta,
-    TrainableLoRA,
     Trainer,
     TrainingState,
     load_training,
@@ -38,18 +31,19 @@ from ..files.checkpoints import (
     resumed_run,
 )
 from ..model.bases import KeptBases, basis_store
-from ..model.host_types import Caption, Patcher
+from ..model.host_types import Patcher
 from ..model.key_map import KeyMap, Target
 from ..model.tried import untried
 from ..text import paths_as_text
-from .dataset import Example, TrainingSet
+from .dataset import TrainingSet
 from .estimate import FEWEST_STEPS, estimated
 from .graph.modules import trainable_context
+from .guided import computing_in, run_loop, try_out
 from .judge.best import best_of_record
 from .judge.checks import check_judged, judged_notes
 from .judge.judging import Judging, judging_of
 from .latents import as_sampled
-from .loop import Loop, TrainSampler
+from .loop import Loop
 from .memory import what_to_lower
 from .monitor import Draw, Monitor
 from .record import TrainingRecord
@@ -60,7 +54,7 @@ from .samples import NO_MARK
 from .seen import seen_pictures
 from .settings import DTYPES, NO_RESUME, RESUME_LATEST, RunSettings, TrainingSettings, check_settings
 from .status import RunningTrainings, TrainingStatus
-from .trial import TrialSampler, cases, require_vae
+from .trainables import known_factors, stand_in, trainables
 
 
 @dataclass(frozen=True)
@@ -113,14 +107,14 @@ def train_adapter(
         judging = _judging(patcher, data, settings, run, told)
         shows = view.node_id and not distributed.rank()
         seen = list(seen_pictures(data.examples, patcher.model, run.samples.vae, told.append)) if shows else []
-        computing = _computing_in(patcher, DTYPES[settings.training_dtype])
+        computing = computing_in(patcher, DTYPES[settings.training_dtype])
         told += try_out(computing, data, settings, run)
         if resumed is None and settings.steps >= FEWEST_STEPS:
             told += _foresee(computing, targets, data, settings, status)
         _tell(view, status, told)
         with basis_store() as store:
             bases = KeptBases(store)
-            deltas = _deltas(patcher, targets, settings, partial(_factors, patcher, settings, resumed, bases))
+            deltas = trainables(patcher, targets, settings, partial(known_factors, patcher, settings, resumed, bases))
         trainer = Trainer(deltas, settings.whole_optimizer(), steps=settings.steps)
         monitor = _monitor(patcher, status, view, folder)
         for note in told:
@@ -232,7 +226,7 @@ def _foresee(
     status: TrainingStatus,
 ) -> list[str]:
     """Put the estimate into the status; returns what the user should read of it."""
-    stand_ins = partial(_deltas, patcher, targets, settings, partial(_stand_in, settings))
+    stand_ins = partial(trainables, patcher, targets, settings, partial(stand_in, settings))
     found, notes = estimated(patcher, targets, data, settings, stand_ins, partial(run_loop, patcher))
     status.estimate = None if found is None else found.as_status()
     return notes
@@ -246,65 +240,6 @@ def _tell(view: View, status: TrainingStatus, told: Sequence[str]) -> None:
         view.show(".\n".join(told))
 
 
-# Of one layer, by its module path.
-_FactorsOf = Callable[[str, Target], Factors]
-
-
-def _deltas(
-    patcher: Patcher, targets: Mapping[str, Target], settings: TrainingSettings, factors_of: _FactorsOf
-) -> dict[str, Trainable]:
-    """What is trained, on the device; Q and R stay on the CPU, for the adapter, but for what the products need."""
-    if settings.variant == TrainableLoRA.variant:
-        return _loras(patcher, targets, settings)
-    device, dtype = patcher.load_device, DTYPES[settings.training_dtype]
-    progress = comfy.utils.ProgressBar(len(targets))
-    deltas: dict[str, Trainable] = {}
-    for path, target in targets.items():
-        factors = factors_of(path, target)
-        deltas[path] = TrainableDelta(factors, variant=settings.variant, compute_dtype=dtype, device=device)
-        progress.update(1)
-    return deltas
-
-
-def _factors(
-    patcher: Patcher,
-    settings: TrainingSettings,
-    resumed: TrainingState | None,
-    bases: KeptBases,
-    path: str,
-    target: Target,
-) -> Factors:
-    if resumed is None:
-        return bases.factors(patcher, path, target, *_rank_and_alpha(target, settings))
-    term = resumed.adapter.layers[path].terms[0]
-    assert term.base_r is not None  # every checkpoint has it
-    return Factors(term.q, term.base_r, term.rank, term.alpha, math.nan)
-
-
-def _stand_in(settings: TrainingSettings, _path: str, target: Target) -> Factors:
-    """Zeros in the shapes of the factors."""
-    (rank, alpha), (out, inputs) = _rank_and_alpha(target, settings), target.shape
-    return Factors(torch.zeros(out, rank), torch.zeros(rank, inputs), rank, alpha, math.nan)
-
-
-def _loras(patcher: Patcher, targets: Mapping[str, Target], settings: TrainingSettings) -> dict[str, Trainable]:
-    """Both factors of every layer, the same ones for the same seed, also where a training goes on from a checkpoint."""
-    generator = torch.Generator().manual_seed(settings.seed)
-    return {
-        path: TrainableLoRA(
-            target.shape, *_rank_and_alpha(target, settings), generator=generator,
-            compute_dtype=DTYPES[settings.training_dtype], device=patcher.load_device,
-        )
-        for path, target in targets.items()
-    }  # fmt: skip
-
-
-def _rank_and_alpha(target: Target, settings: TrainingSettings) -> tuple[int, float]:
-    """A layer narrower than the rank keeps the scaling at its full rank."""
-    rank = min(settings.rank, *target.shape)
-    return rank, (settings.alpha or settings.rank) / settings.rank * rank
-
-
 def _monitor(patcher: Patcher, status: TrainingStatus, view: View, folder: Run) -> Monitor:
     logs = folder.folder / "tensorboard" if folder.writes and not distributed.rank() else None
     return Monitor(
@@ -315,67 +250,3 @@ def _monitor(patcher: Patcher, status: TrainingStatus, view: View, folder: Run) 
         device=patcher.load_device,
         logs=logs,
     )
-
-
-def try_out(patcher: Patcher, data: TrainingSet, settings: TrainingSettings, run: RunSettings) -> list[str]:
-    """Refuse what the network cannot take, before the work that takes minutes; returns what else to know of the data.
-
-    Raises:
-        TrainingError: names the picture or the caption, and what to connect.
-    """
-    require_vae(run.samples, data)
-    tried = TrialSampler(
-        cases(data, empty_is_used=bool(data.caption_dropout or run.samples.every), drawn=run.samples.captions),
-        settings.whole_objective(),
-    )
-    _in_guider(patcher, data.examples[0], 1, [], tried, settings.seed)
-    return tried.notes
-
-
-def run_loop(patcher: Patcher, loop: Loop) -> None:
-    """Run the loop as a sampler in the host's guider, which loads the model and processes the captions."""
-    captions = _captions(loop.data, loop.samples.captions.values())
-    sampler = TrainSampler(loop, captions)
-    _in_guider(patcher, loop.data.examples[0], loop.batch_size, captions, sampler, loop.seed)
-
-
-def _computing_in(patcher: Patcher, dtype: torch.dtype) -> Patcher:
-    """Another patcher of the model, which computes in a dtype."""
-    clone = patcher.clone()
-    # Always: what the model computes in now may be the doing of another clone, undone when this one is loaded.
-    clone.set_model_compute_dtype(dtype)
-    return clone
-
-
-def _in_guider(
-    patcher: Patcher, first: Example, batch_size: int, captions: list[Any], sampler: comfy.samplers.Sampler, seed: int
-) -> None:
-    guider = comfy.samplers.CFGGuider(patcher)
-    guider.inner_set_conds({"positive": captions})
-    batch = first.latent.expand(batch_size, *first.latent.shape[1:])  # the host reserves memory for this shape
-    noise, latent = _for_the_host(torch.zeros_like(batch), first), _for_the_host(batch, first)
-    # As the host runs: a quantized tensor that is moved outside of inference mode can never be used inside again.
-    with torch.inference_mode():
-        guider.sample(noise, latent, sampler, torch.zeros(1), seed=seed)
-
-
-def _for_the_host(latent: torch.Tensor, example: Example) -> Any:
-    """A latent as the host's sampler takes it: what is packed in it by parts."""
-    if not example.parts:
-        return latent
-    import comfy.nested_tensor  # which older hosts lack, as they lack such latents
-
-    return comfy.nested_tensor.NestedTensor(comfy.utils.unpack_latents(latent, example.parts))
-
-
-def _captions(data: TrainingSet, drawn: Iterable[Caption]) -> list[Any]:
-    """Every conditioning entry once, however many pictures share it.
-
-    Args:
-        drawn: those of samples alone.
-    """
-    entries = [caption for example in (*data.examples, *data.prior) for caption in example.captions]
-    entries += drawn
-    if data.empty_caption is not None:
-        entries.append(data.empty_caption)
-    return list({id(entry): entry for entry in entries}.values())
