@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Locator, Page, Route, expect
 
-from devtools.server import Server
-
 from ..support.app_mode import App
 from ..support.desk import READY, in_page, look_at, undo
-from ..support.subgraph import OPEN, SET, Outer
+from ..support.subgraph import SET, Outer
 
 pytestmark = [pytest.mark.web, pytest.mark.server]
 
@@ -129,6 +127,8 @@ def with_preset(page: Page) -> Iterator[Train]:
     page.route("**/object_info", answer)
     page.reload()
     page.wait_for_function(READY)
+    page.wait_for_function("() => app.graph?.nodes.length")  # the workflow that the host opens with
+    in_page(page, "() => app.loadGraphData({ version: 0.4, nodes: [], links: [], groups: [], extra: {} })")
     yield Train(page, in_page(page, ADD, "QRLoRA_Train"))
     page.unroute("**/object_info")
 
@@ -260,9 +260,10 @@ def test_a_setting_on_the_node_of_a_subgraph_stays(page: Page, train: Train) -> 
     assert [node["inputs"]["rank"] for node in train.sent().values()] == [48]
 
 
-def test_a_folded_setting_can_be_shown_without_the_graph(page: Page, train: Train, web_server: Server) -> None:
+def test_a_folded_setting_can_be_shown_without_the_graph(page: Page, train: Train) -> None:
+    shown = in_page(page, ADD, "PreviewImage")
     workflow = in_page(page, "() => app.graph.serialize()")
-    workflow["extra"] = {"linearData": {"inputs": [[int(train.node), "rank"]], "outputs": []}}
+    workflow["extra"] = {"linearData": {"inputs": [[int(train.node), "rank"]], "outputs": [int(shown)]}}
     in_page(page, "workflow => app.loadGraphData(workflow)", workflow)
     look_at(page, train.node)
     app = App(page)
