@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 from playwright.sync_api import Locator, Page, Route, expect
 
-from devtools.server import Server
-
 from ..support.app_mode import App
 from ..support.desk import READY, in_page, look_at, undo
 from ..support.subgraph import SET, Outer
@@ -46,6 +44,8 @@ FOUND = """id => {
 WIDGETS = """id => { const { inputs, widgets } = app.canvas.graph.getNodeById(id);
   return Object.fromEntries(inputs.filter(({ widget }) => widget)
     .map(({ widget: { name } }) => [name, widgets.find(widget => widget.name === name).value])) }"""
+LOOK_BELOW = """id => { const { ds, graph } = app.canvas, { pos: [x, y], size: [, height] } = graph.getNodeById(id);
+  ds.scale = 1; ds.offset = [260 - x, 800 - y - height]; app.canvas.setDirty(true, true) }"""
 SIZE = "id => [...app.graph.getNodeById(id).size]"
 LINK = """([id, name]) => {
   const made = LiteGraph.createNode('PrimitiveInt'), node = app.graph.getNodeById(id);
@@ -85,6 +85,12 @@ class Train:
     @property
     def take(self) -> Locator:
         return self.panel.get_by_role("button", name="Write the values of the preset")
+
+    def press(self, button: Locator) -> None:
+        """A button of the panel, which may be further down than the page reaches."""
+        self.page.wait_for_timeout(300)
+        in_page(self.page, LOOK_BELOW, self.node)
+        button.click()
 
     def found(self) -> set[str]:
         self.page.wait_for_timeout(400)
@@ -129,6 +135,8 @@ def with_preset(page: Page) -> Iterator[Train]:
     page.route("**/object_info", answer)
     page.reload()
     page.wait_for_function(READY)
+    page.wait_for_function("() => app.graph?.nodes.length")  # the workflow that the host opens with
+    in_page(page, "() => app.loadGraphData({ version: 0.4, nodes: [], links: [], groups: [], extra: {} })")
     yield Train(page, in_page(page, ADD, "QRLoRA_Train"))
     page.unroute("**/object_info")
 
@@ -147,7 +155,7 @@ def test_what_one_needs_or_every_setting_and_the_same_is_sent(page: Page, train:
         train.height(),
     )
 
-    train.switch.click()
+    train.press(train.switch)
     assert train.found() == every
     assert train.switch.get_attribute("aria-expanded") == "true"
     assert (train.values(), train.sent()) == (values, sent)
@@ -157,7 +165,7 @@ def test_what_one_needs_or_every_setting_and_the_same_is_sent(page: Page, train:
     assert unfolded > folded + 200
 
     for expected, names in ((folded, NEEDED), (unfolded, every), (folded, NEEDED)):
-        train.switch.click()
+        train.press(train.switch)
         assert (train.height(), train.found()) == (expected, names), "no change leaves anything behind"
     assert (train.values(), train.sent()) == (values, sent)
 
@@ -168,16 +176,16 @@ def test_by_keys_and_as_one_step_for_undo(page: Page, train: Train) -> None:
         page.keyboard.press(key)
         expect(train.switch).to_have_attribute("aria-expanded", expected)
         expect(train.switch).to_be_focused()
+        page.wait_for_timeout(400)  # until the renderer has given the node its size
     assert train.switch.evaluate("button => getComputedStyle(button).outlineStyle") == "solid"
     every = set(train.values())
-    page.wait_for_timeout(400)
     in_page(page, "() => document.activeElement.blur()")
     undo(page)
     assert train.found() == NEEDED
     page.keyboard.press("Control+Shift+z")
     page.wait_for_timeout(600)
     assert train.found() == every
-    train.switch.click()
+    train.press(train.switch)
     assert train.found() == NEEDED, "the page goes on with what undo has made anew"
 
 
@@ -189,13 +197,13 @@ def test_a_changed_setting_out_of_sight_is_told(train: Train) -> None:
     expect(train.changed).to_have_text("1 changed: rank 32")
     train.set("gradient_checkpointing", False)
     expect(train.changed).to_have_text("2 changed: rank 32, gradient_checkpointing off")
-    train.changed.click()
+    train.press(train.changed)
     assert train.found() == set(train.values())
     expect(train.changed).to_be_hidden()
     expect(train.switch).to_be_focused()
     train.set("rank", 64)
     train.set("gradient_checkpointing", True)
-    train.switch.click()
+    train.press(train.switch)
     expect(train.changed).to_be_hidden()
 
 
@@ -216,7 +224,7 @@ def test_the_view_is_kept_in_the_workflow(page: Page, train: Train, is_folded: b
     train.set("rank", 32)
     train.set("sample_every", 50)  # which has a place of its own on the panel
     if not is_folded:
-        train.switch.click()
+        train.press(train.switch)
     names, values, sent, height = train.found(), train.values(), train.sent(), train.height()
     for _ in range(2):
         in_page(page, RELOAD)
@@ -240,7 +248,7 @@ def test_a_workflow_of_an_older_release_shows_everything(page: Page) -> None:
     sent = train.sent()
     (saved,) = (node for node in in_page(page, "() => app.graph.serialize()")["nodes"] if node["id"] == old["id"])
     assert "qr_lora_view" not in saved["properties"]
-    train.switch.click()
+    train.press(train.switch)
     assert train.found() == NEEDED
     assert train.sent() == sent
 
@@ -252,17 +260,18 @@ def test_a_setting_on_the_node_of_a_subgraph_stays(page: Page, train: Train) -> 
     assert [node["inputs"]["rank"] for node in train.sent().values()] == [48]
     outer.open("QRLoRA_Train")
     assert train.found() == NEEDED | {"rank"}
-    train.switch.click()
+    train.press(train.switch)
     assert train.found() == set(train.values())
-    train.switch.click()
+    train.press(train.switch)
     outer.leave()
     assert outer.values()["rank"] == 48
     assert [node["inputs"]["rank"] for node in train.sent().values()] == [48]
 
 
-def test_a_folded_setting_can_be_shown_without_the_graph(page: Page, train: Train, web_server: Server) -> None:
+def test_a_folded_setting_can_be_shown_without_the_graph(page: Page, train: Train) -> None:
+    shown = in_page(page, ADD, "PreviewImage")
     workflow = in_page(page, "() => app.graph.serialize()")
-    workflow["extra"] = {"linearData": {"inputs": [[int(train.node), "rank"]], "outputs": []}}
+    workflow["extra"] = {"linearData": {"inputs": [[int(train.node), "rank"]], "outputs": [int(shown)]}}
     in_page(page, "workflow => app.loadGraphData(workflow)", workflow)
     look_at(page, train.node)
     app = App(page)
@@ -284,7 +293,7 @@ def test_a_preset_closes_what_it_decides_on(page: Page, with_preset: Train, rend
     expect(train.changed).to_be_hidden()  # it does not count
     train.set("keep_checkpoints", 5)
     expect(train.changed).to_have_text("1 changed: keep_checkpoints 5")
-    train.switch.click()
+    train.press(train.switch)
     assert train.found() == every
     values = train.values()
     assert (values["rank"], values["steps"]) == (32, 1000)
@@ -324,7 +333,7 @@ def test_the_values_of_a_preset_are_taken_over_in_one_step(page: Page, with_pres
     assert train.height() == height
     page.wait_for_timeout(300)
     before = train.values()
-    train.take.click()
+    train.press(train.take)
     assert train.values() == {**before, "rank": 16, "steps": 700, "preset": "none"}
     assert train.found() == NEEDED | {"preset"}
     expect(train.take).to_be_hidden()
