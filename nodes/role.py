@@ -60,8 +60,8 @@ class Role(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "language", options=[BY_CAPTION, *LANGUAGES], default=BY_CAPTION, optional=True,
-                    tooltip="In which language words of appearance are looked for; auto goes by the caption's small "
-                    "words.",
+                    tooltip="In which language words of appearance are looked for; auto: the one that the caption "
+                    "seems to be in.",
                 ),
                 io.Boolean.Input(
                     "drop_appearance", default=False, optional=True,
