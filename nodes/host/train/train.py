@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,14 +13,9 @@ import comfy.utils
 import torch
 
 from ....qrlora_core import (
-    Factors,
     QRLoRA,
     Term,
-    Trainable,
-    TrainableDelta,
-    TrainableLoRA,
     Trainer,
-    TrainingState,
     load_training,
     select,
 )
@@ -37,6 +31,7 @@ from .dataset import Example, TrainingSet
 from .estimate import FEWEST_STEPS, estimated
 from .graph.modules import trainable_context
 from .latents import as_sampled
+from .layers import kept_factors, stand_in, trainables
 from .loop import Loop, TrainSampler
 from .memory import what_to_lower
 from .monitor import Draw, Monitor
@@ -101,7 +96,7 @@ def train_adapter(
         _tell(view, status, told)
         with basis_store() as store:
             bases = KeptBases(store)
-            deltas = _deltas(patcher, targets, settings, partial(_factors, patcher, settings, resumed, bases))
+            deltas = trainables(patcher, targets, settings, partial(kept_factors, patcher, settings, resumed, bases))
         trainer = Trainer(deltas, settings.whole_optimizer(), steps=settings.steps)
         monitor = _monitor(patcher, status, view, folder)
         for note in told:
@@ -182,7 +177,7 @@ def _foresee(
     status: TrainingStatus,
 ) -> list[str]:
     """Put the estimate into the status; returns what the user should read of it."""
-    stand_ins = partial(_deltas, patcher, targets, settings, partial(_stand_in, settings))
+    stand_ins = partial(trainables, patcher, targets, settings, partial(stand_in, settings))
     found, notes = estimated(patcher, targets, data, settings, stand_ins, partial(run_loop, patcher))
     status.estimate = None if found is None else found.as_status()
     return notes
@@ -194,65 +189,6 @@ def _tell(view: View, status: TrainingStatus, told: Sequence[str]) -> None:
         status.warnings = list(told)
         view.trainings.send(status)
         view.show(".\n".join(told))
-
-
-# Of one layer, by its module path.
-_FactorsOf = Callable[[str, Target], Factors]
-
-
-def _deltas(
-    patcher: Patcher, targets: Mapping[str, Target], settings: TrainingSettings, factors_of: _FactorsOf
-) -> dict[str, Trainable]:
-    """What is trained, on the device; Q and R stay on the CPU, for the adapter, but for what the products need."""
-    if settings.variant == TrainableLoRA.variant:
-        return _loras(patcher, targets, settings)
-    device, dtype = patcher.load_device, DTYPES[settings.training_dtype]
-    progress = comfy.utils.ProgressBar(len(targets))
-    deltas: dict[str, Trainable] = {}
-    for path, target in targets.items():
-        factors = factors_of(path, target)
-        deltas[path] = TrainableDelta(factors, variant=settings.variant, compute_dtype=dtype, device=device)
-        progress.update(1)
-    return deltas
-
-
-def _factors(
-    patcher: Patcher,
-    settings: TrainingSettings,
-    resumed: TrainingState | None,
-    bases: KeptBases,
-    path: str,
-    target: Target,
-) -> Factors:
-    if resumed is None:
-        return bases.factors(patcher, path, target, *_rank_and_alpha(target, settings))
-    term = resumed.adapter.layers[path].terms[0]
-    assert term.base_r is not None  # every checkpoint has it
-    return Factors(term.q, term.base_r, term.rank, term.alpha, math.nan)
-
-
-def _stand_in(settings: TrainingSettings, _path: str, target: Target) -> Factors:
-    """Zeros in the shapes of the factors."""
-    (rank, alpha), (out, inputs) = _rank_and_alpha(target, settings), target.shape
-    return Factors(torch.zeros(out, rank), torch.zeros(rank, inputs), rank, alpha, math.nan)
-
-
-def _loras(patcher: Patcher, targets: Mapping[str, Target], settings: TrainingSettings) -> dict[str, Trainable]:
-    """Both factors of every layer, the same ones for the same seed, also where a training goes on from a checkpoint."""
-    generator = torch.Generator().manual_seed(settings.seed)
-    return {
-        path: TrainableLoRA(
-            target.shape, *_rank_and_alpha(target, settings), generator=generator,
-            compute_dtype=DTYPES[settings.training_dtype], device=patcher.load_device,
-        )
-        for path, target in targets.items()
-    }  # fmt: skip
-
-
-def _rank_and_alpha(target: Target, settings: TrainingSettings) -> tuple[int, float]:
-    """A layer narrower than the rank keeps the scaling at its full rank."""
-    rank = min(settings.rank, *target.shape)
-    return rank, (settings.alpha or settings.rank) / settings.rank * rank
 
 
 def _monitor(patcher: Patcher, status: TrainingStatus, view: View, folder: Run) -> Monitor:
