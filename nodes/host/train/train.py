@@ -43,6 +43,7 @@ from .judge.best import best_of_record
 from .judge.checks import check_judged, judged_notes
 from .judge.judging import Judging, judging_of
 from .latents import as_sampled
+from .layers import kept_factors, stand_in, trainables
 from .loop import Loop
 from .memory import what_to_lower
 from .monitor import Draw, Monitor
@@ -54,7 +55,6 @@ from .samples import NO_MARK
 from .seen import seen_pictures
 from .settings import DTYPES, NO_RESUME, RESUME_LATEST, RunSettings, TrainingSettings, check_settings
 from .status import RunningTrainings, TrainingStatus
-from .trainables import known_factors, stand_in, trainables
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def train_adapter(
         _tell(view, status, told)
         with basis_store() as store:
             bases = KeptBases(store)
-            deltas = trainables(patcher, targets, settings, partial(known_factors, patcher, settings, resumed, bases))
+            deltas = trainables(patcher, targets, settings, partial(kept_factors, patcher, settings, resumed, bases))
         trainer = Trainer(deltas, settings.whole_optimizer(), steps=settings.steps)
         monitor = _monitor(patcher, status, view, folder)
         for note in told:

@@ -285,7 +285,7 @@ def notes(model: Any, name: str, data: TrainingSet, **given: Any) -> str:
 
 def test_a_preset_for_another_number_of_pictures_is_noted(model: Any) -> None:
     assert "2 pictures are connected: preset many pictures is made for that" in notes(model, ONE_PICTURE, pictures(2))
-    assert "1 pictures are connected: preset one picture is made" in notes(model, MANY_PICTURES, pictures(1))
+    assert "1 picture is connected: preset one picture is made" in notes(model, MANY_PICTURES, pictures(1))
     assert "made for that" not in notes(model, ONE_PICTURE, pictures(1)) + notes(model, MANY_PICTURES, pictures(2))
 
 

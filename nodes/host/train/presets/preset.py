@@ -125,10 +125,10 @@ def _unused(values: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
 
 
 def _remarks(family: Family, name: str, pictures: int, given: Mapping[str, Any]) -> list[str]:
-    made_for = {ONE_PICTURE: pictures > 1, MANY_PICTURES: pictures == 1}
-    other = MANY_PICTURES if name == ONE_PICTURE else ONE_PICTURE
+    made_for = ONE_PICTURE if pictures == 1 else MANY_PICTURES
+    connected = "1 picture is" if pictures == 1 else f"{pictures} pictures are"
     return [
-        *([f"{pictures} pictures are connected: preset {other} is made for that"] if made_for[name] else []),
+        *([f"{connected} connected: preset {made_for} is made for that"] if name != made_for else []),
         *([f"{family.title}: {family.remark}"] if family.remark else []),
         *([_noise_remark(family)] if family.timesteps and given.get("objective") is None else []),
     ]

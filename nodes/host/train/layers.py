@@ -1,4 +1,4 @@
-"""What is trained of a model: for each layer the increments of a decomposition, or the factors of a LoRA."""
+"""What is trained of each layer: beside the factors of its base, of a checkpoint, or of a dry step."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def trainables(
     return deltas
 
 
-def known_factors(
+def kept_factors(
     patcher: Patcher,
     settings: TrainingSettings,
     resumed: TrainingState | None,
@@ -42,7 +42,7 @@ def known_factors(
     path: str,
     target: Target,
 ) -> Factors:
-    """Of the checkpoint that is taken up, or of the base model."""
+    """Those of the base weight, or where a training goes on, of its checkpoint."""
     if resumed is None:
         return bases.factors(patcher, path, target, *_rank_and_alpha(target, settings))
     term = resumed.adapter.layers[path].terms[0]
