@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.evidence.crossings import crossings
-from benchmarks.evidence.plan import EQUAL, FULL, Cell
+from benchmarks.evidence.plan import BOTH, EQUAL, FULL, Cell
 from benchmarks.evidence.results import RESULTS, ROOT, Evidence
-from benchmarks.evidence.singles import alone, among_good, equal_table
+from benchmarks.evidence.singles import alone, alone_gain, among_good, equal_table
 from benchmarks.evidence.statistics import JUDGES
 from benchmarks.evidence.tables import NAMES, table
 
@@ -88,6 +88,14 @@ def tried(evidence: Evidence) -> str:
     return table(["recipe", "score"], [[recipe, f"{score:.2f}"] for recipe, score in scores.items()])
 
 
+def own(evidence: Evidence) -> str:
+    """Score of the pack's own roles on the tuning split, of either method."""
+    cells = [(recipe, [evidence.tuned(Cell(method, recipe)) for method in BOTH]) for recipe in evidence.plan.own]
+    rows = [[recipe, *(f"{one.score:.2f}" for one in tuned), f"{np.mean([one.score for one in tuned]):.2f}"]
+            for recipe, tuned in cells]  # fmt: skip
+    return table(["recipe", *(NAMES[method] for method in BOTH), "mean"], rows)
+
+
 def document(evidence: Evidence) -> str:
     """The whole text."""
     parts = {
@@ -97,6 +105,8 @@ def document(evidence: Evidence) -> str:
         "among_good": among_good(evidence),
         "meeting": meeting(evidence),
         "alone": alone(evidence),
+        "gain_alone": alone_gain(evidence),
+        "own": own(evidence),
         "settings": settings(evidence),
         "tried": tried(evidence),
         "done": str(sum(evidence.done(cell) for cell in evidence.plan.cells(evidence.best))),

@@ -6,7 +6,8 @@ import numpy as np
 
 from benchmarks.evidence import equal
 from benchmarks.evidence.alone import EACH
-from benchmarks.evidence.plan import Cell
+from benchmarks.evidence.plan import BOTH, Cell
+from benchmarks.evidence.recipes import PUBLISHED
 from benchmarks.evidence.results import Evidence
 from benchmarks.evidence.statistics import JUDGES, Array, difference, interval, outcomes
 from benchmarks.evidence.tables import NAMES, table, verdict
@@ -94,6 +95,12 @@ def _ratio(part: Array, whole: Array) -> Array:
 
 def _good(evidence: Evidence, cell: Cell, judge: str) -> Array:
     """(seeds, contents, styles): whether both single adapters keep their half in at least half of their pictures."""
+    contents, styles = (kept >= 0.5 for kept in _kept_alone(evidence, cell, judge))
+    return contents[:, :, None] & styles[:, None, :]
+
+
+def _kept_alone(evidence: Evidence, cell: Cell, judge: str) -> tuple[Array, Array]:
+    """Share of its pictures in which each single adapter keeps its half: (seeds, contents) and (seeds, styles)."""
     plan = evidence.plan
     part = plan.part(tuning=False)
     kept = np.zeros((len(plan.seeds), len(part.contents) + len(part.styles)))
@@ -101,6 +108,25 @@ def _good(evidence: Evidence, cell: Cell, judge: str) -> Array:
         if row["kind"] == "kept":
             half = "style" if row["is_style"] == "1" else "content"
             kept[int(row["seed"]), int(row["adapter"])] += int(row[f"{judge}_{half}"]) / EACH
-    good = kept >= 0.5
-    contents, styles = np.split(good, [len(part.contents)], axis=1)
-    return contents[:, :, None] & styles[:, None, :]
+    contents, styles = np.split(kept, [len(part.contents)], axis=1)
+    return contents, styles
+
+
+def alone_gain(evidence: Evidence) -> str:
+    """How much more single adapters of the recipes that came later keep than those of the published one, paired."""
+    rows = []
+    for cell in (Cell(method, recipe) for method in BOTH for recipe in evidence.plan.later):
+        published = Cell(cell.method, PUBLISHED.name)
+        if not all(evidence.has("alone", one) for one in (cell, published)):
+            continue
+        for half, name in enumerate(("content", "style")):
+            now, before = ([_kept_alone(evidence, one, judge)[half] for judge in JUDGES] for one in (cell, published))
+            found = [interval(_same, (a - b)[:, :, None]) for a, b in zip(now, before, strict=True)]
+            shares = (" / ".join(f"{kept.mean():.2f}" for kept in some) for some in (before, now))
+            rows.append([f"{NAMES[cell.method]}, {cell.recipe}, {name}", *shares, *found, verdict(found)])
+    head = ["kept by single adapters", "published", "with roles", "paired difference, analytic", "learned", ""]
+    return table(head, rows)
+
+
+def _same(gap: Array) -> Array:
+    return gap
