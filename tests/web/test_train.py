@@ -34,6 +34,8 @@ def training(steps: int, seed: int, **given: Any) -> dict[str, Any]:
 
 def test_curve_and_samples_while_and_after_it_runs(page: Page, load: Load) -> None:
     load(training(40, 1, sample_every=10, sample_steps=2))
+    page.evaluate("""() => { const { ds, graph } = app.canvas, { pos, size } = graph.getNodeById(8);
+      ds.scale = 0.8; ds.offset = [300 - pos[0], 900 - pos[1] - size[1]]; app.canvas.setDirty(true, true) }""")
     button = page.locator(".qr-lora-train-top button")
     button.wait_for()
     assert button.is_disabled()

@@ -22,7 +22,8 @@ TELL = "report => window.app.api.dispatchCustomEvent('qr_lora.training', report)
 FIT = """() => {
   const panel = document.querySelector('.qr-lora:has(.qr-lora-train-curve)');
   const words = panel.querySelector('.qr-lora-train-words');
-  return [panel.scrollHeight - panel.clientHeight, words.clientHeight];
+  const [width] = window.app.graph.getNodeById(8).size;
+  return [panel.scrollHeight - panel.clientHeight, words.clientHeight, panel.offsetWidth - width];
 }"""
 
 
@@ -58,7 +59,9 @@ def screenshot(page: Page, name: str) -> None:
 
 
 def assert_it_fits(page: Page) -> None:
-    page.wait_for_function(f"() => {{ const [over, words] = ({FIT})(); return over <= 0 && words >= 20 }}")
+    page.wait_for_function(
+        f"() => {{ const [over, words, out] = ({FIT})(); return over <= 0 && words >= 20 && out <= 0 }}"
+    )
 
 
 def test_a_training_shows_what_it_saw_and_judges_its_samples(page: Page, load: Load, renderer: str) -> None:
