@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.evidence.crossings import crossings
 from benchmarks.evidence.plan import BOTH, EQUAL, FULL, Cell
 from benchmarks.evidence.results import RESULTS, ROOT, Evidence
-from benchmarks.evidence.singles import alone, alone_gain, among_good, equal_table
+from benchmarks.evidence.singles import alone, alone_gain, among_good, by_updates, equal_table
 from benchmarks.evidence.statistics import JUDGES
 from benchmarks.evidence.tables import NAMES, table
 
@@ -107,6 +107,7 @@ def document(evidence: Evidence) -> str:
         "alone": alone(evidence),
         "gain_alone": alone_gain(evidence),
         "own": own(evidence),
+        "by_updates": by_updates(evidence),
         "settings": settings(evidence),
         "tried": tried(evidence),
         "done": str(sum(evidence.done(cell) for cell in evidence.plan.cells(evidence.best))),

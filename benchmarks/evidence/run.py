@@ -157,9 +157,10 @@ def test(run: Run) -> list[Task]:
 
 
 def equals(run: Run) -> Iterable[list[Task]]:
-    """The methods that are compared, with single adapters that are equally good."""
+    """The methods that are compared, with single adapters that are equally good; and how good those of later recipes are."""
     cells = dict.fromkeys(cell for pair in run.plan.compared() for cell in pair)
-    yield [partial(run.single, cell) for cell in cells]
+    later = [Cell(method, recipe) for method in BOTH for recipe in run.plan.later]
+    yield [partial(run.single, cell) for cell in (*cells, *later)]
     yield [partial(run.draw_equal, *pair) for one in run.plan.compared() for pair in (one, one[::-1])]
 
 

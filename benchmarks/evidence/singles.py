@@ -42,6 +42,15 @@ def alone(evidence: Evidence) -> str:
     return table(head, rows)
 
 
+def by_updates(evidence: Evidence) -> str:
+    """Contents kept by single adapters after so many updates, on the tuning split, mean of both judges."""
+    cells = [Cell(method, recipe) for method in BOTH for recipe in (PUBLISHED.name, *evidence.plan.later)]
+    paths = {cell: equal.quality_path(evidence.results, cell) for cell in cells}
+    rows = [[f"{NAMES[cell.method]}, {cell.recipe}", *(f"{share:.2f}" for share in equal.quality(path).values())]
+            for cell, path in paths.items() if path.exists()]  # fmt: skip
+    return table(["contents kept after updates", *map(str, evidence.plan.marks)], rows)
+
+
 def equal_table(evidence: Evidence) -> str:
     """QR-LoRA against its peers where single content adapters are equally good on the tuning split."""
     rows = []

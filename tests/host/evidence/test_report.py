@@ -11,9 +11,10 @@ import pytest
 
 from benchmarks.evidence.crossings import crossings
 from benchmarks.evidence.measures import COUNTS
-from benchmarks.evidence.plan import FULL, Cell
+from benchmarks.evidence.plan import BOTH, FULL, Cell
 from benchmarks.evidence.report import DOCUMENT, TEXT, document, meeting
 from benchmarks.evidence.results import RESULTS, Evidence
+from benchmarks.evidence.singles import alone_gain
 from benchmarks.evidence.statistics import FIRST
 from benchmarks.evidence.tables import NAMES
 
@@ -41,7 +42,8 @@ def test_a_cell_has_every_pair_at_every_point(cell: Cell) -> None:
             assert all(0 <= count <= FULL.pictures for count in counts.values())
             assert counts["both"] <= min(counts["content"], counts["style"])
             assert all(counts[clear] <= counts[first] for clear, first in FIRST.items())
-    assert len(seen) == len(FULL.seeds) * 5 * FULL.contents * FULL.styles
+    points = 1 if cell.recipe in FULL.later else 5
+    assert len(seen) == len(FULL.seeds) * points * FULL.contents * FULL.styles
 
 
 def test_a_share_of_the_document_is_that_of_its_rows() -> None:
@@ -62,9 +64,11 @@ def _crossings() -> dict[str, str]:
 
 def _verdicts(name: str) -> dict[str, str]:
     """Title to verdict of a table that the document holds."""
-    lines = _crossings()[name].splitlines()[2:]
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
-    return {row[0]: row[-1] for row in rows}
+    return {row[0]: row[-1] for row in _rows(_crossings()[name])}
+
+
+def _rows(table: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
 
 
 @pytest.mark.parametrize("recipe", ["published", "best"])
@@ -73,7 +77,9 @@ def test_the_headline_holds(recipe: str) -> None:
     assert {*_verdicts(f"peers_{recipe}").values()} == {"worse"}
 
 
-@pytest.mark.parametrize("crossing", ["gain_recipes", "both_recipes", "merges_gain", "bases"])
+@pytest.mark.parametrize(
+    "crossing", ["gain_recipes", "both_recipes", "gain_roles", "both_roles", "merges_gain", "bases"]
+)
 def test_what_is_said_to_beat_nothing_beats_nothing(crossing: str) -> None:
     verdicts = _verdicts(crossing)
     assert verdicts
@@ -86,6 +92,27 @@ def test_every_word_of_what_costs_holds() -> None:
             assert verdict == "worse", title
         if "null_space" in title or title.endswith((", roles", ", jitter", "`full`, bare")):
             assert verdict == "no difference shown", title
+
+
+def test_what_is_said_of_roles_holds() -> None:
+    """Of single adapters LoRA contents are better, moved styles worse, and nothing else differs."""
+    gained = _rows(alone_gain(EVIDENCE))
+    for title, *_, verdict in gained:
+        if title.endswith("own_mild, style"):
+            assert verdict == "worse", title
+        elif title.startswith("LoRA") and title.endswith("content"):
+            assert verdict == "better", title
+        else:
+            assert verdict == "no difference shown", title
+    for count, least, most in (("content", "0.59 / 0.64", "0.82 / 0.89"), ("style", "0.65 / 0.95", "0.58 / 1.00")):
+        (row,) = (row for row in gained if row[0] == f"{NAMES['lora']}, own_still, {count}")
+        assert row[1:3] == [least, most]
+
+
+def test_the_role_that_is_tested_beside_the_nodes_own_is_the_best_of_the_tuning_split() -> None:
+    own, chosen = FULL.later
+    others = [recipe for recipe in FULL.own if recipe != own]
+    assert chosen == max(others, key=lambda recipe: sum(EVIDENCE.tuned(Cell(one, recipe)).score for one in BOTH))
 
 
 def test_no_correlation_with_the_cosine_is_above_what_is_said() -> None:
