@@ -157,7 +157,7 @@ def test(run: Run) -> list[Task]:
 
 
 def equals(run: Run) -> Iterable[list[Task]]:
-    """The methods that are compared, with single adapters that are equally good; and how good those of later recipes are."""
+    """The methods compared at equal quality of the single adapters; and the quality of those of later recipes."""
     cells = dict.fromkeys(cell for pair in run.plan.compared() for cell in pair)
     later = [Cell(method, recipe) for method in BOTH for recipe in run.plan.later]
     yield [partial(run.single, cell) for cell in (*cells, *later)]

@@ -1,4 +1,4 @@
-"""What a training will take, before its layers are decomposed: two dry steps with stand-ins for what is trained.
+"""What a training will take, before its layers are decomposed: dry steps with stand-ins for what is trained.
 
 The steps are those of the loop itself, on the largest picture, with a batch, a graph, an optimizer and random numbers
 of their own; nothing of them is kept.
@@ -6,7 +6,6 @@ of their own; nothing of them is kept.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -29,7 +28,7 @@ from .settings import TrainingSettings
 from .status import TrainingStatus
 
 FEWEST_STEPS = 20  # below, an estimate costs more than it tells
-_STEPS = 2  # the first warms up
+_TIMED = 2  # steps, of which the first warms up
 _SHOWN_AS_GB = 1e8
 _OUT_OF_MEMORY = getattr(comfy.model_management, "OOM_EXCEPTION", torch.OutOfMemoryError)
 _INTERRUPTED = comfy.model_management.InterruptProcessingException
@@ -68,31 +67,55 @@ class Estimate:
         return lines
 
 
-def estimated(
-    patcher: Patcher,
-    targets: Mapping[str, Target],
-    data: TrainingSet,
-    settings: TrainingSettings,
-    stand_ins: Callable[[], dict[str, Trainable]],
-    run: Callable[[Loop], None],
-) -> tuple[Estimate | None, list[str]]:
-    """Two dry steps; returns what they tell, and what the user should read. None where they could not be done.
+@dataclass(frozen=True)
+class DryRun:
+    """Steps of the loop of which nothing is kept.
 
-    Args:
+    Attributes:
         patcher: computes in the dtype of the training.
         stand_ins: makes what is trained, with the right shapes.
         run: runs a loop on the model.
+    """
+
+    patcher: Patcher
+    targets: Mapping[str, Target]
+    data: TrainingSet
+    settings: TrainingSettings
+    stand_ins: Callable[[], dict[str, Trainable]]
+    run: Callable[[Loop], None]
+
+    def steps(self, count: int, before_update: Callable[[], None] | None = None) -> tuple[Trainer, float]:
+        """So many steps on the largest picture: what was trained, and the seconds of the last one."""
+        dry = replace(self.settings, steps=count, grad_accumulation=1)
+        status = TrainingStatus("", steps=count)
+        stopwatch = _Stopwatch(status, self.patcher.load_device)  # from here on a GPU's peak counts
+        trainer = Trainer(self.stand_ins(), dry.whole_optimizer(), steps=count)
+        if before_update is not None:
+            trainer.optimizer.register_step_pre_hook(lambda *_: before_update())
+        self.run(
+            Loop(
+                trainer=trainer, targets=dict(self.targets), data=largest_alone(self.data), lower=what_to_lower(dry),
+                objective=dry.whole_objective(), samples=SampleSettings(), steps=count, batch_size=dry.batch_size,
+                seed=dry.seed, gradient_checkpointing=dry.gradient_checkpointing, checkpoint_every=0,
+                run=Run(Path(), keep=0), monitor=stopwatch, status=status, resumed=None, snapshot=_never_kept,
+            )
+        )  # fmt: skip
+        return trainer, stopwatch.seconds[-1]
+
+
+def estimated(dry: DryRun) -> tuple[Estimate | None, list[str]]:
+    """What dry steps tell, and what the user should read. None where they could not be done.
 
     Raises:
         MemoryShortageError: a step does not fit.
     """
     try:
-        measured = _measured(patcher, targets, data, settings, stand_ins, run)
-        return measured, measured.notes(settings, patcher.load_device)
+        measured = _measured(dry)
+        return measured, measured.notes(dry.settings, dry.patcher.load_device)
     except (_INTERRUPTED, MemoryShortageError):
         raise
     except _OUT_OF_MEMORY as error:
-        raise shortage(largest_alone(data), what_to_lower(settings)) from error
+        raise shortage(largest_alone(dry.data), what_to_lower(dry.settings)) from error
     except Exception as error:  # no estimate is no reason not to train
         return None, [f"no estimate: the dry step failed ({error}); the training goes on"]
     finally:
@@ -126,46 +149,27 @@ class _Stopwatch(Monitor):
         """Nothing: what ends a dry step is told by whoever asked for it."""
 
 
-def _measured(
-    patcher: Patcher,
-    targets: Mapping[str, Target],
-    data: TrainingSet,
-    settings: TrainingSettings,
-    stand_ins: Callable[[], dict[str, Trainable]],
-    run: Callable[[Loop], None],
-) -> Estimate:
-    device = patcher.load_device
-    available = _available(patcher)
-    status = TrainingStatus("", steps=_STEPS)
-    stopwatch = _Stopwatch(status, device)  # from here on the peak counts
-    counted = None if device.type == "cuda" else LiveTensors()
-    with counted or contextlib.nullcontext():
-        dry = replace(settings, steps=_STEPS, grad_accumulation=1)
-        trainer = Trainer(stand_ins(), dry.whole_optimizer(), steps=_STEPS)
-        if counted is not None:
-            trainer.optimizer.register_step_pre_hook(lambda *_: counted.stop())
-        run(
-            Loop(
-                trainer=trainer, targets=dict(targets), data=largest_alone(data), objective=dry.whole_objective(),
-                samples=SampleSettings(), steps=_STEPS, batch_size=dry.batch_size, seed=dry.seed,
-                gradient_checkpointing=dry.gradient_checkpointing, checkpoint_every=0, lower=what_to_lower(settings),
-                run=Run(Path(), keep=0), monitor=stopwatch, status=status, resumed=None, snapshot=_never_kept,
-            )
-        )  # fmt: skip
-    seconds = stopwatch.seconds[-1] * settings.grad_accumulation * settings.steps
-    return Estimate(seconds, _memory(patcher, counted, trainer), available)
+def _measured(dry: DryRun) -> Estimate:
+    device, available = dry.patcher.load_device, _available(dry.patcher)
+    counted = None if device.type == "cuda" else _counted(dry)
+    _, seconds = dry.steps(_TIMED)
+    memory = torch.cuda.max_memory_allocated(device) if counted is None else counted
+    return Estimate(seconds * dry.settings.grad_accumulation * dry.settings.steps, memory, available)
 
 
 def _never_kept(losses: list[float]) -> NoReturn:
     raise AssertionError("a dry step is never kept")
 
 
-def _memory(patcher: Patcher, counted: LiveTensors | None, trainer: Trainer) -> int:
-    """The peak in bytes: by the GPU's own count; else the model, all tensors up to the update, and what that keeps."""
-    if counted is None:
-        return torch.cuda.max_memory_allocated(patcher.load_device)
+def _counted(dry: DryRun) -> int:
+    """Bytes of the model, of all tensors of a step up to its update, and of what the optimizer keeps.
+
+    In a step of its own, since the count takes time.
+    """
+    with LiveTensors() as tensors:
+        trainer, _ = dry.steps(1, tensors.stop)
     kept = [value for state in trainer.optimizer.state.values() for value in state.values()]
-    return patcher.model_size() + counted.peak + sum(value.nbytes for value in kept if isinstance(value, Tensor))
+    return dry.patcher.model_size() + tensors.peak + sum(value.nbytes for value in kept if isinstance(value, Tensor))
 
 
 def _available(patcher: Patcher) -> int | None:

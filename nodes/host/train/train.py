@@ -36,7 +36,7 @@ from ..model.key_map import KeyMap, Target
 from ..model.tried import untried
 from ..text import paths_as_text
 from .dataset import TrainingSet
-from .estimate import FEWEST_STEPS, estimated
+from .estimate import FEWEST_STEPS, DryRun, estimated
 from .graph.modules import trainable_context
 from .guided import computing_in, run_loop, try_out
 from .judge.best import best_of_record
@@ -227,7 +227,7 @@ def _foresee(
 ) -> list[str]:
     """Put the estimate into the status; returns what the user should read of it."""
     stand_ins = partial(trainables, patcher, targets, settings, partial(stand_in, settings))
-    found, notes = estimated(patcher, targets, data, settings, stand_ins, partial(run_loop, patcher))
+    found, notes = estimated(DryRun(patcher, targets, data, settings, stand_ins, partial(run_loop, patcher)))
     status.estimate = None if found is None else found.as_status()
     return notes
 

@@ -14,7 +14,7 @@ from benchmarks.evidence.measures import COUNTS
 from benchmarks.evidence.plan import BOTH, FULL, Cell
 from benchmarks.evidence.report import DOCUMENT, TEXT, document, meeting
 from benchmarks.evidence.results import RESULTS, Evidence
-from benchmarks.evidence.singles import alone_gain
+from benchmarks.evidence.singles import alone_gain, by_updates
 from benchmarks.evidence.statistics import FIRST
 from benchmarks.evidence.tables import NAMES
 
@@ -107,6 +107,15 @@ def test_what_is_said_of_roles_holds() -> None:
     for count, least, most in (("content", "0.59 / 0.64", "0.82 / 0.89"), ("style", "0.65 / 0.95", "0.58 / 1.00")):
         (row,) = (row for row in gained if row[0] == f"{NAMES['lora']}, own_still, {count}")
         assert row[1:3] == [least, most]
+
+
+def test_what_is_said_of_longer_trainings_holds() -> None:
+    after = {title: [float(share) for share in shares] for title, *shares in _rows(by_updates(EVIDENCE))}
+    for method, said in (("qr_full", (0.49, 0.72)), ("lora", (0.63, 0.76))):
+        plain, *roles = (after[f"{NAMES[method]}, {recipe}"] for recipe in ("published", *FULL.later))
+        for with_role in roles:
+            assert with_role[0] < plain[0]
+            assert (plain[-1], with_role[-1]) == said
 
 
 def test_the_role_that_is_tested_beside_the_nodes_own_is_the_best_of_the_tuning_split() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,9 @@ from ...support.training_task import assert_refused, assert_same, caption, laten
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_done(tmp_path: Path) -> Iterator[None]:
-    """No file is left, and after a refusal none was decomposed."""
-    before = folder_paths.get_output_directory()
-    folder_paths.set_output_directory(str(tmp_path))
-    yield
-    folder_paths.set_output_directory(before)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints go into an output folder of this test's own."""
+    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
 
 
 # The VAE
