@@ -169,7 +169,9 @@ def _counted(dry: DryRun) -> int:
     with LiveTensors() as tensors:
         trainer, _ = dry.steps(1, tensors.stop)
     kept = [value for state in trainer.optimizer.state.values() for value in state.values()]
-    return dry.patcher.model_size() + tensors.peak + sum(value.nbytes for value in kept if isinstance(value, Tensor))
+    moments = sum(value.nbytes for value in kept if isinstance(value, Tensor))
+    total: int = dry.patcher.model_size() + tensors.peak + moments
+    return total
 
 
 def _available(patcher: Patcher) -> int | None:
