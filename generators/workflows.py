@@ -217,6 +217,8 @@ def _note(number: int, order: int, text: str) -> dict[str, Any]:
 
 def _node(order: int, name: str, node: dict[str, Any], node_types: dict[str, Any]) -> dict[str, Any]:
     kind, meta = node_types[node["class_type"]], node.get("_meta", {})
+    sockets = [{"name": key, "type": spec[0], "link": None} for key, spec in _inputs(kind) if not _is_widget(spec)]
+    linked = [socket for socket in widget_sockets(kind) if isinstance(node["inputs"].get(socket["name"]), list)]
     made = {
         "id": int(name),
         "type": node["class_type"],
@@ -225,7 +227,7 @@ def _node(order: int, name: str, node: dict[str, Any], node_types: dict[str, Any
         "flags": {},
         "order": order,
         "mode": 0,
-        "inputs": [{"name": key, "type": spec[0], "link": None} for key, spec in _inputs(kind) if not _is_widget(spec)],
+        "inputs": [*sockets, *linked],
         "outputs": [{"name": title, "type": type_name, "links": []} for title, type_name in _outputs(kind)],
         "properties": {"Node name for S&R": node["class_type"]},
         "widgets_values": _widget_values(node["inputs"], kind),
@@ -234,7 +236,7 @@ def _node(order: int, name: str, node: dict[str, Any], node_types: dict[str, Any
 
 
 def widget_sockets(kind: dict[str, Any]) -> list[dict[str, Any]]:
-    """The sockets that the editor gives a node for its widgets, after all others; a prompt needs none of them."""
+    """The sockets that the editor gives a node for its widgets, after all others; a prompt needs those with a link."""
     return [
         {"name": key, "type": _type_of(spec), "widget": {"name": key}, "link": None}
         for key, spec in _inputs(kind)
@@ -282,8 +284,8 @@ def _widget_values(values: dict[str, Any], kind: dict[str, Any]) -> list[Any]:
     for key, spec in _inputs(kind):
         if not _is_widget(spec):
             continue
-        options = _options(spec)
-        listed.append(values.get(key, options.get("default", _first(spec))))
+        options, value = _options(spec), values.get(key)
+        listed.append(options.get("default", _first(spec)) if value is None or isinstance(value, list) else value)
         seeded = key in ("seed", "noise_seed") and spec[0] == "INT" and "control_after_generate" not in options
         if options.get("control_after_generate") or seeded:
             listed.append("fixed")
