@@ -122,7 +122,8 @@ class _Inner:
         keys = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
         self.links = [dict(zip(keys, link, strict=True)) for link in made["links"]]
         for node in self.nodes.values():
-            node["inputs"] += widget_sockets(node_types[node["type"]])
+            there = {socket["name"] for socket in node["inputs"]}
+            node["inputs"] += [one for one in widget_sockets(node_types[node["type"]]) if one["name"] not in there]
         self.fed = {**blueprint.inputs, **{name: [(number, name)] for number, name in blueprint.widgets}}
 
     def definition(self) -> dict[str, Any]:

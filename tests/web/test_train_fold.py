@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Locator, Page, Route, expect
+from playwright.sync_api import Locator, Page, expect
 
 from ..support.app_mode import App
-from ..support.desk import READY, in_page, look_at, undo
+from ..support.desk import in_page, look_at, undo
 from ..support.subgraph import SET, Outer
 
 pytestmark = [pytest.mark.web, pytest.mark.server]
@@ -22,7 +21,6 @@ OF_PRESET = {
     "steps", "learning_rate", "rank", "alpha", "variant", "targets", "custom_targets", "batch_size",
     "grad_accumulation", "training_dtype", "gradient_checkpointing",
 }  # fmt: skip
-PRESETS = ["none", "one picture", "many pictures"]
 
 ADD = """kind => { const made = LiteGraph.createNode(kind); made.pos = [400, 60]; app.graph.add(made);
   return String(made.id) }"""
@@ -122,27 +120,6 @@ class Train:
 def train(page: Page) -> Train:
     """A new node."""
     return Train(page, in_page(page, ADD, "QRLoRA_Train"))
-
-
-@pytest.fixture
-def with_preset(page: Page) -> Iterator[Train]:
-    """A new node that has an input `preset`, as the server tells of it."""
-
-    def answer(route: Route) -> None:
-        told = route.fetch().json()
-        told["QRLoRA_Train"]["input"]["optional"].setdefault("preset", [PRESETS, {"default": "none"}])
-        for names in told["QRLoRA_Train"].get("input_order", {}).values():
-            if "pixels" in names and "preset" not in names:
-                names.append("preset")
-        route.fulfill(json=told)
-
-    page.route("**/object_info", answer)
-    page.reload()
-    page.wait_for_function(READY)
-    page.wait_for_function("() => app.graph?.nodes.length")  # the workflow that the host opens with
-    in_page(page, "() => app.loadGraphData({ version: 0.4, nodes: [], links: [], groups: [], extra: {} })")
-    yield Train(page, in_page(page, ADD, "QRLoRA_Train"))
-    page.unroute("**/object_info")
 
 
 def test_what_one_needs_or_every_setting_and_the_same_is_sent(page: Page, train: Train) -> None:
@@ -290,8 +267,7 @@ def test_a_folded_setting_can_be_shown_without_the_graph(page: Page, train: Trai
 
 
 @pytest.mark.own_page
-def test_a_preset_closes_what_it_decides_on(page: Page, with_preset: Train, renderer: str) -> None:
-    train = with_preset
+def test_a_preset_closes_what_it_decides_on(page: Page, train: Train, renderer: str) -> None:
     every = set(train.values())
     train.set("rank", 32)
     expect(train.changed).to_have_text("1 changed: rank 32")
@@ -325,8 +301,7 @@ def closed(page: Page, train: Train, renderer: str) -> set[str]:
 
 
 @pytest.mark.own_page
-def test_the_values_of_a_preset_are_taken_over_in_one_step(page: Page, with_preset: Train) -> None:
-    train = with_preset
+def test_the_values_of_a_preset_are_taken_over_in_one_step(page: Page, train: Train) -> None:
     train.set("preset", "one picture")
     preset = {"name": "one picture", "family": "FLUX", "source": "a paper", "values": {"rank": 16, "steps": 700}}
     expect(train.panel).to_contain_text("Preset: one picture")

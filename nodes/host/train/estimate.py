@@ -21,7 +21,7 @@ from ..model.host_types import Patcher
 from ..model.key_map import Target
 from .dataset import Example, TrainingSet
 from .loop import Loop
-from .memory import LiveTensors, MemoryShortageError, shortage, what_to_lower
+from .memory import OUT_OF_MEMORY, LiveTensors, MemoryShortageError, shortage, what_to_lower
 from .monitor import Monitor, duration
 from .samples import SampleSettings
 from .settings import TrainingSettings
@@ -30,7 +30,6 @@ from .status import TrainingStatus
 FEWEST_STEPS = 20  # below, an estimate costs more than it tells
 _TIMED = 2  # steps, of which the first warms up
 _SHOWN_AS_GB = 1e8
-_OUT_OF_MEMORY = getattr(comfy.model_management, "OOM_EXCEPTION", torch.OutOfMemoryError)
 _INTERRUPTED = comfy.model_management.InterruptProcessingException
 
 
@@ -114,7 +113,7 @@ def estimated(dry: DryRun) -> tuple[Estimate | None, list[str]]:
         return measured, measured.notes(dry.settings, dry.patcher.load_device)
     except (_INTERRUPTED, MemoryShortageError):
         raise
-    except _OUT_OF_MEMORY as error:
+    except OUT_OF_MEMORY as error:
         raise shortage(largest_alone(dry.data), what_to_lower(dry.settings)) from error
     except Exception as error:  # no estimate is no reason not to train
         return None, [f"no estimate: the dry step failed ({error}); the training goes on"]

@@ -31,7 +31,7 @@ from .graph.training_mode import training_mode
 from .judge.best import better
 from .judge.judging import Judging
 from .judge.scores import Scores
-from .memory import MemoryShortageError, shortage
+from .memory import OUT_OF_MEMORY, MemoryShortageError, shortage
 from .monitor import Monitor
 from .objective import check_noise, encode_conditioning, latent_in, objective_loss
 from .samples import OWN, SampleSettings, SamplingMode, draw_sample
@@ -39,7 +39,6 @@ from .shown import Picture
 from .status import TrainingStatus
 
 _INTERRUPTED = comfy.model_management.InterruptProcessingException
-_OUT_OF_MEMORY = getattr(comfy.model_management, "OOM_EXCEPTION", torch.OutOfMemoryError)
 _KEPT_SHARE = 0.4
 
 
@@ -175,7 +174,7 @@ class _Running:
         loss = None
         try:
             loss = self._try_step()
-        except _OUT_OF_MEMORY:
+        except OUT_OF_MEMORY:
             if not self._outputs.active:
                 raise
         if loss is None:  # out here the error is gone, and with it all that its traceback held
@@ -272,7 +271,7 @@ class _Running:
                         loop.monitor.warn("no samples: this model's latents have no preview; connect a VAE to vae.")
                         break
                     drawn[kind] = picture
-        except _OUT_OF_MEMORY:  # no reason to end a training
+        except OUT_OF_MEMORY:  # no reason to end a training
             loop.monitor.warn("no samples: out of memory while drawing one; the training goes on.")
         return drawn
 
@@ -321,7 +320,7 @@ def _end_well(running: _Running, prepare: Callable[[], None]) -> None:
         loop.monitor.warn(f"interrupted at step {loop.trainer.updates}. {_where(loop, running.keep())}")
         loop.monitor.tell()
         raise
-    except _OUT_OF_MEMORY as error:
+    except OUT_OF_MEMORY as error:
         raise MemoryShortageError(f"{shortage(loop.data, loop.lower)} {_where(loop, running.keep())}") from error
     except QRLoRAError as error:
         raise TrainingError(

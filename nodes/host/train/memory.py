@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import comfy.model_management
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -14,6 +15,8 @@ from torch.utils._pytree import tree_leaves
 from ....qrlora_core import TrainingError
 from .dataset import TrainingSet
 from .settings import TrainingSettings
+
+OUT_OF_MEMORY = getattr(comfy.model_management, "OOM_EXCEPTION", torch.OutOfMemoryError)
 
 
 class MemoryShortageError(TrainingError):

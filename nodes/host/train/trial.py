@@ -16,11 +16,11 @@ from ....qrlora_core import ObjectiveSettings, QRLoRAError, TrainingError
 from ..model.host_types import Caption, Guider, Patcher
 from ..model.kept import nothing_kept
 from .dataset import Example, TrainingSet
+from .memory import OUT_OF_MEMORY
 from .misfits import Case, explain, notes, pooled_misfit
 from .objective import check_noise, encode_conditioning, latent_in, predict, sample_sigmas
 from .samples import SampleSettings
 
-_OUT_OF_MEMORY = getattr(comfy.model_management, "OOM_EXCEPTION", torch.OutOfMemoryError)
 _INTERRUPTED = comfy.model_management.InterruptProcessingException
 
 
@@ -127,7 +127,7 @@ def _try(patcher: Patcher, case: Case, run: Callable[[], dict[str, Any]]) -> dic
         return run()
     except (_INTERRUPTED, QRLoRAError):
         raise
-    except _OUT_OF_MEMORY:  # the training needs more, and says what to lower
+    except OUT_OF_MEMORY:  # the training needs more, and says what to lower
         return {}
     except Exception as error:  # whatever a network raises for what it was not made for
         raise TrainingError(explain(patcher, case, error, run)) from error

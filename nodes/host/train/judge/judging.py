@@ -45,6 +45,7 @@ class Judging:
     learned: Sequence[Picture] = ()
     bases: dict[str, Picture] = field(default_factory=dict)
     _known: dict[Measure, Tensor] = field(default_factory=dict)
+    _of_bases: dict[tuple[str, Measure], Tensor] = field(default_factory=dict)
 
     @property
     def name(self) -> str | None:
@@ -79,18 +80,21 @@ class Judging:
             self._known[measure] = torch.stack([measure(picture.pixels) for picture in self.learned])
         return self._known[measure]
 
+    def _of_base(self, kind: str, measure: Measure) -> Tensor:
+        if (kind, measure) not in self._of_bases:
+            self._of_bases[kind, measure] = measure(self.bases[kind].pixels)
+        return self._of_bases[kind, measure]
+
     def _leak(self, bare: Picture | None) -> float | None:
-        base = self.bases.get(WITHOUT_WORD)
-        if bare is None or base is None:
+        if bare is None or WITHOUT_WORD not in self.bases:
             return None
-        return leak(self.leak_by(bare.pixels), self.leak_by(base.pixels))
+        return leak(self.leak_by(bare.pixels), self._of_base(WITHOUT_WORD, self.leak_by))
 
     def _excess(self, other: Picture | None) -> float | None:
-        base = self.bases.get(ELSEWHERE)
-        if other is None or base is None:
+        if other is None or ELSEWHERE not in self.bases:
             return None
         by = self.excess_by
-        now, before = ([measure(picture.pixels) for measure in by] for picture in (other, base))
+        now, before = [measure(other.pixels) for measure in by], [self._of_base(ELSEWHERE, measure) for measure in by]
         return excess(now, before, [self._of_learned(measure) for measure in by])
 
 

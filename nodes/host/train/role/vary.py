@@ -15,6 +15,7 @@ from ...model.host_types import Vae
 from ..checks import check_picture
 from ..dataset import Example, TrainingSet
 from ..graph.modules import detached
+from ..memory import OUT_OF_MEMORY
 from .geometry import Move, draw_move
 from .jitter import jittered
 from .latents import is_picture, moved, varied_on_latents
@@ -26,10 +27,7 @@ _PAIRED = (
     "lq_latent", "vace_frames", "control_video", "pose_video_latent", "face_video_pixels", "reference_motion",
     "minimax_refs", "minimax_keyframes",
 )  # fmt: skip
-_NOT_OF_THE_PICTURE = (
-    comfy.model_management.InterruptProcessingException,
-    getattr(comfy.model_management, "OOM_EXCEPTION", torch.OutOfMemoryError),
-)
+_NOT_OF_THE_PICTURE = (comfy.model_management.InterruptProcessingException, OUT_OF_MEMORY)
 _DRAWS = 20  # of a move, until something is left to learn
 _LEFT = 0.1  # share of what there is to learn that a move must leave
 _SAME = 0.5  # relative distance of two latents of one picture, however its VAE rounds; 1.4 of two pictures
